@@ -1,0 +1,18 @@
+//! The hot loops of Cachalot: linear layers, attention over pages, element-wise operations, and the fork-join team
+//! that runs them.
+//!
+//! Every kernel is written once, generic over [`simd::Simd`] (sixteen `f32` lanes), and instantiated per instruction
+//! set. All instruction sets perform the same operations in the same order, so they return the same bits; the
+//! portable one is the oracle of the tests and what machines without AVX2 get.
+//!
+//! This crate knows nothing of tensors libraries, files or HTTP.
+
+pub mod attention;
+pub mod isa;
+pub mod linear;
+pub mod ops;
+pub mod simd;
+pub mod team;
+
+pub use isa::Isa;
+pub use team::Team;

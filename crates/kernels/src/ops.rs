@@ -1,0 +1,1 @@
+//! Element-wise operations and norms, one row at a time.

@@ -1,0 +1,203 @@
+//! AVX2 with FMA and F16C: two registers hold the sixteen lanes.
+
+use super::Simd;
+use std::arch::x86_64::*;
+
+/// AVX2 with FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2;
+
+type F = [__m256; 2];
+type I = [__m256i; 2];
+
+/// One 256-bit operation on both halves.
+macro_rules! both {
+    ($f:ident, $a:ident) => {
+        unsafe { [$f($a[0]), $f($a[1])] }
+    };
+    ($f:ident, $a:ident, $b:ident) => {
+        unsafe { [$f($a[0], $b[0]), $f($a[1], $b[1])] }
+    };
+    ($f:ident, $a:ident, $b:ident, $c:ident) => {
+        unsafe { [$f($a[0], $b[0], $c[0]), $f($a[1], $b[1], $c[1])] }
+    };
+}
+
+// SAFETY of all bodies: the features are present and pointers valid by the trait's contract.
+impl Simd for Avx2 {
+    type F = F;
+    type I = I;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> F {
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> F {
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, x: F) {
+        unsafe {
+            _mm256_storeu_ps(p, x[0]);
+            _mm256_storeu_ps(p.add(8), x[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> F {
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))] }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> F {
+        unsafe {
+            [p, p.add(8)].map(|p| {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut u16, x: F) {
+        unsafe {
+            _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>(x[0]));
+            _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>(x[1]));
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: F, b: F) -> F {
+        both!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: F, b: F) -> F {
+        both!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: F, b: F) -> F {
+        both!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn div(a: F, b: F) -> F {
+        both!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: F, b: F, c: F) -> F {
+        both!(_mm256_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn max(a: F, b: F) -> F {
+        both!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn min(a: F, b: F) -> F {
+        both!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    unsafe fn abs(a: F) -> F {
+        unsafe { a.map(|a| _mm256_andnot_ps(_mm256_set1_ps(-0.0), a)) }
+    }
+    #[inline(always)]
+    unsafe fn sqrt(a: F) -> F {
+        both!(_mm256_sqrt_ps, a)
+    }
+    #[inline(always)]
+    unsafe fn round(a: F) -> F {
+        unsafe { a.map(|a| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)) }
+    }
+    #[inline(always)]
+    unsafe fn exp2i(n: F) -> F {
+        unsafe {
+            n.map(|n| {
+                let n = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn select(mask: u16, a: F, b: F) -> F {
+        unsafe {
+            let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let lanes = |mask: i32| _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bits), bits));
+            let mask = i32::from(mask);
+            [_mm256_blendv_ps(b[0], a[0], lanes(mask)), _mm256_blendv_ps(b[1], a[1], lanes(mask >> 8))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn lt(a: F, b: F) -> u16 {
+        unsafe {
+            let bits = |a, b| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) as u16;
+            bits(a[0], b[0]) | bits(a[1], b[1]) << 8
+        }
+    }
+    #[inline(always)]
+    unsafe fn reduce_add(a: F) -> f32 {
+        unsafe {
+            let a = _mm256_add_ps(a[0], a[1]);
+            let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn reduce_max(a: F) -> f32 {
+        unsafe {
+            let a = _mm256_max_ps(a[0], a[1]);
+            let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn isplat(x: i32) -> I {
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+    #[inline(always)]
+    unsafe fn iload(p: *const i32) -> I {
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn istore(p: *mut i32, x: I) {
+        unsafe {
+            _mm256_storeu_si256(p.cast(), x[0]);
+            _mm256_storeu_si256(p.add(8).cast(), x[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn iadd(a: I, b: I) -> I {
+        both!(_mm256_add_epi32, a, b)
+    }
+    #[inline(always)]
+    unsafe fn to_f32(a: I) -> F {
+        both!(_mm256_cvtepi32_ps, a)
+    }
+    #[inline(always)]
+    unsafe fn to_i32(a: F) -> I {
+        both!(_mm256_cvtps_epi32, a)
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> I {
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn low_nibbles(a: I) -> I {
+        unsafe { a.map(|a| _mm256_and_si256(a, _mm256_set1_epi8(15))) }
+    }
+    #[inline(always)]
+    unsafe fn high_nibbles(a: I) -> I {
+        unsafe { a.map(|a| _mm256_and_si256(_mm256_srli_epi16::<4>(a), _mm256_set1_epi8(15))) }
+    }
+    #[inline(always)]
+    unsafe fn dot_u8i8(acc: I, w: I, x: I) -> I {
+        // `maddubs` saturates its 16-bit pair sums, so even and odd bytes are widened and multiplied apart: exact.
+        unsafe {
+            std::array::from_fn(|h| {
+                let mask = _mm256_set1_epi16(0xff);
+                let w_even = _mm256_and_si256(w[h], mask);
+                let w_odd = _mm256_srli_epi16::<8>(w[h]);
+                let x_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x[h]));
+                let x_odd = _mm256_srai_epi16::<8>(x[h]);
+                let sum = _mm256_add_epi32(_mm256_madd_epi16(w_even, x_even), _mm256_madd_epi16(w_odd, x_odd));
+                _mm256_add_epi32(acc[h], sum)
+            })
+        }
+    }
+}
