@@ -1,0 +1,94 @@
+//! The plain element types a page's keys or values can be written in.
+
+use crate::simd::Simd;
+use std::fmt;
+use std::str::FromStr;
+
+/// A floating-point element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Element {
+    /// IEEE single precision: exact.
+    F32 = 0,
+    /// IEEE half precision, rounded to nearest even.
+    #[default]
+    F16 = 1,
+    /// bfloat16, rounded to nearest even.
+    Bf16 = 2,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::F16 | Element::Bf16 => 2,
+        }
+    }
+
+    /// The name users write.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Element::F32 => "f32",
+            Element::F16 => "f16",
+            Element::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Element {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Element, ()> {
+        [Element::F32, Element::F16, Element::Bf16].into_iter().find(|e| e.name() == s).ok_or(())
+    }
+}
+
+/// Loads sixteen elements of one type, widened exactly.
+pub(super) trait Load: Copy {
+    /// Bytes of one element.
+    const BYTES: usize;
+    /// # Safety
+    /// `base` points to at least `index + 16` elements, and `S`'s instructions are present.
+    unsafe fn load<S: Simd>(base: *const u8, index: usize) -> S::F;
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct F32;
+#[derive(Clone, Copy)]
+pub(super) struct F16;
+#[derive(Clone, Copy)]
+pub(super) struct Bf16;
+
+impl Load for F32 {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(base: *const u8, index: usize) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { S::load(base.cast::<f32>().add(index)) }
+    }
+}
+
+impl Load for F16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(base: *const u8, index: usize) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_f16(base.cast::<u16>().add(index)) }
+    }
+}
+
+impl Load for Bf16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(base: *const u8, index: usize) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_bf16(base.cast::<u16>().add(index)) }
+    }
+}
