@@ -1,0 +1,233 @@
+//! What goes into the engine and what comes out.
+
+use std::time::Duration;
+
+use crate::constraint::ConstraintSpec;
+use crate::sampling::{MAX_TOP_LOGPROBS, Sampling, TokenLogprobs};
+use crate::stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
+use crate::EngineError;
+
+/// Most choices of one request.
+pub const MAX_CHOICES: usize = 128;
+
+/// One request. `Request { prompt, ..Request::default() }` samples one choice to the end of the context.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Token ids, special tokens included; must not be empty.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Most tokens of each choice. The end of the context ends a choice too, and so does the KV budget where it holds
+    /// less than the context: all three are [`FinishReason::Length`]. `Some(0)` only computes the prompt.
+    pub max_tokens: Option<usize>,
+    /// Texts that end a choice; they are not part of its text. At most [`MAX_STOP_STRINGS`].
+    pub stop: Vec<String>,
+    /// Tokens that end a choice, beside the model's own; they have no text.
+    pub stop_tokens: Vec<u32>,
+    /// Choices, each with its own random stream; the prompt is computed once.
+    pub n: usize,
+    /// Log-probabilities of each token, with this many alternatives (at most 20).
+    pub logprobs: Option<usize>,
+    /// What the text must look like.
+    pub constraint: Option<ConstraintSpec>,
+    /// Treat the model's end-of-generation tokens as any other.
+    pub ignore_eos: bool,
+}
+
+impl Default for Request {
+    fn default() -> Request {
+        Request {
+            prompt: Vec::new(),
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            n: 1,
+            logprobs: None,
+            constraint: None,
+            ignore_eos: false,
+        }
+    }
+}
+
+impl Request {
+    /// Checks all that can be checked without cache and grammar compiler. `vocab` is the number of the model's logits.
+    ///
+    /// # Errors
+    /// Of kind [`crate::ErrorKind::Request`].
+    pub fn validate(&self, vocab: usize) -> Result<(), EngineError> {
+        if self.prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if let Some((index, &id)) = self.prompt.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
+            return Err(EngineError::UnknownToken { index, id, vocab });
+        }
+        self.sampling.validate(vocab)?;
+        if self.n == 0 || self.n > MAX_CHOICES {
+            return Err(EngineError::invalid("n", self.n, format!("between 1 and {MAX_CHOICES}")));
+        }
+        if self.logprobs.is_some_and(|n| n > MAX_TOP_LOGPROBS) {
+            let n = self.logprobs.unwrap_or_default();
+            return Err(EngineError::invalid("top_logprobs", n, format!("at most {MAX_TOP_LOGPROBS}")));
+        }
+        if self.stop.len() > MAX_STOP_STRINGS {
+            let allowed = format!("at most {MAX_STOP_STRINGS} strings");
+            return Err(EngineError::invalid("stop", format!("a list of {}", self.stop.len()), allowed));
+        }
+        for stop in &self.stop {
+            if stop.is_empty() || stop.len() > MAX_STOP_BYTES {
+                let allowed = format!("strings of 1 to {MAX_STOP_BYTES} bytes");
+                return Err(EngineError::invalid("stop", format!("a string of {} bytes", stop.len()), allowed));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a choice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// An end token, a stop text, or the constraint is fulfilled and allows no more.
+    Stop,
+    /// `max_tokens`, the context or the KV budget is used up.
+    Length,
+    /// The client gave up, or the engine was told to stop at once.
+    Cancelled,
+    /// An [`Event::Error`] before it says what happened.
+    Error,
+}
+
+/// What a client is told, in this order: progress of the prompt; tokens of all choices, interleaved; one `Finished` for
+/// each choice; `Done`, always last. An `Error` comes before the `Finished` of the choices it ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// So many of the prompt's tokens are computed.
+    PromptProgress {
+        /// Tokens computed.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// A token was generated; one event for every one, the token that ends the choice included.
+    Token {
+        /// Which choice, from 0.
+        choice: usize,
+        /// New text: whole characters only, empty while a character is incomplete or a stop text may be beginning.
+        /// End tokens have none, but text that was held back comes with them.
+        text: String,
+        /// Token id.
+        id: u32,
+        /// If asked for.
+        logprob: Option<TokenLogprobs>,
+    },
+    /// A choice is complete.
+    Finished {
+        /// Which choice.
+        choice: usize,
+        /// Why.
+        reason: FinishReason,
+    },
+    /// The request is complete.
+    Done(Usage),
+    /// Something failed.
+    Error(EngineError),
+}
+
+/// What a request took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Usage {
+    /// Tokens of the prompt, counted once whatever `n`.
+    pub prompt_tokens: usize,
+    /// Tokens generated, of all choices: the number of [`Event::Token`].
+    pub completion_tokens: usize,
+    /// Tokens of the prompt that were not computed because their cache was there already.
+    pub cached_tokens: usize,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// How long a request took. Milliseconds from submission where not said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Timings {
+    /// Waiting for a place in the batch.
+    pub queue_ms: f64,
+    /// From the place in the batch to the last prompt token; absent if it did not come to that.
+    pub prompt_ms: Option<f64>,
+    /// To the first generated token.
+    pub ttft_ms: Option<f64>,
+    /// From the first to the last generated token.
+    pub decode_ms: Option<f64>,
+    /// Tokens per second between the first and the last token, of all choices together; absent for fewer than two.
+    pub decode_tokens_per_second: Option<f64>,
+    /// To the end.
+    pub total_ms: f64,
+}
+
+/// The moments of a request, on the scheduler's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moments {
+    pub submitted: Duration,
+    pub admitted: Option<Duration>,
+    pub prompt_done: Option<Duration>,
+    pub first_token: Option<Duration>,
+    pub last_token: Option<Duration>,
+}
+
+impl Moments {
+    /// `first_tokens` are the tokens that came with the first step, one per choice.
+    pub(crate) fn timings(&self, now: Duration, tokens: usize, first_tokens: usize) -> Timings {
+        let ms = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e3;
+        let decode = self.first_token.zip(self.last_token).map(|(first, last)| ms(first, last));
+        Timings {
+            queue_ms: ms(self.submitted, self.admitted.unwrap_or(now)),
+            prompt_ms: self.admitted.zip(self.prompt_done).map(|(from, to)| ms(from, to)),
+            ttft_ms: self.first_token.map(|at| ms(self.submitted, at)),
+            decode_ms: decode,
+            decode_tokens_per_second: decode
+                .filter(|&ms| ms > 0.0 && tokens > first_tokens)
+                .map(|ms| (tokens - first_tokens) as f64 / (ms / 1e3)),
+            total_ms: ms(self.submitted, now),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_requests_are_refused_by_name() {
+        let ok = Request { prompt: vec![1, 2], ..Request::default() };
+        assert_eq!(ok.validate(3), Ok(()));
+        assert_eq!(Request::default().validate(3), Err(EngineError::EmptyPrompt));
+        assert_eq!(ok.validate(2), Err(EngineError::UnknownToken { index: 1, id: 2, vocab: 2 }));
+        let named = |request: Request| match request.validate(3) {
+            Err(EngineError::InvalidParameter { name, .. }) => name,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(named(Request { n: 0, ..ok.clone() }), "n");
+        assert_eq!(named(Request { n: MAX_CHOICES + 1, ..ok.clone() }), "n");
+        assert_eq!(named(Request { logprobs: Some(21), ..ok.clone() }), "top_logprobs");
+        assert_eq!(named(Request { stop: vec![String::new()], ..ok.clone() }), "stop");
+        assert_eq!(named(Request { stop: vec!["x".repeat(MAX_STOP_BYTES + 1)], ..ok.clone() }), "stop");
+        assert_eq!(named(Request { stop: vec!["x".into(); MAX_STOP_STRINGS + 1], ..ok }), "stop");
+    }
+
+    #[test]
+    fn timings_follow_the_moments() {
+        let at = Duration::from_millis;
+        let moments = Moments {
+            submitted: at(100),
+            admitted: Some(at(150)),
+            prompt_done: Some(at(400)),
+            first_token: Some(at(410)),
+            last_token: Some(at(1410)),
+        };
+        let t = moments.timings(at(1500), 21, 1);
+        assert_eq!((t.queue_ms, t.prompt_ms, t.ttft_ms, t.total_ms), (50.0, Some(250.0), Some(310.0), 1400.0));
+        assert_eq!(t.decode_tokens_per_second, Some(20.0));
+        let never = Moments { submitted: at(100), ..Moments::default() }.timings(at(300), 0, 0);
+        assert_eq!((never.queue_ms, never.ttft_ms, never.decode_tokens_per_second), (200.0, None, None));
+    }
+}

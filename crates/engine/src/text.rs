@@ -1,0 +1,56 @@
+//! From tokens to text: what the engine needs of a tokenizer, and the text of one choice.
+
+use std::borrow::Cow;
+
+use crate::stop::StopMatcher;
+
+/// What the engine needs of a tokenizer.
+pub trait Vocabulary: Send + Sync {
+    /// Number of token ids.
+    fn size(&self) -> usize;
+    /// Raw bytes of a token; empty for special tokens and ids that do not exist.
+    fn token_bytes(&self, id: u32) -> Cow<'_, [u8]>;
+    /// Tokens that end a generation.
+    fn eos(&self) -> &[u32];
+    /// A decoder for one text.
+    fn stream(&self) -> Box<dyn TextStream>;
+}
+
+/// Turns tokens into text, whole characters at a time.
+pub trait TextStream: Send {
+    /// The text that is complete with this token.
+    fn push(&mut self, id: u32) -> String;
+    /// What an end in the middle of a character leaves.
+    fn finish(&mut self) -> String;
+}
+
+/// The text of one choice: decoded, and searched for stop texts.
+pub(crate) struct TextOutput {
+    stream: Box<dyn TextStream>,
+    stop: StopMatcher,
+}
+
+impl TextOutput {
+    pub(crate) fn new(vocabulary: &dyn Vocabulary, stop: &[String]) -> TextOutput {
+        TextOutput { stream: vocabulary.stream(), stop: StopMatcher::new(stop) }
+    }
+
+    /// The text to send for this token.
+    pub(crate) fn push(&mut self, id: u32) -> String {
+        let text = self.stream.push(id);
+        self.stop.push(&text)
+    }
+
+    /// Whether a stop text was found.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.is_stopped()
+    }
+
+    /// The text that is left when the choice ends.
+    pub(crate) fn finish(&mut self) -> String {
+        let rest = self.stream.finish();
+        let mut text = self.stop.push(&rest);
+        text += &self.stop.finish();
+        text
+    }
+}
