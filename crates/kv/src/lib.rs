@@ -1,1 +1,33 @@
-//! placeholder
+//! The key-value cache: lanes of pages in a byte-budgeted pool, the ledger that knows every byte, and attention over
+//! them.
+//!
+//! The model hands over queries, keys and values **before** rotary position; the cache rotates, stores and attends
+//! ([`KvCache::attend`]). Everything a sequence holds is given back when its [`SequenceKv`] is dropped.
+//!
+//! - [`pool`]: where page bytes live; the [`Ledger`] that is asked before any is taken.
+//! - [`page`]: page states as types: writable, sealed, shared.
+//! - [`lane`], [`sequence`]: the pages of one KV head of one layer, and of all of them.
+//! - [`rope`]: rotary position.
+//! - [`encode`]: how keys and values are written.
+//! - [`attend`]: how they are read.
+//! - [`cache`]: all of it behind one type.
+
+pub mod attend;
+pub mod cache;
+pub mod config;
+pub mod encode;
+pub mod error;
+pub mod lane;
+pub mod page;
+pub mod pool;
+pub mod rope;
+pub mod sequence;
+
+pub use cachalot_kernels::attention::Element;
+pub use cache::{KvCache, Segment};
+pub use config::{CacheConfig, LayerGeometry};
+pub use encode::KvFormat;
+pub use error::KvError;
+pub use pool::ledger::{Ledger, Purpose};
+pub use rope::Rope;
+pub use sequence::SequenceKv;

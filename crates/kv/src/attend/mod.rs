@@ -1,0 +1,272 @@
+//! **attend**: how the cache is read. One layer of one step, for all segments of the batch.
+//!
+//! Three passes, each a parallel region: keys and values are rotated and appended, queries rotated and scaled; rows
+//! attend, page by page; partial results are merged. Few rows (a decode step) are divided by splits of the context, many
+//! rows (a prefill chunk) by rows; both take the same steps in the same order for a row, so the bits are the same.
+
+mod disjoint;
+mod rows;
+
+use crate::pool::ledger::{Ledger, Purpose, Reservation};
+use crate::{KvError, LayerGeometry, Segment};
+use cachalot_kernels::attention::{DIRECT_ROWS, PAGE_TOKENS, Rows, SPLIT_PAGES};
+use cachalot_kernels::{Isa, Team};
+use disjoint::Disjoint;
+use rows::Block;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Query vectors (rows times the heads of a group) that a prefill task attends for at once.
+const BLOCK_VECTORS: usize = 48;
+/// Rows below which the append pass is not worth waking the team.
+const APPEND_ALONE: usize = 8;
+
+/// Buffers that live from step to step; counted in the ledger as [`Purpose::Scratch`].
+pub(crate) struct Scratch {
+    ledger: Ledger,
+    held: Option<Reservation>,
+    /// Rotated and scaled queries, `[kv_head][row][group][width]`.
+    q: Vec<f32>,
+    /// Partial results of split tasks.
+    partial: Vec<f32>,
+}
+
+impl Scratch {
+    pub(crate) fn new(ledger: &Ledger) -> Scratch {
+        Scratch { ledger: ledger.clone(), held: None, q: Vec::new(), partial: Vec::new() }
+    }
+
+    fn resize(&mut self, q: usize, partial: usize) {
+        self.q.resize(q, 0.0);
+        self.partial.resize(partial, 0.0);
+        let bytes = 4 * (self.q.capacity() + self.partial.capacity()) as u64;
+        if self.held.as_ref().map(Reservation::bytes) != Some(bytes) {
+            self.held = None;
+            self.held = self.ledger.reserve(Purpose::Scratch, bytes).ok();
+        }
+    }
+}
+
+pub(crate) struct Attention<'a, 'b> {
+    pub(crate) team: &'a Team,
+    pub(crate) isa: Isa,
+    pub(crate) layer: usize,
+    pub(crate) geometry: &'a LayerGeometry,
+    pub(crate) segments: &'a mut [Segment<'b>],
+}
+
+/// Rows of one page of one KV head to append.
+struct Append {
+    segment: usize,
+    head: usize,
+    page: usize,
+    /// First row of the segment within the step.
+    row0: usize,
+}
+
+/// A part of the attention of some rows with one KV head.
+struct Task {
+    segment: usize,
+    head: usize,
+    /// Rows of the step.
+    rows: Range<usize>,
+    /// Splits of the context.
+    splits: Range<usize>,
+    /// Where the partial result goes; `None` where the task sees all splits and finishes the rows itself.
+    partial: Option<usize>,
+}
+
+impl Attention<'_, '_> {
+    pub(crate) fn run(
+        self,
+        scratch: &mut Scratch,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), KvError> {
+        let g = self.geometry;
+        let rows: usize = self.segments.iter().map(|s| s.rows).sum();
+        self.check(rows, q, k, v, out)?;
+        let (tasks, partials) = self.tasks();
+        scratch.resize(rows * g.heads * g.width(), partials);
+        self.append(rows, q, k, v, &mut scratch.q);
+        let queries = &scratch.q[..];
+        let partial = Disjoint::new(&mut scratch.partial);
+        let result = Disjoint::new(out);
+        self.team.for_each(tasks.len(), |i| self.attend(&tasks[i], rows, queries, &partial, &result));
+        self.merge(&tasks, &partial, &result);
+        Ok(())
+    }
+
+    fn check(&self, rows: usize, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) -> Result<(), KvError> {
+        let g = self.geometry;
+        let (wide, narrow) = (rows * g.heads * g.head_dim, rows * g.kv_heads * g.head_dim);
+        if q.len() != wide || out.len() != wide || k.len() != narrow || v.len() != narrow {
+            let lens = [q.len(), k.len(), v.len(), out.len()];
+            return Err(KvError::Misuse(format!("q, k, v, out of {lens:?} values for {rows} rows of {g:?}")));
+        }
+        for segment in self.segments.iter().filter(|s| s.rows > 0) {
+            let (from, to) = (segment.seq.len, segment.seq.len + segment.rows);
+            let pages = from / PAGE_TOKENS..to.div_ceil(PAGE_TOKENS);
+            for head in 0..g.kv_heads {
+                let lane = segment.seq.lane(self.layer, head);
+                if !pages.clone().all(|page| lane.writable(page).is_some()) {
+                    return Err(KvError::Misuse(format!("no room reserved for the tokens {from}..{to}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first row of each segment within the step, with the segment.
+    fn starts(&self) -> impl Iterator<Item = (usize, &Segment<'_>)> {
+        self.segments.iter().scan(0, |row, segment| {
+            *row += segment.rows;
+            Some((*row - segment.rows, segment))
+        })
+    }
+
+    fn append(&self, rows: usize, q: &[f32], k: &[f32], v: &[f32], queries: &mut [f32]) {
+        let g = self.geometry;
+        let end = self.segments.iter().map(|s| s.seq.len + s.rows).max().unwrap_or(0);
+        let table = g.rope.as_ref().map(|rope| rope.table(end));
+        let mut tasks = Vec::new();
+        for (segment, (row0, s)) in self.starts().enumerate().filter(|(_, (_, s))| s.rows > 0) {
+            for page in s.seq.len / PAGE_TOKENS..(s.seq.len + s.rows).div_ceil(PAGE_TOKENS) {
+                tasks.extend((0..g.kv_heads).map(|head| Append { segment, head, page, row0 }));
+            }
+        }
+        let queries = Disjoint::new(queries);
+        let run = |i: usize| {
+            let Append { segment, head, page, row0 } = tasks[i];
+            let seq = &*self.segments[segment].seq;
+            let start = (page * PAGE_TOKENS).max(seq.len);
+            let end = ((page + 1) * PAGE_TOKENS).min(seq.len + self.segments[segment].rows);
+            let rotate = |position: usize, x: &mut [f32]| {
+                if let (Some(rope), Some(table)) = (&g.rope, &table) {
+                    rope.rotate(table, position, x);
+                }
+            };
+            let (dim, width, group) = (g.head_dim, g.width(), g.group());
+            let mut local = vec![0.0; 2 * (end - start) * width];
+            let (keys, values) = local.split_at_mut((end - start) * width);
+            for position in start..end {
+                let row = row0 + position - seq.len;
+                let at = (position - start) * width;
+                let from = (row * g.kv_heads + head) * dim;
+                keys[at..at + dim].copy_from_slice(&k[from..from + dim]);
+                rotate(position, &mut keys[at..at + dim]);
+                values[at..at + dim].copy_from_slice(&v[from..from + dim]);
+                let to = (head * rows + row) * group * width;
+                // SAFETY: row and head belong to this task alone.
+                let to = unsafe { queries.part(to..to + group * width) };
+                for (i, to) in to.chunks_exact_mut(width).enumerate() {
+                    let from = (row * g.heads + head * group + i) * dim;
+                    to[..dim].copy_from_slice(&q[from..from + dim]);
+                    to[dim..].fill(0.0);
+                    rotate(position, &mut to[..dim]);
+                    to[..dim].iter_mut().for_each(|x| *x *= g.scale);
+                }
+            }
+            if let Some(page) = seq.lane(self.layer, head).writable(page) {
+                // SAFETY: this task alone has these rows of this page; nobody reads it in this pass.
+                unsafe { page.write(keys, values, start % PAGE_TOKENS) };
+            }
+        };
+        if rows < APPEND_ALONE { (0..tasks.len()).for_each(run) } else { self.team.for_each(tasks.len(), run) }
+    }
+
+    /// What the second pass consists of, and the `f32`s that its partial results take.
+    fn tasks(&self) -> (Vec<Task>, usize) {
+        let g = self.geometry;
+        let mut tasks = Vec::new();
+        let mut partials = 0;
+        for (segment, (row0, s)) in self.starts().enumerate() {
+            let by_split = s.rows * g.group() <= DIRECT_ROWS;
+            let block = if by_split { s.rows.max(1) } else { (BLOCK_VECTORS / g.group()).max(1) };
+            for first in (0..s.rows).step_by(block) {
+                let last = (first + block).min(s.rows) - 1;
+                let seen = g.window.map_or(0, |window| (s.seq.len + first + 1).saturating_sub(window));
+                let span = PAGE_TOKENS * SPLIT_PAGES;
+                let splits = seen / span..(s.seq.len + last) / span + 1;
+                let rows = row0 + first..row0 + last + 1;
+                for head in 0..g.kv_heads {
+                    let task = |splits, partial| Task { segment, head, rows: rows.clone(), splits, partial };
+                    if by_split && splits.len() > 1 {
+                        for split in splits.clone() {
+                            tasks.push(task(split..split + 1, Some(partials)));
+                            partials += Block::state_len(rows.len() * g.group(), g.width());
+                        }
+                    } else {
+                        tasks.push(task(splits.clone(), None));
+                    }
+                }
+            }
+        }
+        (tasks, partials)
+    }
+
+    fn attend(&self, task: &Task, rows: usize, q: &[f32], partial: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>) {
+        let g = self.geometry;
+        let (seq, group, width) = (&*self.segments[task.segment].seq, g.group(), g.width());
+        let row0: usize = self.segments[..task.segment].iter().map(|s| s.rows).sum();
+        let block = Block {
+            isa: self.isa,
+            lane: seq.lane(self.layer, task.head),
+            q: &q[(task.head * rows + task.rows.start) * group * width..][..task.rows.len() * group * width],
+            geometry: g,
+            first: seq.len + task.rows.start - row0,
+        };
+        thread_local! {
+            static LOCAL: RefCell<rows::Local> = RefCell::default();
+        }
+        LOCAL.with_borrow_mut(|local| match task.partial {
+            Some(at) => {
+                // SAFETY: every task has a part of its own.
+                let state = unsafe { partial.part(at..at + Block::state_len(block.vectors(), width)) };
+                block.split(task.splits.start, local, &mut Block::state(block.vectors(), state));
+            }
+            None => {
+                let mut total = std::mem::take(&mut local.total);
+                total.resize(Block::state_len(block.vectors(), width), 0.0);
+                block.all(task.splits.clone(), local, &mut Block::state(block.vectors(), &mut total));
+                self.finish(task, &Block::state(block.vectors(), &mut total), out);
+                local.total = total;
+            }
+        });
+    }
+
+    /// Merges what split tasks left, in the order of the splits.
+    fn merge(&self, tasks: &[Task], partial: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>) {
+        let g = self.geometry;
+        let same = |a: &Task, b: &Task| a.rows == b.rows && a.head == b.head && b.partial.is_some();
+        let groups: Vec<&[Task]> = tasks.chunk_by(same).filter(|tasks| tasks[0].partial.is_some()).collect();
+        let run = |i: usize| {
+            let tasks: &[Task] = groups[i];
+            let vectors = tasks[0].rows.len() * g.group();
+            let len = Block::state_len(vectors, g.width());
+            let mut total = vec![0.0; len];
+            let mut total = Block::state(vectors, &mut total);
+            total.clear();
+            for at in tasks.iter().filter_map(|task| task.partial) {
+                // SAFETY: this group's parts belong to this task alone in this pass.
+                let part = unsafe { partial.part(at..at + len) };
+                total.merge(self.isa, &Block::state(vectors, part));
+            }
+            self.finish(&tasks[0], &total, out);
+        };
+        (0..groups.len()).for_each(run);
+    }
+
+    fn finish(&self, task: &Task, total: &Rows<'_>, out: &Disjoint<'_, f32>) {
+        let g = self.geometry;
+        for (i, row) in task.rows.clone().enumerate() {
+            for head in 0..g.group() {
+                let to = (row * g.heads + task.head * g.group() + head) * g.head_dim;
+                // SAFETY: row and head belong to this task alone.
+                total.finish(i * g.group() + head, unsafe { out.part(to..to + g.head_dim) });
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The shape of a cache.
+
+use crate::{KvError, KvFormat, Rope};
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::simd::LANES;
+use std::sync::Arc;
+
+/// Attention of one layer.
+#[derive(Clone, Debug)]
+pub struct LayerGeometry {
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// What scores are multiplied by, usually `head_dim^-0.5`.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)`, where the model has it.
+    pub softcap: Option<f32>,
+    /// A token sees itself and `window - 1` tokens before it; all where `None`.
+    pub window: Option<usize>,
+    /// Rotary position of queries and keys, where the layer has it.
+    pub rope: Option<Arc<Rope>>,
+}
+
+impl LayerGeometry {
+    /// Channels of a head as pages hold them: rounded up to a vector.
+    pub fn width(&self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Query heads per KV head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// What a [`crate::KvCache`] is built from.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// One per layer of the model.
+    pub layers: Vec<LayerGeometry>,
+    /// Most bytes that pages may take together.
+    pub budget_bytes: u64,
+    /// How keys and values are written.
+    pub format: KvFormat,
+    /// Tokens of a page; 64 is what the kernels are built for.
+    pub page_tokens: usize,
+}
+
+impl CacheConfig {
+    /// A configuration with pages of 64 tokens.
+    pub fn new(layers: Vec<LayerGeometry>, budget_bytes: u64, format: KvFormat) -> CacheConfig {
+        CacheConfig { layers, budget_bytes, format, page_tokens: PAGE_TOKENS }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), KvError> {
+        let fail = |what: String| Err(KvError::Config(what));
+        if self.page_tokens != PAGE_TOKENS {
+            return fail(format!("pages of {} tokens; the kernels read pages of {PAGE_TOKENS}", self.page_tokens));
+        }
+        if self.layers.is_empty() || self.layers.len() > usize::from(u16::MAX) {
+            return fail(format!("{} layers", self.layers.len()));
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let LayerGeometry { heads, kv_heads, head_dim, .. } = *layer;
+            if kv_heads == 0 || kv_heads > usize::from(u16::MAX) || heads == 0 || !heads.is_multiple_of(kv_heads) {
+                return fail(format!("layer {i} has {heads} query heads over {kv_heads} KV heads"));
+            }
+            if head_dim == 0 || head_dim > 4096 {
+                return fail(format!("layer {i} has heads of {head_dim} channels; 1 to 4096 are possible"));
+            }
+            if layer.window == Some(0) {
+                return fail(format!("layer {i} has a sliding window of no tokens"));
+            }
+            if let Some(rope) = &layer.rope
+                && rope.rotated() > head_dim
+            {
+                return fail(format!("layer {i} rotates {} of {head_dim} channels", rope.rotated()));
+            }
+        }
+        Ok(())
+    }
+}

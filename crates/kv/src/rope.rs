@@ -1,0 +1,115 @@
+//! Rotary position: queries and keys turned by angles that grow with the position (Su et al., 2021), in the
+//! rotate-half pairing: channel `i` turns with channel `i + rotated/2`.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Positions a table grows by.
+const STEP: usize = 1024;
+
+/// The rotation of one kind of layer. Scaling methods (linear, llama3, yarn) are in the frequencies and the factor.
+pub struct Rope {
+    inv_freq: Vec<f32>,
+    attention_factor: f32,
+    max_positions: usize,
+    /// Cosines and sines, `[position][2][rotated/2]`, for the positions seen so far.
+    table: RwLock<Arc<Vec<f32>>>,
+}
+
+impl std::fmt::Debug for Rope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rope").field("rotated", &self.rotated()).field("factor", &self.attention_factor).finish()
+    }
+}
+
+impl Rope {
+    /// `inv_freq` in radians per position, one per pair of channels; `attention_factor` multiplies cosine and sine (1
+    /// but for yarn); `max_positions` is the model's context, a hint for the size of the table.
+    pub fn new(inv_freq: Vec<f32>, attention_factor: f32, max_positions: usize) -> Rope {
+        Rope { inv_freq, attention_factor, max_positions, table: RwLock::default() }
+    }
+
+    /// Channels that are turned, from the first; those beyond stay as they are.
+    pub fn rotated(&self) -> usize {
+        2 * self.inv_freq.len()
+    }
+
+    /// Cosines and sines for at least the positions below `positions`.
+    pub(crate) fn table(&self, positions: usize) -> Arc<Vec<f32>> {
+        let row = self.rotated();
+        let have = self.table.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if have.len() >= positions * row {
+            return have;
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if table.len() < positions * row {
+            // Doubling keeps the number of copies small; the context bounds it where the context is known.
+            let grown = (2 * positions).min(self.max_positions).max(positions).next_multiple_of(STEP);
+            let mut next = Vec::with_capacity(grown * row);
+            next.extend_from_slice(&table);
+            for position in table.len() / row.max(1)..grown {
+                let angles = self.inv_freq.iter().map(|f| position as f32 * f);
+                next.extend(angles.clone().map(|a| a.cos() * self.attention_factor));
+                next.extend(angles.map(|a| a.sin() * self.attention_factor));
+            }
+            *table = Arc::new(next);
+        }
+        table.clone()
+    }
+
+    /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position` of a table that holds it.
+    pub(crate) fn rotate(&self, table: &[f32], position: usize, x: &mut [f32]) {
+        let half = self.inv_freq.len();
+        let (cos, sin) = table[position * 2 * half..][..2 * half].split_at(half);
+        let (low, high) = x[..2 * half].split_at_mut(half);
+        for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(theta: f32, dim: usize) -> Rope {
+        Rope::new((0..dim / 2).map(|i| theta.powf(-2.0 * i as f32 / dim as f32)).collect(), 1.0, 4096)
+    }
+
+    #[test]
+    fn scores_depend_on_the_distance_only() {
+        let rope = rope(10000.0, 32);
+        let q: Vec<f32> = (0..32).map(|i| (i as f32 * 0.37).sin()).collect();
+        let k: Vec<f32> = (0..32).map(|i| (i as f32 * 0.71).cos()).collect();
+        let score = |qp: usize, kp: usize| {
+            let table = rope.table(qp.max(kp) + 1);
+            let (mut q, mut k) = (q.clone(), k.clone());
+            rope.rotate(&table, qp, &mut q);
+            rope.rotate(&table, kp, &mut k);
+            q.iter().zip(&k).map(|(a, b)| a * b).sum::<f32>()
+        };
+        for shift in [1, 50, 3000] {
+            assert!((score(7, 3) - score(7 + shift, 3 + shift)).abs() < 2e-3, "{shift}");
+        }
+        assert!((score(7, 3) - score(9, 3)).abs() > 1e-2);
+    }
+
+    #[test]
+    fn channels_beyond_the_rotated_stay_and_lengths_are_kept() {
+        let rope = rope(10000.0, 8);
+        let mut x: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let before = x.clone();
+        rope.rotate(&rope.table(101), 100, &mut x);
+        assert_eq!(x[8..], before[8..]);
+        let norm = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
+        assert!((norm(&x) - norm(&before)).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_grown_table_keeps_its_rows() {
+        let rope = rope(500.0, 16);
+        let small = rope.table(3);
+        let large = rope.table(5000);
+        assert_eq!(small[..], large[..small.len()]);
+        assert!(large.len() >= 5000 * 16);
+    }
+}
