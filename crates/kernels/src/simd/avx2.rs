@@ -27,6 +27,7 @@ macro_rules! both {
 impl Simd for Avx2 {
     type F = F;
     type I = I;
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {
@@ -116,7 +117,9 @@ impl Simd for Avx2 {
     unsafe fn select(mask: u16, a: F, b: F) -> F {
         unsafe {
             let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-            let lanes = |mask: i32| _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bits), bits));
+            let lanes = |mask: i32| {
+                _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bits), bits))
+            };
             let mask = i32::from(mask);
             [_mm256_blendv_ps(b[0], a[0], lanes(mask)), _mm256_blendv_ps(b[1], a[1], lanes(mask >> 8))]
         }
@@ -198,6 +201,39 @@ impl Simd for Avx2 {
                 let sum = _mm256_add_epi32(_mm256_madd_epi16(w_even, x_even), _mm256_madd_epi16(w_odd, x_odd));
                 _mm256_add_epi32(acc[h], sum)
             })
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_small(acc: I, w: I, x: I) -> I {
+        // Pair sums stay within 2 * 128 * 127 < 2^15, so `maddubs` does not saturate.
+        unsafe {
+            std::array::from_fn(|h| {
+                let pairs = _mm256_maddubs_epi16(w[h], x[h]);
+                _mm256_add_epi32(acc[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut i8, x: I) {
+        unsafe {
+            // The low byte of each lane to the front of its half, then the four quarters side by side.
+            let front = _mm256_setr_epi8(
+                0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, //
+                0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+            );
+            let quarters = x.map(|x| _mm256_shuffle_epi8(x, front));
+            let halves =
+                quarters.map(|q| _mm_unpacklo_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q)));
+            _mm_storeu_si128(p.cast(), _mm_unpacklo_epi64(halves[0], halves[1]));
+        }
+    }
+    #[inline(always)]
+    unsafe fn ireduce_add(a: I) -> i32 {
+        unsafe {
+            let a = _mm256_add_epi32(a[0], a[1]);
+            let a = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let a = _mm_add_epi32(a, _mm_shuffle_epi32::<0b_01_00_11_10>(a));
+            _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32::<0b_10_11_00_01>(a)))
         }
     }
 }

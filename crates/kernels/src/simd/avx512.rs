@@ -11,6 +11,7 @@ pub struct Avx512;
 impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -151,5 +152,17 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn dot_u8i8(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(acc, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn dot_small(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut i8, x: __m512i) {
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(x)) }
+    }
+    #[inline(always)]
+    unsafe fn ireduce_add(a: __m512i) -> i32 {
+        unsafe { _mm512_reduce_add_epi32(a) }
     }
 }

@@ -29,6 +29,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type F: Copy;
     /// Sixteen `i32`.
     type I: Copy;
+    /// Sixteen-lane vectors the register file holds: what a kernel may keep alive without spilling.
+    const REGISTERS: usize;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
@@ -81,15 +83,22 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn high_nibbles(a: Self::I) -> Self::I;
     /// Per lane: `acc + Σ_{b<4} w.u8[b] * x.i8[b]`, exact.
     unsafe fn dot_u8i8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// As [`Simd::dot_u8i8`], exact where no byte of `w` exceeds 128 and none of `x` is -128.
+    unsafe fn dot_small(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// Each lane's low byte, sixteen bytes in order.
+    unsafe fn store_bytes(p: *mut i8, x: Self::I);
+    /// Sum of lanes, wrapping.
+    unsafe fn ireduce_add(a: Self::I) -> i32;
 
-    /// `e^x` within 2 ulp for `x` in `-87..=88`; exactly 0 below -87.3, clamped above 88.
+    /// `e^x` within 2 ulp for `x` in `-87..=88`; exactly 0 below -87.3, clamped above 88, NaN of NaN.
     #[inline(always)]
     unsafe fn exp(x: Self::F) -> Self::F {
         // SAFETY: same contract as the caller's.
         unsafe {
             let low = Self::splat(-87.3);
             let under = Self::lt(x, low);
-            let x = Self::min(Self::max(x, low), Self::splat(88.0));
+            // In this order NaN passes through: the second operand wins.
+            let x = Self::min(Self::splat(88.0), Self::max(low, x));
             let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
             // ln 2 in two parts, so that `x - n ln 2` keeps its low bits.
             let r = Self::fma(n, Self::splat(-0.693_359_4), x);
@@ -108,7 +117,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn tanh(x: Self::F) -> Self::F {
         // SAFETY: same contract as the caller's.
         unsafe {
-            let x = Self::min(Self::max(x, Self::splat(-20.0)), Self::splat(20.0));
+            let x = Self::min(Self::splat(20.0), Self::max(Self::splat(-20.0), x));
             let e = Self::exp(Self::add(x, x));
             let one = Self::splat(1.0);
             Self::sub(one, Self::div(Self::splat(2.0), Self::add(e, one)))

@@ -39,6 +39,7 @@ fn map_bytes(a: I, f: impl Fn(u8) -> u8) -> I {
 impl Simd for Portable {
     type F = F;
     type I = I;
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {
@@ -166,5 +167,17 @@ impl Simd for Portable {
             let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
             (0..4).fold(acc[i], |acc, b| acc.wrapping_add(i32::from(w[b]) * i32::from(x[b] as i8)))
         })
+    }
+    #[inline(always)]
+    unsafe fn dot_small(acc: I, w: I, x: I) -> I {
+        unsafe { Self::dot_u8i8(acc, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut i8, x: I) {
+        unsafe { p.cast::<[i8; LANES]>().write_unaligned(x.map(|x| x as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn ireduce_add(a: I) -> i32 {
+        a.iter().fold(0, |sum: i32, x| sum.wrapping_add(*x))
     }
 }

@@ -1,0 +1,289 @@
+//! The integer dot-product kernel of quantized weights, for every instruction set with vectors.
+//!
+//! For each output, groups in ascending order: the integer dot product of codes, exact, then
+//! `acc = fma(dot, d_w * d_x, acc)` and, with minima, `acc = fma(m_w, s_x, acc)`. Every path through this file and
+//! through the AMX one performs just that, so they return the same bits.
+
+use super::activations::{Activations, BLOCK, HEIGHT, RowBlock};
+use super::memory::{Aligned, LINE, Output};
+use super::quant::{PanelShape, Quant};
+use crate::dispatch;
+use crate::simd::{LANES, Simd};
+use std::cell::Cell;
+use std::ops::Range;
+
+/// One task: all these panels for all rows of these blocks.
+pub(crate) struct Task<'a> {
+    pub(crate) weights: &'a Quant,
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) panels: Range<usize>,
+    pub(crate) activations: &'a Activations,
+    pub(crate) blocks: Range<usize>,
+    /// Starts at the first row of the first block.
+    pub(crate) y: Output,
+}
+
+impl Task<'_> {
+    pub(crate) fn rows(&self) -> usize {
+        let height = self.activations.height();
+        (self.blocks.end * height).min(self.activations.rows()) - self.blocks.start * height
+    }
+}
+
+/// Rows from which a panel is unpacked to bytes and `f32` scales once instead of in every pass.
+const UNPACK: usize = 16;
+
+/// Packed nibbles, as stored.
+const NIBBLES: u8 = 0;
+/// Bytes no larger than 128.
+const SMALL: u8 = 1;
+/// Any bytes.
+const BYTES: u8 = 2;
+
+thread_local! {
+    static UNPACKED: Cell<Option<Aligned>> = const { Cell::new(None) };
+}
+
+/// Lends this thread's scratch, grown to `bytes`.
+pub(crate) fn with_scratch<R>(bytes: usize, f: impl FnOnce(*mut u8) -> R) -> R {
+    UNPACKED.with(|cell| {
+        let mut scratch = cell.take().unwrap_or_default();
+        scratch.at_least(bytes);
+        let result = f(scratch.as_mut_ptr());
+        cell.set(Some(scratch));
+        result
+    })
+}
+
+/// Runs a task with this instruction set.
+pub(crate) fn run(isa: crate::Isa, task: &Task) {
+    let rows = task.rows();
+    let shape = Unpacked::shape(task.weights);
+    let bytes = if rows >= UNPACK { shape.panel_bytes } else { 0 };
+    with_scratch(bytes, |scratch| run_task(isa, task, rows, scratch));
+}
+
+/// The layout of an unpacked panel: byte codes, `f32` scales and minima.
+pub(crate) struct Unpacked;
+
+impl Unpacked {
+    pub(crate) fn shape(weights: &Quant) -> PanelShape {
+        let spec = super::QuantSpec { bits: 8, ..weights.spec };
+        PanelShape::new(spec, weights.inp, false)
+    }
+}
+
+dispatch! {
+    fn run_task(task: &Task, rows: usize, scratch: *mut u8) = run_task_body
+}
+
+#[inline(always)]
+unsafe fn run_task_body<S: Simd>(task: &Task, rows: usize, scratch: *mut u8) {
+    let weights = task.weights;
+    // SAFETY: the caller made the scratch large enough for one unpacked panel where `rows` asks for it.
+    unsafe {
+        for panel in task.panels.clone() {
+            let from = weights.panel(panel);
+            let bytes = if weights.small { SMALL } else { BYTES };
+            let (panel_of, half, kind) = if rows >= UNPACK {
+                unpack::<S>(weights, from, scratch);
+                (Panel { start: scratch, shape: Unpacked::shape(weights) }, false, bytes)
+            } else {
+                let kind = if weights.spec.bits == 4 { NIBBLES } else { bytes };
+                (Panel { start: from, shape: weights.shape() }, weights.half, kind)
+            };
+            let flags = Flags { half, min: weights.spec.min };
+            let store = Store::new(task, panel);
+            match (kind, weights.spec.group) {
+                (NIBBLES, 32) => blocks::<S, NIBBLES, 32>(panel_of, flags, task, store),
+                (NIBBLES, _) => blocks::<S, NIBBLES, 16>(panel_of, flags, task, store),
+                (SMALL, 32) => blocks::<S, SMALL, 32>(panel_of, flags, task, store),
+                (SMALL, _) => blocks::<S, SMALL, 16>(panel_of, flags, task, store),
+                (_, 32) => blocks::<S, BYTES, 32>(panel_of, flags, task, store),
+                (_, _) => blocks::<S, BYTES, 16>(panel_of, flags, task, store),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Panel {
+    start: *const u8,
+    shape: PanelShape,
+}
+
+#[derive(Clone, Copy)]
+struct Flags {
+    half: bool,
+    min: bool,
+}
+
+/// Where the sixteen outputs of one panel go.
+#[derive(Clone, Copy)]
+pub(crate) struct Store {
+    to: *mut f32,
+    stride: usize,
+    lanes: usize,
+    bias: [f32; LANES],
+    biased: bool,
+}
+
+impl Store {
+    pub(crate) fn new(task: &Task, panel: usize) -> Store {
+        let first = panel * LANES;
+        let lanes = LANES.min(task.weights.out - first);
+        let mut bias = [0.0; LANES];
+        if let Some(all) = task.bias {
+            bias[..lanes].copy_from_slice(&all[first..first + lanes]);
+        }
+        // SAFETY: the output has `out` columns, and the panel's first is one of them.
+        Store {
+            to: unsafe { task.y.start.add(first) },
+            stride: task.y.stride,
+            lanes,
+            bias,
+            biased: task.bias.is_some(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) unsafe fn put<S: Simd>(&self, row: usize, acc: S::F) {
+        // SAFETY: the row is one of the output's; only the panel's own columns are written.
+        unsafe {
+            let acc = if self.biased { S::add(acc, S::load(self.bias.as_ptr())) } else { acc };
+            let to = self.to.add(row * self.stride);
+            if self.lanes == LANES {
+                S::store(to, acc);
+            } else {
+                let mut all = [0.0f32; LANES];
+                S::store(all.as_mut_ptr(), acc);
+                to.copy_from_nonoverlapping(all.as_ptr(), self.lanes);
+            }
+        }
+    }
+}
+
+/// Unpacks a panel to bytes (codes as they are) and `f32` scales.
+#[inline(always)]
+unsafe fn unpack<S: Simd>(weights: &Quant, panel: *const u8, scratch: *mut u8) {
+    let (from, to) = (weights.shape(), Unpacked::shape(weights));
+    let lines = from.code_bytes / LINE;
+    // SAFETY: both panels have `groups` groups of these shapes.
+    unsafe {
+        for g in 0..from.groups {
+            let (src, dst) = (panel.add(g * from.group_bytes), scratch.add(g * to.group_bytes));
+            for j in 0..lines {
+                let packed = S::load_bytes(src.add(j * LINE));
+                if weights.spec.bits == 4 {
+                    S::istore(dst.add(j * LINE).cast(), S::low_nibbles(packed));
+                    S::istore(dst.add((j + lines) * LINE).cast(), S::high_nibbles(packed));
+                } else {
+                    S::istore(dst.add(j * LINE).cast(), packed);
+                }
+            }
+            let parts = if weights.spec.min { 2 } else { 1 };
+            for part in 0..parts {
+                let scale = load_scale::<S>(src.add(from.code_bytes + part * from.scale_bytes), weights.half);
+                S::store(dst.add(to.code_bytes + part * to.scale_bytes).cast(), scale);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load_scale<S: Simd>(p: *const u8, half: bool) -> S::F {
+    // SAFETY: sixteen half floats or sixteen `f32` lie there, as `half` says.
+    unsafe { if half { S::load_f16(p.cast()) } else { S::load(p.cast()) } }
+}
+
+/// All rows of all blocks against one panel, several rows per pass.
+#[inline(always)]
+unsafe fn blocks<S: Simd, const KIND: u8, const GROUP: usize>(panel: Panel, flags: Flags, task: &Task, store: Store) {
+    // SAFETY: rows beyond `block.rows` are never asked for.
+    unsafe {
+        let mut row = 0;
+        for block in task.blocks.clone() {
+            let block = task.activations.block(block);
+            let mut r = 0;
+            while r < block.rows {
+                let left = block.rows - r;
+                let x = block.starting_at(r);
+                let at = row + r;
+                if S::REGISTERS >= 32 && left >= 8 {
+                    rows::<S, KIND, GROUP, 8>(panel, flags, x, at, store);
+                    r += 8;
+                } else if S::REGISTERS >= 32 && left >= 4 {
+                    rows::<S, KIND, GROUP, 4>(panel, flags, x, at, store);
+                    r += 4;
+                } else if left >= 2 {
+                    rows::<S, KIND, GROUP, 2>(panel, flags, x, at, store);
+                    r += 2;
+                } else {
+                    rows::<S, KIND, GROUP, 1>(panel, flags, x, at, store);
+                    r += 1;
+                }
+            }
+            row += block.rows;
+        }
+    }
+}
+
+/// `R` rows against one panel.
+#[inline(always)]
+unsafe fn rows<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
+    panel: Panel,
+    flags: Flags,
+    x: RowBlock,
+    first: usize,
+    store: Store,
+) {
+    // SAFETY: the panel has `groups` groups of its shape, the block at least `R` rows of as many.
+    unsafe {
+        let shape = panel.shape;
+        let mut acc = [S::splat(0.0); R];
+        for g in 0..shape.groups {
+            let codes = panel.start.add(g * shape.group_bytes);
+            let block = g * GROUP / BLOCK;
+            let xs = x.codes.add(block * x.height * BLOCK + g * GROUP % BLOCK);
+            let starts = x.starts.add(g * x.height);
+            let mut dots: [S::I; R] = std::array::from_fn(|r| S::isplat(*starts.add(r)));
+            let quads = GROUP / 4;
+            if KIND == NIBBLES {
+                for j in 0..quads / 2 {
+                    let packed = S::load_bytes(codes.add(j * LINE));
+                    let (low, high) = (S::low_nibbles(packed), S::high_nibbles(packed));
+                    for (r, dot) in dots.iter_mut().enumerate() {
+                        let quad = |j: usize| S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
+                        *dot = S::dot_small(*dot, low, quad(j));
+                        *dot = S::dot_small(*dot, high, quad(j + quads / 2));
+                    }
+                }
+            } else {
+                for j in 0..quads {
+                    let w = S::load_bytes(codes.add(j * LINE));
+                    for (r, dot) in dots.iter_mut().enumerate() {
+                        let quad = S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
+                        *dot = if KIND == SMALL { S::dot_small(*dot, w, quad) } else { S::dot_u8i8(*dot, w, quad) };
+                    }
+                }
+            }
+            let d = load_scale::<S>(codes.add(shape.code_bytes), flags.half);
+            let scales = x.scales.add(block * x.height);
+            for r in 0..R {
+                acc[r] = S::fma(S::to_f32(dots[r]), S::mul(d, S::splat(*scales.add(r))), acc[r]);
+            }
+            if flags.min {
+                let m = load_scale::<S>(codes.add(shape.code_bytes + shape.scale_bytes), flags.half);
+                let sums = x.sums.add(g * x.height);
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    *acc = S::fma(m, S::splat(*sums.add(r)), *acc);
+                }
+            }
+        }
+        for (r, acc) in acc.into_iter().enumerate() {
+            store.put::<S>(first + r, acc);
+        }
+    }
+}
+
+const _: () = assert!(HEIGHT == LANES);
