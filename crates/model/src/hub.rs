@@ -1,0 +1,1 @@
+//! Model names to paths, downloading when needed.
