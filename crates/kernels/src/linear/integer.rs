@@ -57,20 +57,13 @@ pub(crate) fn with_scratch<R>(bytes: usize, f: impl FnOnce(*mut u8) -> R) -> R {
 
 /// Runs a task with this instruction set.
 pub(crate) fn run(isa: crate::Isa, task: &Task) {
-    let rows = task.rows();
-    let shape = Unpacked::shape(task.weights);
-    let bytes = if rows >= UNPACK { shape.panel_bytes } else { 0 };
-    with_scratch(bytes, |scratch| run_task(isa, task, rows, scratch));
-}
-
-/// The layout of an unpacked panel: byte codes, `f32` scales and minima.
-pub(crate) struct Unpacked;
-
-impl Unpacked {
-    pub(crate) fn shape(weights: &Quant) -> PanelShape {
-        let spec = super::QuantSpec { bits: 8, ..weights.spec };
-        PanelShape::new(spec, weights.inp, false)
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if isa == crate::Isa::Amx && super::amx::takes(task.activations) && isa.is_available() {
+        return super::amx::run(task);
     }
+    let rows = task.rows();
+    let bytes = if rows >= UNPACK { task.weights.unpacked().panel_bytes } else { 0 };
+    with_scratch(bytes, |scratch| run_task(isa, task, rows, scratch));
 }
 
 dispatch! {
@@ -87,7 +80,7 @@ unsafe fn run_task_body<S: Simd>(task: &Task, rows: usize, scratch: *mut u8) {
             let bytes = if weights.small { SMALL } else { BYTES };
             let (panel_of, half, kind) = if rows >= UNPACK {
                 unpack::<S>(weights, from, scratch);
-                (Panel { start: scratch, shape: Unpacked::shape(weights) }, false, bytes)
+                (Panel { start: scratch, shape: weights.unpacked() }, false, bytes)
             } else {
                 let kind = if weights.spec.bits == 4 { NIBBLES } else { bytes };
                 (Panel { start: from, shape: weights.shape() }, weights.half, kind)
@@ -165,13 +158,13 @@ impl Store {
 
 /// Unpacks a panel to bytes (codes as they are) and `f32` scales.
 #[inline(always)]
-unsafe fn unpack<S: Simd>(weights: &Quant, panel: *const u8, scratch: *mut u8) {
-    let (from, to) = (weights.shape(), Unpacked::shape(weights));
+pub(crate) unsafe fn unpack<S: Simd>(weights: &Quant, panel: *const u8, scratch: *mut u8) {
+    let (from, to) = (weights.shape(), weights.unpacked());
     let lines = from.code_bytes / LINE;
     // SAFETY: both panels have `groups` groups of these shapes.
     unsafe {
         for g in 0..from.groups {
-            let (src, dst) = (panel.add(g * from.group_bytes), scratch.add(g * to.group_bytes));
+            let (src, dst) = (panel.add(g * from.code_step), scratch.add(g * to.code_step));
             for j in 0..lines {
                 let packed = S::load_bytes(src.add(j * LINE));
                 if weights.spec.bits == 4 {
@@ -182,9 +175,11 @@ unsafe fn unpack<S: Simd>(weights: &Quant, panel: *const u8, scratch: *mut u8) {
                 }
             }
             let parts = if weights.spec.min { 2 } else { 1 };
+            let src = panel.add(from.scale_at + g * from.scale_step);
+            let dst = scratch.add(to.scale_at + g * to.scale_step);
             for part in 0..parts {
-                let scale = load_scale::<S>(src.add(from.code_bytes + part * from.scale_bytes), weights.half);
-                S::store(dst.add(to.code_bytes + part * to.scale_bytes).cast(), scale);
+                let scale = load_scale::<S>(src.add(part * from.scale_bytes), weights.half);
+                S::store(dst.add(part * to.scale_bytes).cast(), scale);
             }
         }
     }
@@ -242,7 +237,8 @@ unsafe fn rows<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
         let shape = panel.shape;
         let mut acc = [S::splat(0.0); R];
         for g in 0..shape.groups {
-            let codes = panel.start.add(g * shape.group_bytes);
+            let codes = panel.start.add(g * shape.code_step);
+            let scale_of = panel.start.add(shape.scale_at + g * shape.scale_step);
             let block = g * GROUP / BLOCK;
             let xs = x.codes.add(block * x.height * BLOCK + g * GROUP % BLOCK);
             let starts = x.starts.add(g * x.height);
@@ -267,13 +263,13 @@ unsafe fn rows<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
                     }
                 }
             }
-            let d = load_scale::<S>(codes.add(shape.code_bytes), flags.half);
+            let d = load_scale::<S>(scale_of, flags.half);
             let scales = x.scales.add(block * x.height);
             for r in 0..R {
                 acc[r] = S::fma(S::to_f32(dots[r]), S::mul(d, S::splat(*scales.add(r))), acc[r]);
             }
             if flags.min {
-                let m = load_scale::<S>(codes.add(shape.code_bytes + shape.scale_bytes), flags.half);
+                let m = load_scale::<S>(scale_of.add(shape.scale_bytes), flags.half);
                 let sums = x.sums.add(g * x.height);
                 for (r, acc) in acc.iter_mut().enumerate() {
                     *acc = S::fma(m, S::splat(*sums.add(r)), *acc);

@@ -36,28 +36,41 @@ pub(crate) struct Quant {
     data: Aligned,
 }
 
-/// Where things lie in a panel.
+/// Where things lie in a panel: codes of group `g` at `g * code_step`, its scales at `scale_at + g * scale_step`, and
+/// its minima `scale_bytes` behind them.
 #[derive(Clone, Copy)]
 pub(crate) struct PanelShape {
     pub(crate) groups: usize,
     /// Bytes of the codes of one group.
     pub(crate) code_bytes: usize,
+    pub(crate) code_step: usize,
     /// Bytes of the scales of one group.
     pub(crate) scale_bytes: usize,
-    /// Bytes from one group to the next.
-    pub(crate) group_bytes: usize,
+    pub(crate) scale_at: usize,
+    pub(crate) scale_step: usize,
     /// Bytes from one panel to the next.
     pub(crate) panel_bytes: usize,
 }
 
 impl PanelShape {
-    pub(crate) fn new(spec: QuantSpec, inp: usize, half: bool) -> PanelShape {
+    /// As stored: scales beside their codes, so that the memory of a panel is read from front to back.
+    pub(crate) fn packed(spec: QuantSpec, inp: usize, half: bool) -> PanelShape {
         let groups = inp / spec.group;
         let code_bytes = spec.group * LANES * usize::from(spec.bits) / 8;
         let scale_bytes = LANES * if half { 2 } else { 4 };
-        let group_bytes = code_bytes + scale_bytes * if spec.min { 2 } else { 1 };
-        let panel_bytes = (groups * group_bytes).next_multiple_of(LINE);
-        PanelShape { groups, code_bytes, scale_bytes, group_bytes, panel_bytes }
+        let step = code_bytes + scale_bytes * if spec.min { 2 } else { 1 };
+        let panel_bytes = (groups * step).next_multiple_of(LINE);
+        let (code_step, scale_at, scale_step) = (step, code_bytes, step);
+        PanelShape { groups, code_bytes, code_step, scale_bytes, scale_at, scale_step, panel_bytes }
+    }
+
+    /// Unpacked for many rows: byte codes, then `f32` scales and minima, each on line boundaries.
+    pub(crate) fn unpacked(spec: QuantSpec, inp: usize) -> PanelShape {
+        let groups = inp / spec.group;
+        let (code_bytes, scale_bytes) = (spec.group * LANES, LANES * size_of::<f32>());
+        let (scale_at, scale_step) = (groups * code_bytes, scale_bytes * if spec.min { 2 } else { 1 });
+        let panel_bytes = scale_at + groups * scale_step;
+        PanelShape { groups, code_bytes, code_step: code_bytes, scale_bytes, scale_at, scale_step, panel_bytes }
     }
 }
 
@@ -82,7 +95,7 @@ impl Quant {
         let groups = inp / spec.group;
         let (mut codes, mut d) = (vec![0u8; inp], vec![0f32; groups]);
         let mut m = vec![0f32; if spec.min { groups } else { 0 }];
-        let bytes = out.div_ceil(LANES) * PanelShape::new(spec, inp, true).panel_bytes;
+        let bytes = out.div_ceil(LANES) * PanelShape::packed(spec, inp, true).panel_bytes;
         let mut packed = Quant { spec, out, inp, half: true, small: true, data: Aligned::zeroed(bytes) };
         let limit = if spec.bits == 4 { 15 } else { (spec.zero + 127).min(255) };
         for row in 0..out {
@@ -99,7 +112,12 @@ impl Quant {
     }
 
     pub(crate) fn shape(&self) -> PanelShape {
-        PanelShape::new(self.spec, self.inp, self.half)
+        PanelShape::packed(self.spec, self.inp, self.half)
+    }
+
+    /// The layout kernels unpack a panel to.
+    pub(crate) fn unpacked(&self) -> PanelShape {
+        PanelShape::unpacked(self.spec, self.inp)
     }
 
     pub(crate) fn panels(&self) -> usize {
@@ -119,7 +137,7 @@ impl Quant {
 
     /// The same matrix with `f32` scales, as far as its first `rows` rows are written.
     fn with_wide_scales(self, rows: usize) -> Quant {
-        let bytes = self.panels() * PanelShape::new(self.spec, self.inp, false).panel_bytes;
+        let bytes = self.panels() * PanelShape::packed(self.spec, self.inp, false).panel_bytes;
         let mut wide = Quant {
             spec: self.spec,
             out: self.out,
@@ -155,13 +173,13 @@ impl Quant {
             false => to[lane * 4..][..4].copy_from_slice(&x.to_le_bytes()),
         };
         let panel = &mut self.data.bytes_mut()[row / LANES * shape.panel_bytes..][..shape.panel_bytes];
-        for (g, group) in panel.chunks_exact_mut(shape.group_bytes).take(shape.groups).enumerate() {
+        for (g, group) in panel.chunks_exact_mut(shape.code_step).take(shape.groups).enumerate() {
             for ((at, high), code) in places.iter().zip(&codes[g * self.spec.group..]) {
                 group[*at] |= if *high { code << 4 } else { *code };
             }
-            put(&mut group[shape.code_bytes..], d[g]);
+            put(&mut group[shape.scale_at..], d[g]);
             if let Some(m) = m.get(g) {
-                put(&mut group[shape.code_bytes + shape.scale_bytes..], *m);
+                put(&mut group[shape.scale_at + shape.scale_bytes..], *m);
             }
         }
     }
@@ -175,7 +193,7 @@ impl Quant {
             false => f32::from_le_bytes(std::array::from_fn(|i| from[lane * 4 + i])),
         };
         let panel = &self.data.bytes()[row / LANES * shape.panel_bytes..][..shape.panel_bytes];
-        for (g, group) in panel.chunks_exact(shape.group_bytes).take(shape.groups).enumerate() {
+        for (g, group) in panel.chunks_exact(shape.code_step).take(shape.groups).enumerate() {
             for ((at, high), code) in places.iter().zip(&mut codes[g * self.spec.group..]) {
                 *code = match (self.spec.bits, high) {
                     (4, false) => group[*at] & 15,
@@ -183,9 +201,9 @@ impl Quant {
                     _ => group[*at],
                 };
             }
-            d[g] = get(&group[shape.code_bytes..]);
+            d[g] = get(&group[shape.scale_at..]);
             if self.spec.min {
-                m[g] = get(&group[shape.code_bytes + shape.scale_bytes..]);
+                m[g] = get(&group[shape.scale_at + shape.scale_bytes..]);
             }
         }
     }
