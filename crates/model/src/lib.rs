@@ -5,6 +5,7 @@
 pub mod error;
 pub mod gguf;
 pub mod hub;
+pub mod spec;
 pub mod template;
 pub mod tokenizer;
 
