@@ -1,5 +1,5 @@
 //! What the tests of the cache share.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cachalot_kernels::{Isa, Team};
 use cachalot_kv::{CacheConfig, KvCache, LayerGeometry, Rope, Segment, SequenceKv};
