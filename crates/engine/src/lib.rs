@@ -1,16 +1,37 @@
 //! Sequences, continuous batching, sampling and streaming.
+//!
+//! A [`Request`] goes into an [`Engine`] through its [`EngineHandle`]; a [`Generation`] of [`Event`]s comes back. One
+//! thread steps: it asks the [`scheduler::Scheduler`] for a batch, the model for logits, and samples.
+//!
+//! - [`scheduler`]: who is in a step, with how many tokens; a state machine without threads or clock.
+//! - [`sampling`]: from logits to a token, reproducibly.
+//! - [`constraint`]: JSON schemas, regular expressions and grammars.
+//! - [`stop`], [`text`]: from tokens to text that ends where it should.
+//! - [`limits`], [`queue`]: what is refused, and when.
+//! - [`observe`]: the table of metrics.
 
+pub mod config;
 pub mod constraint;
+pub mod engine;
 mod error;
+pub mod generation;
+pub mod limits;
+pub mod observe;
+pub mod queue;
 pub mod request;
 pub mod sampling;
+pub mod scheduler;
 pub mod stop;
 #[cfg(test)]
 mod testing;
 pub mod text;
 
+pub use config::{EngineConfig, EngineStats};
 pub use constraint::ConstraintSpec;
+pub use engine::{Engine, EngineHandle};
 pub use error::{EngineError, ErrorKind};
+pub use generation::Generation;
+pub use observe::describe as describe_metrics;
 pub use request::{Event, FinishReason, Request, Timings, Usage};
 pub use sampling::{Sampling, TokenLogprobs, TopLogprob};
 

@@ -21,7 +21,7 @@ impl Sampling {
         check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", self.top_p, "above 0, at most 1")?;
         check((0.0..=1.0).contains(&self.min_p), "min_p", self.min_p, "between 0 and 1")?;
         let r = self.repetition_penalty;
-        check(r >= 0.01 && r <= WIDE, "repetition_penalty", r, "between 0.01 and 100, where 1 is off")?;
+        check((0.01..=WIDE).contains(&r), "repetition_penalty", r, "between 0.01 and 100, where 1 is off")?;
         check(wide(self.presence_penalty), "presence_penalty", self.presence_penalty, "between -100 and 100")?;
         check(wide(self.frequency_penalty), "frequency_penalty", self.frequency_penalty, "between -100 and 100")?;
         for &(id, bias) in &self.logit_bias {

@@ -1,0 +1,65 @@
+//! How an engine is set up, and what it says of itself.
+
+use std::sync::Arc;
+
+use cachalot_kernels::{Isa, Team};
+use cachalot_kv::{CacheConfig, KvCache, KvError, KvFormat, LayerGeometry};
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Most sequences in a step.
+    pub max_batch: usize,
+    /// Tokens of a step. Every decoding sequence takes one; prompts get the others in chunks, 16 at least.
+    pub max_batch_tokens: usize,
+    /// Requests that may wait for a place in the batch.
+    pub queue: usize,
+    /// Most tokens of prompt and answer together; 0, or more than the model has positions, means the model's.
+    pub max_context: usize,
+    /// How keys and values are written.
+    pub kv_format: KvFormat,
+    /// Bytes of key-value cache all sequences share.
+    pub kv_budget_bytes: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> EngineConfig {
+        EngineConfig {
+            max_batch: 32,
+            max_batch_tokens: 512,
+            queue: 256,
+            max_context: 0,
+            kv_format: KvFormat::default(),
+            kv_budget_bytes: 1 << 30,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// The cache this configuration calls for; `layers` are [`cachalot_model::Model::layer_geometry`].
+    ///
+    /// # Errors
+    /// [`KvError::Config`] where the geometry is impossible.
+    pub fn cache(&self, layers: Vec<LayerGeometry>, team: Arc<Team>, isa: Isa) -> Result<KvCache, KvError> {
+        KvCache::new(CacheConfig::new(layers, self.kv_budget_bytes, self.kv_format), team, isa)
+    }
+}
+
+/// Numbers of the moment, taken between two steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct EngineStats {
+    /// Sequences waiting: not yet begun, or set aside for want of memory.
+    pub queued: usize,
+    /// Sequences in the batch.
+    pub running: usize,
+    /// Bytes of key-value cache in use.
+    pub kv_bytes: u64,
+    /// Bytes of key-value cache there are.
+    pub kv_budget_bytes: u64,
+    /// Prompt tokens computed since the start, each prompt once.
+    pub prompt_tokens: u64,
+    /// Tokens generated since the start.
+    pub generated_tokens: u64,
+    /// How often a sequence was set aside for want of memory.
+    pub preemptions: u64,
+}

@@ -1,0 +1,254 @@
+//! The thread that steps, and the handles that feed it.
+
+use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cachalot_kv::KvCache;
+use cachalot_model::Decoder;
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::constraint::ConstraintFactory;
+use crate::generation::Generation;
+use crate::limits::Limits;
+use crate::queue::Queue;
+use crate::scheduler::{Scheduler, Submission};
+use crate::text::Vocabulary;
+use crate::{EngineConfig, EngineError, EngineStats, Request, observe, panic_message};
+
+/// Requests are taken.
+const OPEN: u8 = 0;
+/// No new ones; those there are finish.
+const CLOSING: u8 = 1;
+/// Those there are end now.
+const ABORTING: u8 = 2;
+
+enum Command {
+    Submit(Box<Submission>),
+    /// Look at the state again.
+    Wake,
+}
+
+struct Shared {
+    decoder: Arc<dyn Decoder>,
+    cache: Arc<KvCache>,
+    constraints: ConstraintFactory,
+    limits: Limits,
+    queue: Queue,
+    state: AtomicU8,
+    stats: Mutex<EngineStats>,
+    started: Instant,
+    /// Where seeds come from that nobody chose.
+    entropy: RandomState,
+    seeds: AtomicU64,
+}
+
+impl Shared {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn random_seed(&self) -> u64 {
+        self.entropy.hash_one(self.seeds.fetch_add(1, SeqCst))
+    }
+}
+
+/// Owns the one thread that steps. Dropping it ends all requests at once; [`Engine::shutdown`] lets them finish.
+pub struct Engine {
+    handle: EngineHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Submits requests. Cheap to clone.
+#[derive(Clone)]
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+}
+
+impl Engine {
+    /// Starts the thread. It sleeps while there is nothing to do.
+    pub fn start(
+        decoder: Arc<dyn Decoder>,
+        vocabulary: Arc<impl Vocabulary + 'static>,
+        cache: KvCache,
+        config: EngineConfig,
+    ) -> Engine {
+        let vocabulary: Arc<dyn Vocabulary> = vocabulary;
+        let cache = Arc::new(cache);
+        let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
+        let scheduler = Scheduler::new(cache.clone(), vocabulary.clone(), limits.clone());
+        let shared = Arc::new(Shared {
+            decoder,
+            cache,
+            constraints: ConstraintFactory::new(vocabulary),
+            limits,
+            queue: Queue::new(config.queue),
+            state: AtomicU8::new(OPEN),
+            stats: Mutex::new(scheduler.stats()),
+            started: Instant::now(),
+            entropy: RandomState::new(),
+            seeds: AtomicU64::new(0),
+        });
+        let (commands, receiver) = channel();
+        let for_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("cachalot-engine".to_owned())
+            .spawn(move || run(scheduler, &receiver, &for_thread))
+            .inspect_err(|error| tracing::error!(%error, "the engine's thread did not start; requests will be refused"))
+            .ok();
+        Engine { handle: EngineHandle { shared, commands }, thread }
+    }
+
+    /// For submitting requests.
+    pub fn handle(&self) -> EngineHandle {
+        self.handle.clone()
+    }
+
+    /// Takes no new requests, finishes those there are, and returns when they are finished.
+    pub fn shutdown(mut self) {
+        self.end(CLOSING);
+    }
+
+    /// As [`Engine::shutdown`], but what is not finished after `patience` is cancelled.
+    pub fn shutdown_within(mut self, patience: Duration) {
+        let over = Arc::new(AtomicBool::new(false));
+        let (handle, finished) = (self.handle(), over.clone());
+        let watch = std::thread::Builder::new().name("cachalot-shutdown".to_owned()).spawn(move || {
+            std::thread::park_timeout(patience);
+            if !finished.load(SeqCst) {
+                handle.enter(ABORTING);
+            }
+        });
+        self.end(CLOSING);
+        over.store(true, SeqCst);
+        if let Ok(watch) = watch {
+            watch.thread().unpark();
+            let _ = watch.join();
+        }
+    }
+
+    fn end(&mut self, state: u8) {
+        self.handle.enter(state);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end(ABORTING);
+    }
+}
+
+impl EngineHandle {
+    /// Takes a request into the queue.
+    ///
+    /// Compiling a constraint takes milliseconds, on the caller's thread; asynchronous callers may want to do that
+    /// where blocking is allowed.
+    ///
+    /// # Errors
+    /// Everything that can be known before the request is computed: see [`crate::ErrorKind`].
+    pub fn submit(&self, request: Request) -> Result<Generation, EngineError> {
+        self.try_submit(request).inspect_err(|_| observe::refused())
+    }
+
+    fn try_submit(&self, request: Request) -> Result<Generation, EngineError> {
+        let shared = &self.shared;
+        if shared.state.load(SeqCst) != OPEN {
+            return Err(EngineError::ShuttingDown);
+        }
+        shared.limits.check(&request, &shared.cache)?;
+        let place = shared.queue.enter()?;
+        let submitted = shared.now();
+        let constraint = request.constraint.as_ref().map(|spec| shared.constraints.compile(spec)).transpose()?;
+        let seed = request.sampling.seed.unwrap_or_else(|| shared.random_seed());
+        let (events, receiver) = unbounded_channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let generation = Generation::new(receiver, cancelled.clone());
+        let submission = Submission { request, constraint, seed, events, cancelled, place, submitted };
+        self.commands.send(Command::Submit(Box::new(submission))).map_err(|_| EngineError::ShuttingDown)?;
+        Ok(generation)
+    }
+
+    /// Numbers after the latest step; requests it has not seen yet count as queued.
+    pub fn stats(&self) -> EngineStats {
+        let mut stats = *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.queued = stats.queued.max(self.shared.queue.len());
+        stats
+    }
+
+    /// Most tokens of prompt and answer together.
+    pub fn context(&self) -> usize {
+        self.shared.limits.context.min(self.shared.limits.capacity)
+    }
+
+    fn enter(&self, state: u8) {
+        self.shared.state.fetch_max(state, SeqCst);
+        // Without a thread nobody needs to be woken.
+        let _ = self.commands.send(Command::Wake);
+    }
+}
+
+fn run(mut scheduler: Scheduler, commands: &Receiver<Command>, shared: &Shared) {
+    let mut generated = 0;
+    loop {
+        let state = shared.state.load(SeqCst);
+        if !take_commands(&mut scheduler, commands, shared, state != OPEN) {
+            break;
+        }
+        if state == ABORTING {
+            scheduler.cancel_all(shared.now());
+        }
+        if !scheduler.is_idle()
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| step(&mut scheduler, shared)))
+        {
+            // The scheduler itself failed: nothing is known of its sequences, so all of them end.
+            let error = EngineError::Panicked(panic_message(&*panic));
+            tracing::error!(%error, "a step failed outside the model; all requests end");
+            scheduler.fail_all(error, shared.now());
+        }
+        let stats = scheduler.stats();
+        observe::state(&stats, stats.generated_tokens - generated, shared.cache.ledger());
+        generated = stats.generated_tokens;
+        *shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+        if scheduler.is_idle() && state != OPEN {
+            break;
+        }
+    }
+    // Requests that came while the engine closed learn it from their closed channel.
+}
+
+/// Takes what has come; waits for something if there is nothing else to do. False when nothing can come any more.
+fn take_commands(scheduler: &mut Scheduler, commands: &Receiver<Command>, shared: &Shared, closing: bool) -> bool {
+    let mut may_wait = scheduler.is_idle() && !closing;
+    loop {
+        let command = match may_wait {
+            true => commands.recv().map_err(|_| TryRecvError::Disconnected),
+            false => commands.try_recv(),
+        };
+        may_wait = false;
+        match command {
+            Ok(Command::Submit(submission)) => scheduler.submit(*submission, shared.now()),
+            Ok(Command::Wake) => {}
+            Err(TryRecvError::Empty) => return true,
+            Err(TryRecvError::Disconnected) => return !scheduler.is_idle(),
+        }
+    }
+}
+
+fn step(scheduler: &mut Scheduler, shared: &Shared) {
+    let Some(mut batch) = scheduler.plan(shared.now()) else { return };
+    observe::step(batch.sequences(), batch.rows());
+    let forward = catch_unwind(AssertUnwindSafe(|| batch.forward(&*shared.decoder, &shared.cache)));
+    let logits = forward.unwrap_or_else(|panic| Err(EngineError::Panicked(panic_message(&*panic))));
+    scheduler.commit(batch, logits, shared.now());
+}
+
+#[cfg(test)]
+mod tests;

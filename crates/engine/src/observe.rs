@@ -1,0 +1,84 @@
+//! Metrics, recorded through the `metrics` facade; without a recorder they cost a branch.
+//!
+//! | name | kind | unit | meaning |
+//! |---|---|---|---|
+//! | `cachalot_queue_length` | gauge | sequences | waiting: not yet begun, or set aside for want of memory |
+//! | `cachalot_batch_size` | histogram | sequences | in a step |
+//! | `cachalot_batch_tokens` | histogram | tokens | rows of a step, prompts and decodes together |
+//! | `cachalot_ttft_seconds` | histogram | seconds | from submission to the first token of a request |
+//! | `cachalot_inter_token_seconds` | histogram | seconds | between two tokens of one choice |
+//! | `cachalot_prompt_tokens_total` | counter | tokens | prompts computed, each once however often it was set aside |
+//! | `cachalot_generation_tokens_total` | counter | tokens | generated |
+//! | `cachalot_kv_bytes{purpose}` | gauge | bytes | of the KV ledger, by purpose |
+//! | `cachalot_kv_budget_bytes` | gauge | bytes | the KV budget |
+//! | `cachalot_preemptions_total` | counter | sequences | set aside for want of memory |
+//! | `cachalot_requests_total{outcome}` | counter | requests | `stop`, `length`, `cancelled`, `error`, or `refused` at submission |
+
+use std::time::Duration;
+
+use cachalot_kv::Ledger;
+use metrics::{Unit, counter, gauge, histogram};
+
+use crate::{EngineStats, FinishReason};
+
+/// Tells the recorder units and descriptions. Call once, after it is installed.
+pub fn describe() {
+    use metrics::{describe_counter as c, describe_gauge as g, describe_histogram as h};
+    g!("cachalot_queue_length", Unit::Count, "Sequences waiting: not yet begun, or set aside for want of memory");
+    h!("cachalot_batch_size", Unit::Count, "Sequences in a step");
+    h!("cachalot_batch_tokens", Unit::Count, "Rows of a step, prompts and decodes together");
+    h!("cachalot_ttft_seconds", Unit::Seconds, "Time from submission to the first token of a request");
+    h!("cachalot_inter_token_seconds", Unit::Seconds, "Time between two tokens of one choice");
+    c!("cachalot_prompt_tokens_total", Unit::Count, "Prompt tokens computed");
+    c!("cachalot_generation_tokens_total", Unit::Count, "Tokens generated");
+    g!("cachalot_kv_bytes", Unit::Bytes, "Bytes of the key-value cache, by purpose");
+    g!("cachalot_kv_budget_bytes", Unit::Bytes, "Byte budget of the key-value cache");
+    c!("cachalot_preemptions_total", Unit::Count, "Sequences set aside for want of memory");
+    c!("cachalot_requests_total", Unit::Count, "Requests, by outcome");
+}
+
+pub(crate) fn first_token(after: Duration) {
+    histogram!("cachalot_ttft_seconds").record(after.as_secs_f64());
+}
+
+pub(crate) fn inter_token(after: Duration) {
+    histogram!("cachalot_inter_token_seconds").record(after.as_secs_f64());
+}
+
+pub(crate) fn prompt_done(tokens: usize) {
+    counter!("cachalot_prompt_tokens_total").increment(tokens as u64);
+}
+
+pub(crate) fn preempted() {
+    counter!("cachalot_preemptions_total").increment(1);
+}
+
+pub(crate) fn finished(reason: FinishReason) {
+    let outcome = match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
+        FinishReason::Error => "error",
+    };
+    counter!("cachalot_requests_total", "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn refused() {
+    counter!("cachalot_requests_total", "outcome" => "refused").increment(1);
+}
+
+/// A step of `sequences` sequences and `rows` rows is about to run.
+pub(crate) fn step(sequences: usize, rows: usize) {
+    histogram!("cachalot_batch_size").record(sequences as f64);
+    histogram!("cachalot_batch_tokens").record(rows as f64);
+}
+
+/// After a step: what is where. `generated` counts since the last call.
+pub(crate) fn state(stats: &EngineStats, generated: u64, ledger: &Ledger) {
+    counter!("cachalot_generation_tokens_total").increment(generated);
+    gauge!("cachalot_queue_length").set(stats.queued as f64);
+    gauge!("cachalot_kv_budget_bytes").set(stats.kv_budget_bytes as f64);
+    for (purpose, bytes) in ledger.by_purpose() {
+        gauge!("cachalot_kv_bytes", "purpose" => purpose.name()).set(bytes as f64);
+    }
+}

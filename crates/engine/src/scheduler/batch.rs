@@ -1,0 +1,62 @@
+//! One step: the rows the model is asked to compute.
+
+use cachalot_kv::{KvCache, Segment, SequenceKv};
+use cachalot_model::Decoder;
+
+use super::sequence::Ticket;
+use crate::EngineError;
+
+pub(super) struct Part {
+    pub ticket: Ticket,
+    /// Taken from the sequence for the time of the step. Space for `rows` is reserved.
+    pub kv: SequenceKv,
+    pub rows: usize,
+    /// Whether these rows reach the sequence's last token, so that the next one can be sampled.
+    pub complete: bool,
+}
+
+/// What one step computes. It owns the caches of its sequences until [`super::Scheduler::commit`] takes them back.
+pub struct Batch {
+    pub(super) parts: Vec<Part>,
+    tokens: Vec<u32>,
+    logits_rows: Vec<usize>,
+}
+
+impl Batch {
+    pub(super) fn new() -> Batch {
+        Batch { parts: Vec::new(), tokens: Vec::new(), logits_rows: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, ticket: Ticket, kv: SequenceKv, tokens: &[u32], complete: bool, logits: bool) {
+        self.tokens.extend_from_slice(tokens);
+        if logits {
+            self.logits_rows.push(self.tokens.len() - 1);
+        }
+        self.parts.push(Part { ticket, kv, rows: tokens.len(), complete });
+    }
+
+    /// Rows (tokens) of this step.
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Sequences of this step.
+    pub fn sequences(&self) -> usize {
+        self.parts.len()
+    }
+
+    pub(super) fn logits_rows(&self) -> usize {
+        self.logits_rows.len()
+    }
+
+    /// Runs the model. The logits are `[logits_rows][vocab]`.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`]; the caches of the batch are then in no defined state, and `commit` drops them.
+    pub fn forward(&mut self, decoder: &dyn Decoder, cache: &KvCache) -> Result<Vec<f32>, EngineError> {
+        let mut segments: Vec<Segment<'_>> =
+            self.parts.iter_mut().map(|part| Segment { seq: &mut part.kv, rows: part.rows }).collect();
+        let logits = decoder.forward(cache, &mut segments, &self.tokens, &self.logits_rows);
+        logits.map_err(|error| EngineError::Model(error.to_string()))
+    }
+}

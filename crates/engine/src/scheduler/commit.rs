@@ -1,0 +1,150 @@
+//! After a step: caches go back, tokens are sampled, choices fork and end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::batch::Batch;
+use super::group::Group;
+use super::sequence::{Sequence, Ticket, insert};
+use super::{Ending, Scheduler};
+use crate::sampling::{Sampler, token_logprobs};
+use crate::text::TextOutput;
+use crate::{EngineError, Event, FinishReason};
+
+impl Scheduler {
+    /// Takes the batch back, with its logits or with the error that ends all its sequences.
+    pub fn commit(&mut self, batch: Batch, logits: Result<Vec<f32>, EngineError>, now: Duration) {
+        let vocab = self.limits.vocab;
+        let expected = batch.logits_rows() * vocab;
+        let logits = logits.and_then(|logits| match logits.len() == expected {
+            true => Ok(logits),
+            false => Err(EngineError::Model(format!("it returned {} logits instead of {expected}", logits.len()))),
+        });
+        let logits = match logits {
+            Ok(logits) => logits,
+            Err(error) => {
+                let tickets: Vec<Ticket> = batch.parts.iter().map(|part| part.ticket).collect();
+                drop(batch);
+                return tickets.into_iter().for_each(|ticket| self.end(ticket, Ending::Error(error.clone()), now));
+            }
+        };
+        let mut rows = logits.chunks_exact(vocab.max(1));
+        for part in batch.parts {
+            let Ok(index) = self.running.binary_search_by_key(&part.ticket, |sequence| sequence.ticket) else { continue };
+            let Some(mut sequence) = self.running.remove(index) else { continue };
+            let mut kv = part.kv;
+            self.cache.settle(&mut kv);
+            sequence.kv = Some(kv);
+            if let Some(group) = self.groups.get_mut(&part.ticket.request) {
+                group.prompt_progress(sequence.computed().min(sequence.prompt), now);
+                if sequence.generated() == 0 && part.complete {
+                    self.counters.prompt_tokens += sequence.prompt as u64;
+                }
+            }
+            match part.complete {
+                false => insert(&mut self.running, sequence),
+                true => self.step_reached(sequence, rows.next(), now),
+            }
+        }
+    }
+
+    /// All tokens of the sequence are computed; `logits` are those after the last one.
+    fn step_reached(&mut self, sequence: Sequence, logits: Option<&[f32]>, now: Duration) {
+        let Some(logits) = logits else {
+            // Nothing was to be generated.
+            let (ticket, forks) = (sequence.ticket, sequence.forks);
+            drop(sequence);
+            return self.end_choices(ticket, forks, Ending::Reason(FinishReason::Length), now);
+        };
+        let mut sequence = sequence;
+        let siblings = self.fork(&mut sequence);
+        for sequence in std::iter::once(sequence).chain(siblings) {
+            self.advance(sequence, logits, now);
+        }
+    }
+
+    /// The further choices of a request, at the end of its prompt. One whose cache finds no room gets none, and will
+    /// compute it when it is its turn.
+    fn fork(&mut self, first: &mut Sequence) -> Vec<Sequence> {
+        let forks = std::mem::take(&mut first.forks);
+        let Some(group) = self.groups.get(&first.ticket.request).filter(|_| forks > 0) else { return Vec::new() };
+        let make = |choice: usize| Sequence {
+            ticket: Ticket { choice, ..first.ticket },
+            tokens: first.tokens.clone(),
+            prompt: first.prompt,
+            // Those beyond the batch have no use for a cache now.
+            kv: match self.running.len() + choice < self.limits.max_batch {
+                true => first.kv.as_ref().and_then(|kv| self.cache.fork(kv).ok()),
+                false => None,
+            },
+            sampler: Sampler::new(group.sampling.clone(), group.seed, choice, &first.tokens),
+            output: TextOutput::new(&*self.vocabulary, &group.stop),
+            constraint: group.constraint.clone(),
+            forks: 0,
+            last_token: None,
+        };
+        (1..=forks).map(make).collect()
+    }
+
+    fn advance(&mut self, mut sequence: Sequence, logits: &[f32], now: Duration) {
+        let ticket = sequence.ticket;
+        let Some(group) = self.groups.get_mut(&ticket.request) else { return };
+        // Grammar and tokenizer are other people's code at work on a client's input: a panic there is one sequence's.
+        let (scratch, eos) = (&mut self.scratch, self.vocabulary.eos());
+        let next = catch_unwind(AssertUnwindSafe(|| next_token(&mut sequence, group, logits, scratch, eos, now)));
+        let next = next.unwrap_or_else(|panic| Err(EngineError::Panicked(crate::panic_message(&*panic))));
+        if next.is_ok() {
+            self.counters.generated_tokens += 1;
+        }
+        match next {
+            Ok(None) if sequence.kv.is_some() => insert(&mut self.running, sequence),
+            Ok(None) => insert(&mut self.waiting, sequence),
+            Ok(Some(reason)) => {
+                drop(sequence);
+                self.end_choices(ticket, 0, Ending::Reason(reason), now);
+            }
+            Err(error) => {
+                drop(sequence);
+                self.end_choices(ticket, 0, Ending::Error(error), now);
+            }
+        }
+    }
+}
+
+/// Samples, and tells the client; why the choice ends, if it does.
+fn next_token(
+    sequence: &mut Sequence,
+    group: &mut Group,
+    logits: &[f32],
+    scratch: &mut crate::sampling::Scratch,
+    eos: &[u32],
+    now: Duration,
+) -> Result<Option<FinishReason>, EngineError> {
+    let mask = sequence.constraint.as_mut().map(|constraint| constraint.mask()).transpose()?.flatten();
+    let id = sequence.sampler.sample(logits, mask.as_ref(), scratch)?;
+    let logprob = group.logprobs.and_then(|top| token_logprobs(logits, id, top));
+    sequence.sampler.accept(id);
+    sequence.tokens.push(id);
+    if let Some(constraint) = &mut sequence.constraint {
+        constraint.accept(id)?;
+    }
+    let ends = (!group.ignore_eos && eos.contains(&id)) || group.stop_tokens.contains(&id);
+    let mut text = if ends { String::new() } else { sequence.output.push(id) };
+    let complete = sequence.constraint.as_ref().is_some_and(|constraint| constraint.is_complete());
+    let mut reason = None;
+    if sequence.generated() >= group.limit {
+        reason = Some(FinishReason::Length);
+    }
+    if ends || complete || sequence.output.is_stopped() {
+        reason = Some(FinishReason::Stop);
+    }
+    if reason.is_some() {
+        text += &sequence.output.finish();
+        if sequence.output.is_stopped() {
+            reason = Some(FinishReason::Stop);
+        }
+    }
+    let event = Event::Token { choice: sequence.ticket.choice, text, id, logprob };
+    group.token(event, sequence.last_token.replace(now), now);
+    Ok(reason)
+}

@@ -1,0 +1,207 @@
+//! Continuous batching as a state machine: no threads, no clock, no randomness of its own.
+//!
+//! A step is [`Scheduler::plan`], [`Batch::forward`] and [`Scheduler::commit`]. Every running sequence that decodes gets
+//! one row in every step; what is left of the step's tokens goes to prompts, oldest first, in chunks. Order of arrival
+//! decides everything:
+//!
+//! - **Admission** is strictly first come, first served: into the batch goes the head of the queue, when there is a place
+//!   for all its choices and its prompt fits the free KV bytes beside what the running ones need next.
+//! - **Memory** is reserved before each step, exactly for that step. When a sequence cannot get its next page, the
+//!   youngest is set aside: its cache is freed, it goes back to its place in the queue and will compute its tokens again.
+//!   The oldest is never set aside, so everybody finishes.
+//! - **Choices** (`n` above one) compute their prompt once and fork its cache.
+//!
+//! Kernels and cache give a row the same bits in any batch and any chunk, and random draws belong to a sequence and a
+//! position; so the text of a sequence depends on nothing here, only its time does.
+
+mod batch;
+mod commit;
+mod group;
+mod plan;
+mod sequence;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use cachalot_kv::KvCache;
+use tokio::sync::mpsc::UnboundedSender;
+
+pub use batch::Batch;
+use group::Group;
+use sequence::{Sequence, Ticket};
+
+use crate::constraint::Constraint;
+use crate::limits::Limits;
+use crate::queue::Place;
+use crate::sampling::{Sampler, Scratch};
+use crate::text::{TextOutput, Vocabulary};
+use crate::{EngineError, EngineStats, Event, FinishReason, Request};
+
+/// A request on its way in.
+pub struct Submission {
+    /// What is asked for.
+    pub request: Request,
+    /// Its constraint, compiled.
+    pub constraint: Option<Constraint>,
+    /// The request's seed, or a random one.
+    pub seed: u64,
+    /// Where the events go; closed means that nobody wants them.
+    pub events: UnboundedSender<Event>,
+    /// Set when nobody wants further tokens, though the events are still read.
+    pub cancelled: Arc<AtomicBool>,
+    /// Its place in the queue.
+    pub place: Place,
+    /// When it came.
+    pub submitted: Duration,
+}
+
+/// How a choice ends.
+#[derive(Clone)]
+enum Ending {
+    Reason(FinishReason),
+    Error(EngineError),
+}
+
+#[derive(Default)]
+struct Counters {
+    prompt_tokens: u64,
+    generated_tokens: u64,
+    preemptions: u64,
+}
+
+/// All requests in flight.
+pub struct Scheduler {
+    cache: Arc<KvCache>,
+    vocabulary: Arc<dyn Vocabulary>,
+    limits: Limits,
+    groups: HashMap<u64, Group>,
+    /// By ticket. New requests, and sequences set aside.
+    waiting: VecDeque<Sequence>,
+    /// By ticket.
+    running: VecDeque<Sequence>,
+    requests: u64,
+    scratch: Scratch,
+    counters: Counters,
+}
+
+impl Scheduler {
+    /// Nothing in flight.
+    pub fn new(cache: Arc<KvCache>, vocabulary: Arc<dyn Vocabulary>, limits: Limits) -> Scheduler {
+        Scheduler {
+            cache,
+            vocabulary,
+            limits,
+            groups: HashMap::new(),
+            waiting: VecDeque::new(),
+            running: VecDeque::new(),
+            requests: 0,
+            scratch: Scratch::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes a request into the queue. One that breaks the limits ends at once, with an error event.
+    pub fn submit(&mut self, submission: Submission, now: Duration) {
+        let limit = self.limits.check(&submission.request, &self.cache);
+        let (mut group, prompt) = Group::new(submission, *limit.as_ref().unwrap_or(&0));
+        if let Err(error) = limit {
+            group.send(Event::Error(error));
+            (0..group.n).for_each(|choice| _ = group.finish(choice, FinishReason::Error, now));
+            return;
+        }
+        let ticket = Ticket { request: self.requests, choice: 0 };
+        self.requests += 1;
+        self.waiting.push_back(Sequence {
+            ticket,
+            sampler: Sampler::new(group.sampling.clone(), group.seed, 0, &prompt),
+            output: TextOutput::new(&*self.vocabulary, &group.stop),
+            constraint: group.constraint.clone(),
+            prompt: prompt.len(),
+            tokens: prompt,
+            kv: None,
+            forks: group.n.saturating_sub(1),
+            last_token: None,
+        });
+        self.groups.insert(ticket.request, group);
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Ends everything, as if every client had gone away.
+    pub fn cancel_all(&mut self, now: Duration) {
+        self.end_all(Ending::Reason(FinishReason::Cancelled), now);
+    }
+
+    /// Ends everything with an error.
+    pub fn fail_all(&mut self, error: EngineError, now: Duration) {
+        self.end_all(Ending::Error(error), now);
+    }
+
+    /// Numbers of the moment.
+    pub fn stats(&self) -> EngineStats {
+        let ledger = self.cache.ledger();
+        EngineStats {
+            queued: self.waiting.len(),
+            running: self.running.len(),
+            kv_bytes: ledger.used(),
+            kv_budget_bytes: ledger.budget(),
+            prompt_tokens: self.counters.prompt_tokens,
+            generated_tokens: self.counters.generated_tokens,
+            preemptions: self.counters.preemptions,
+        }
+    }
+
+    fn end_all(&mut self, ending: Ending, now: Duration) {
+        let mut requests: Vec<u64> = self.groups.keys().copied().collect();
+        requests.sort_unstable();
+        requests.into_iter().for_each(|request| self.end_request(request, ending.clone(), now));
+    }
+
+    /// Ends all choices of a request that are still open. Asks the request, not its sequences: after a panic one may have
+    /// been lost on the way.
+    fn end_request(&mut self, request: u64, ending: Ending, now: Duration) {
+        for list in [&mut self.running, &mut self.waiting] {
+            list.retain(|sequence| sequence.ticket.request != request);
+        }
+        let Some(mut group) = self.groups.remove(&request) else { return };
+        let reason = group.announce(ending, request);
+        for choice in group.open_choices() {
+            group.finish(choice, reason, now);
+        }
+    }
+
+    /// Removes a sequence, wherever it is, and ends its choice; before the fork, all choices of its request.
+    fn end(&mut self, ticket: Ticket, ending: Ending, now: Duration) {
+        let mut removed = None;
+        for list in [&mut self.running, &mut self.waiting] {
+            if let Ok(index) = list.binary_search_by_key(&ticket, |sequence| sequence.ticket) {
+                removed = list.remove(index);
+            }
+        }
+        let Some(sequence) = removed else { return };
+        let forks = sequence.forks;
+        // The memory is free before the client hears of it.
+        drop(sequence);
+        self.end_choices(ticket, forks, ending, now);
+    }
+
+    fn end_choices(&mut self, ticket: Ticket, forks: usize, ending: Ending, now: Duration) {
+        let Some(group) = self.groups.get_mut(&ticket.request) else { return };
+        let reason = group.announce(ending, ticket.request);
+        let mut last = false;
+        for choice in ticket.choice..=ticket.choice + forks {
+            last = group.finish(choice, reason, now);
+        }
+        if last {
+            self.groups.remove(&ticket.request);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

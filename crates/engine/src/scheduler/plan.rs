@@ -1,0 +1,152 @@
+//! Before a step: who leaves, who enters, and how many rows everyone gets.
+
+use std::time::Duration;
+
+use cachalot_kv::KvError;
+
+use super::batch::Batch;
+use super::sequence::insert;
+use super::{Ending, Scheduler};
+use crate::{EngineError, FinishReason};
+
+/// Prompt rows a step has at least, however many sequences decode: long prompts must not starve behind a full batch.
+const MIN_CHUNK: usize = 16;
+
+/// What became of one sequence's request for rows.
+enum Granted {
+    Yes,
+    /// Not in this step.
+    No,
+    /// It left the batch, set aside or failed.
+    Left,
+}
+
+impl Scheduler {
+    /// Decides on the next step. `None` when there is nothing to compute; if [`Scheduler::is_idle`] says no even so,
+    /// ask again.
+    pub fn plan(&mut self, now: Duration) -> Option<Batch> {
+        self.drop_abandoned(now);
+        self.admit(now);
+        let decodes = self.running.iter().filter(|sequence| sequence.pending() == 1).count();
+        let mut prompt_rows = self.limits.step_tokens.saturating_sub(decodes).max(MIN_CHUNK.min(self.limits.step_tokens));
+        let mut batch = Batch::new();
+        let mut index = 0;
+        while let Some(sequence) = self.running.get(index) {
+            let pending = sequence.pending();
+            let rows = if pending == 1 { 1 } else { pending.min(prompt_rows) };
+            let granted = if rows == 0 { Granted::No } else { self.reserve(index, rows, batch.rows() == 0, now) };
+            match granted {
+                Granted::Yes => {
+                    if pending > 1 {
+                        prompt_rows -= rows;
+                    }
+                    self.enlist(index, rows, &mut batch);
+                    index += 1;
+                }
+                Granted::No => index += 1,
+                Granted::Left => {}
+            }
+        }
+        (batch.rows() > 0).then_some(batch)
+    }
+
+    fn enlist(&mut self, index: usize, rows: usize, batch: &mut Batch) {
+        let Some(sequence) = self.running.get_mut(index) else { return };
+        let from = sequence.computed();
+        let Some(kv) = sequence.kv.take() else { return };
+        let until = from + rows;
+        let complete = until == sequence.tokens.len();
+        let sampled = self.groups.get(&sequence.ticket.request).is_some_and(|group| group.limit > 0);
+        batch.push(sequence.ticket, kv, &sequence.tokens[from..until], complete, complete && sampled);
+    }
+
+    fn drop_abandoned(&mut self, now: Duration) {
+        let abandoned: Vec<u64> =
+            self.groups.iter().filter(|(_, group)| group.is_abandoned()).map(|(&request, _)| request).collect();
+        for request in abandoned {
+            self.end_request(request, Ending::Reason(FinishReason::Cancelled), now);
+        }
+    }
+
+    /// Takes sequences out of the queue, strictly in order, while there is a place for all their choices and memory for
+    /// their prompts beside what those in the batch still need. With an empty batch the first one enters in any case.
+    fn admit(&mut self, now: Duration) {
+        let mut occupied: usize = self.running.iter().map(|sequence| 1 + sequence.forks).sum();
+        let mut promised: Option<u64> = None;
+        while let Some(head) = self.waiting.front() {
+            let places = (1 + head.forks).min(self.limits.max_batch);
+            let needed = self.limits.peak_bytes(&self.cache, head.tokens.len() + 1);
+            if !self.running.is_empty() {
+                let promised = promised.get_or_insert_with(|| self.promised_bytes());
+                let free = self.cache.ledger().free();
+                if occupied + places > self.limits.max_batch || promised.saturating_add(needed) > free {
+                    return;
+                }
+                *promised += needed;
+            } else {
+                promised = Some(needed);
+            }
+            occupied += places;
+            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            sequence.kv = Some(self.cache.create());
+            if let Some(group) = self.groups.get_mut(&sequence.ticket.request) {
+                group.admit(now);
+            }
+            insert(&mut self.running, sequence);
+        }
+    }
+
+    /// Bytes the sequences in the batch need for all they have to compute at the moment.
+    fn promised_bytes(&self) -> u64 {
+        let need = |sequence: &super::Sequence| {
+            sequence.kv.as_ref().map_or(0, |kv| self.cache.bytes_to_extend(kv, sequence.pending()))
+        };
+        self.running.iter().map(need).sum()
+    }
+
+    /// Reserves the memory for `rows` of a sequence, at the expense of younger ones if it must be.
+    ///
+    /// Sequences are served oldest first, so the youngest has no rows yet, unless it is the one that asks. The oldest
+    /// therefore always gets on, and with it, one after the other, everybody.
+    fn reserve(&mut self, index: usize, rows: usize, first: bool, now: Duration) -> Granted {
+        loop {
+            let youngest = self.running.len() - 1;
+            let Some(sequence) = self.running.get_mut(index) else { return Granted::Left };
+            let ticket = sequence.ticket;
+            let Some(kv) = sequence.kv.as_mut() else { return Granted::No };
+            match self.cache.reserve(kv, rows) {
+                Ok(()) => return Granted::Yes,
+                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if youngest > index => {
+                    self.set_aside(youngest);
+                }
+                Err(KvError::OutOfBudget { needed, budget, .. }) if first => {
+                    // Alone, and still too large: it was checked when it came, so somebody else holds the memory.
+                    let error = EngineError::KvTooSmall { prompt: sequence.tokens.len(), needed, budget };
+                    self.end(ticket, Ending::Error(error), now);
+                    return Granted::Left;
+                }
+                // Older sequences advance in this step. A prompt waits for them where it is ...
+                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if !first && rows > 1 => return Granted::No,
+                // ... and a decoding sequence leaves its memory to them.
+                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if !first => {
+                    self.set_aside(index);
+                    return Granted::Left;
+                }
+                Err(error) => {
+                    self.end(ticket, Ending::Error(EngineError::Cache(error.to_string())), now);
+                    return Granted::Left;
+                }
+            }
+        }
+    }
+
+    /// Frees a sequence's cache and puts it back into the queue, where its arrival places it. It will compute prompt
+    /// and answer so far again, with the same bits.
+    fn set_aside(&mut self, index: usize) {
+        let Some(mut sequence) = self.running.remove(index) else { return };
+        sequence.kv = None;
+        self.counters.preemptions += 1;
+        crate::observe::preempted();
+        insert(&mut self.waiting, sequence);
+    }
+}

@@ -1,0 +1,55 @@
+//! One choice of one request, on its way through the batches.
+
+use std::time::Duration;
+
+use cachalot_kv::SequenceKv;
+
+use crate::constraint::Constraint;
+use crate::sampling::Sampler;
+use crate::text::TextOutput;
+
+/// The order of arrival: earlier requests first, then the choices of one request. Lower tickets go first in everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Ticket {
+    pub request: u64,
+    pub choice: usize,
+}
+
+pub(super) struct Sequence {
+    pub ticket: Ticket,
+    /// Prompt, then what was generated. The cache holds a prefix of it.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Absent before the first step, while set aside for want of memory, and while a batch has it.
+    pub kv: Option<SequenceKv>,
+    pub sampler: Sampler,
+    pub output: TextOutput,
+    pub constraint: Option<Constraint>,
+    /// Further choices that begin where this one's prompt ends.
+    pub forks: usize,
+    pub last_token: Option<Duration>,
+}
+
+impl Sequence {
+    /// Tokens that are in the cache.
+    pub fn computed(&self) -> usize {
+        self.kv.as_ref().map_or(0, SequenceKv::len)
+    }
+
+    /// Tokens that are not yet in the cache; at least one between steps.
+    pub fn pending(&self) -> usize {
+        self.tokens.len().saturating_sub(self.computed())
+    }
+
+    /// Tokens generated so far.
+    pub fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt
+    }
+}
+
+/// Inserts by ticket, lowest first.
+pub(super) fn insert(list: &mut std::collections::VecDeque<Sequence>, sequence: Sequence) {
+    let place = list.partition_point(|other| other.ticket < sequence.ticket);
+    list.insert(place, sequence);
+}

@@ -1,0 +1,141 @@
+mod limits;
+mod simulation;
+mod single;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use cachalot_kv::KvCache;
+use cachalot_model::Decoder;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+use crate::queue::Queue;
+use crate::testing::{ByteVocabulary, Expected, HashDecoder, cache};
+use crate::{EngineConfig, Usage};
+
+/// A scheduler with its model and cache, and a clock that ticks a millisecond for every look at it.
+struct Bench {
+    scheduler: Scheduler,
+    cache: Arc<KvCache>,
+    decoder: HashDecoder,
+    limits: Limits,
+    queue: Queue,
+    now: Duration,
+    steps: usize,
+}
+
+impl Bench {
+    fn new(decoder: HashDecoder, pages: u64, config: EngineConfig) -> Bench {
+        let cache = Arc::new(cache(pages));
+        let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
+        let scheduler = Scheduler::new(cache.clone(), Arc::new(ByteVocabulary::new(&[])), limits.clone());
+        Bench { scheduler, cache, decoder, limits, queue: Queue::new(1000), now: Duration::ZERO, steps: 0 }
+    }
+
+    fn tick(&mut self) -> Duration {
+        self.now += Duration::from_millis(1);
+        self.now
+    }
+
+    fn submit(&mut self, request: Request) -> Client {
+        let (events, receiver) = unbounded_channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let submitted = self.tick();
+        let submission = Submission {
+            constraint: None,
+            seed: request.sampling.seed.unwrap_or(0),
+            place: self.queue.enter().unwrap(),
+            cancelled: cancelled.clone(),
+            request: request.clone(),
+            events,
+            submitted,
+        };
+        self.scheduler.submit(submission, submitted);
+        Client { request, receiver: Some(receiver), cancelled, seen: Seen::default() }
+    }
+
+    /// One step; whether there was one.
+    fn step(&mut self) -> bool {
+        let now = self.tick();
+        let Some(mut batch) = self.scheduler.plan(now) else { return false };
+        assert!(batch.sequences() <= self.limits.max_batch);
+        let decodes = batch.parts.iter().filter(|part| part.rows == 1).count();
+        assert!(batch.rows() <= decodes + self.limits.step_tokens.max(16), "{} rows", batch.rows());
+        let logits = batch.forward(&self.decoder, &self.cache);
+        let now = self.tick();
+        self.scheduler.commit(batch, logits, now);
+        self.steps += 1;
+        true
+    }
+
+    fn run(&mut self) {
+        while !self.scheduler.is_idle() {
+            self.step();
+        }
+        assert_eq!(self.cache.ledger().used(), 0, "all memory comes back");
+        assert_eq!(self.queue.len(), 0, "all places come back");
+    }
+}
+
+/// Reads the events of one request.
+struct Client {
+    request: Request,
+    receiver: Option<UnboundedReceiver<Event>>,
+    cancelled: Arc<AtomicBool>,
+    seen: Seen,
+}
+
+#[derive(Default, Debug)]
+struct Seen {
+    choices: std::collections::BTreeMap<usize, (Vec<u32>, String, Option<FinishReason>)>,
+    progress: Vec<usize>,
+    errors: Vec<EngineError>,
+    usage: Option<Usage>,
+}
+
+impl Client {
+    fn read(&mut self) -> &Seen {
+        while let Some(event) = self.receiver.as_mut().and_then(|receiver| receiver.try_recv().ok()) {
+            let seen = &mut self.seen;
+            assert!(seen.usage.is_none(), "nothing comes after Done");
+            match event {
+                Event::PromptProgress { done, total } => {
+                    assert_eq!(total, self.request.prompt.len());
+                    seen.progress.push(done);
+                }
+                Event::Token { choice, text, id, .. } => {
+                    let entry = seen.choices.entry(choice).or_default();
+                    assert!(entry.2.is_none(), "no token after Finished");
+                    entry.0.push(id);
+                    entry.1 += &text;
+                }
+                Event::Finished { choice, reason } => {
+                    let entry = seen.choices.entry(choice).or_default();
+                    assert!(entry.2.replace(reason).is_none(), "Finished once");
+                }
+                Event::Done(usage) => seen.usage = Some(usage),
+                Event::Error(error) => seen.errors.push(error),
+            }
+        }
+        &self.seen
+    }
+
+    /// The complete answer is `expected`, choice by choice.
+    fn check(&mut self, expected: &[Expected]) {
+        self.read();
+        let seen = &self.seen;
+        assert_eq!(seen.errors, []);
+        let got: Vec<Expected> = seen
+            .choices
+            .values()
+            .map(|(ids, text, reason)| Expected { ids: ids.clone(), text: text.clone(), reason: reason.unwrap() })
+            .collect();
+        assert_eq!(got, expected, "{:?}", self.request);
+        let usage = seen.usage.unwrap();
+        assert_eq!(usage.prompt_tokens, self.request.prompt.len());
+        assert_eq!(usage.completion_tokens, expected.iter().map(|e| e.ids.len()).sum::<usize>());
+        assert!(seen.progress.is_sorted_by(|a, b| a < b) && seen.progress.last() == Some(&usage.prompt_tokens));
+    }
+}
