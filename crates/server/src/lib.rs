@@ -1,1 +1,35 @@
-//! placeholder
+//! The OpenAI-compatible HTTP server.
+//!
+//! A request's way: [`net`] accepts a connection and hands requests to the [`router`]; a route takes in the body within
+//! its limits, parses it into typed values ([`request`]), has the prompt tokenized and submitted to the [`Backend`], and
+//! tells the events as one JSON document or as a stream. Every refusal is an [`ApiError`] in OpenAI's shape.
+//!
+//! | route | |
+//! |---|---|
+//! | `POST /v1/chat/completions` | chat, streamed or whole |
+//! | `POST /v1/completions` | text completion, streamed or whole |
+//! | `GET /v1/models`, `GET /v1/models/{id}` | what is served |
+//! | `GET /health` | 200, or 503 while shutting down; never asks for a key |
+//! | `GET /metrics` | Prometheus |
+
+mod answer;
+mod auth;
+mod backend;
+mod body;
+mod config;
+mod error;
+mod generate;
+mod ids;
+mod metrics;
+pub mod net;
+pub mod request;
+mod router;
+mod routes;
+mod state;
+
+pub use backend::{Backend, Events, ModelInfo};
+pub use config::ServerConfig;
+pub use error::ApiError;
+pub use net::{Server, ServerError};
+pub use router::router;
+pub use state::{AppState, Phase};

@@ -1,0 +1,57 @@
+//! API keys.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// The accepted keys, as hashes: comparing those takes the same time whatever the key and wherever it differs.
+pub struct Keys(Vec<blake3::Hash>);
+
+impl Keys {
+    /// Accept each of `keys`; with none, accept everybody.
+    pub fn new(keys: &[String]) -> Keys {
+        Keys(keys.iter().map(|k| blake3::hash(k.as_bytes())).collect())
+    }
+
+    /// Whether the request may pass.
+    ///
+    /// # Errors
+    /// 401 when no key was sent or a wrong one.
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Err(ApiError::unauthorized(
+                "You didn't provide an API key; send it in the header 'Authorization: Bearer KEY'.",
+            ));
+        };
+        let value = value.as_bytes();
+        let key = match value.split_at_checked(7) {
+            Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii(),
+            _ => return Err(ApiError::unauthorized("The Authorization header must be 'Bearer KEY'.")),
+        };
+        let sent = blake3::hash(key);
+        // No early exit: every key is compared, and blake3 compares hashes in constant time.
+        match self.0.iter().fold(false, |found, key| found | (*key == sent)) {
+            true => Ok(()),
+            false => Err(ApiError::unauthorized("Incorrect API key provided.")),
+        }
+    }
+}
+
+/// Lets `/` and `/health` through and asks for a key everywhere else, unknown routes included.
+pub(crate) async fn require_key(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if !matches!(request.uri().path(), "/" | "/health") {
+        state.keys.check(request.headers())?;
+    }
+    Ok(next.run(request).await)
+}

@@ -1,0 +1,182 @@
+//! The fields that chat and text completions share.
+
+use serde_json::Value;
+
+use super::fields::{Fields, number_in, unknown_token};
+use super::format::OutputFormat;
+use super::{Limits, MAX_CHOICES, MAX_STOP_BYTES, MAX_STOPS};
+use crate::error::{ApiError, shorten};
+
+/// Sampling fields as the client sent them; `None` leaves the choice to the model's own defaults.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SamplingFields {
+    /// 0 to 2; 0 takes the most likely token.
+    pub temperature: Option<f32>,
+    /// 0 to 1.
+    pub top_p: Option<f32>,
+    /// Number of candidates kept; 0 keeps all.
+    pub top_k: Option<usize>,
+    /// 0 to 1, relative to the most likely token.
+    pub min_p: Option<f32>,
+    /// -2 to 2.
+    pub presence_penalty: Option<f32>,
+    /// -2 to 2.
+    pub frequency_penalty: Option<f32>,
+    /// 0.01 to 10; 1 is none.
+    pub repetition_penalty: Option<f32>,
+    /// Any 64-bit integer, its bits taken as they are.
+    pub seed: Option<u64>,
+    /// Token ids of this model with what is added to their logits, -100 to 100.
+    pub logit_bias: Vec<(u32, f32)>,
+}
+
+/// Fields that mean the same on both completion endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Common {
+    /// The model the client asks for; `None` takes whatever is served.
+    pub model: Option<String>,
+    /// How the next token is chosen.
+    pub sampling: SamplingFields,
+    /// Largest number of generated tokens per choice.
+    pub max_tokens: Option<usize>,
+    /// Choices per prompt.
+    pub n: usize,
+    /// Strings that end a choice; never empty strings.
+    pub stop: Vec<String>,
+    /// Answer as server-sent events.
+    pub stream: bool,
+    /// A last event of the stream carries the usage.
+    pub include_usage: bool,
+    /// Go on after the end-of-text token.
+    pub ignore_eos: bool,
+    /// What the answer must look like.
+    pub format: Option<OutputFormat>,
+}
+
+impl Common {
+    /// Read the shared fields.
+    ///
+    /// # Errors
+    /// 400 that names the field.
+    pub fn parse(fields: &Fields<'_>, limits: &Limits) -> Result<Common, ApiError> {
+        let stream = fields.boolean("stream")?.unwrap_or(false);
+        Ok(Common {
+            model: fields.string("model")?.map(str::to_string),
+            sampling: SamplingFields::parse(fields, limits)?,
+            max_tokens: fields.count("max_tokens", 1, i32::MAX as u32)?,
+            n: fields.count("n", 1, MAX_CHOICES)?.unwrap_or(1),
+            stop: stops(fields)?,
+            stream,
+            include_usage: include_usage(fields, stream)?,
+            ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+            format: OutputFormat::parse(fields)?,
+        })
+        .and_then(|common| kv_recipe(fields, limits).map(|()| common))
+    }
+}
+
+impl SamplingFields {
+    fn parse(fields: &Fields<'_>, limits: &Limits) -> Result<SamplingFields, ApiError> {
+        // -1 is how some clients write "all candidates".
+        let top_k = fields.integer("top_k", -1, i64::from(i32::MAX))?.map(|k| k.max(0) as usize);
+        Ok(SamplingFields {
+            temperature: fields.number("temperature", 0.0, 2.0)?,
+            top_p: fields.number("top_p", 0.0, 1.0)?,
+            top_k,
+            min_p: fields.number("min_p", 0.0, 1.0)?,
+            presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?,
+            frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?,
+            // Logits are divided by it, so it stays clear of 0.
+            repetition_penalty: fields.number("repetition_penalty", 0.01, 10.0)?,
+            seed: fields.integer("seed", i64::MIN, i64::MAX)?.map(|s| s as u64),
+            logit_bias: logit_bias(fields, limits)?,
+        })
+    }
+}
+
+fn stops(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let list = match fields.get("stop") {
+        None => return Ok(Vec::new()),
+        Some(one @ Value::String(_)) => std::slice::from_ref(one),
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(other) => return Err(ApiError::wrong_type("stop", "a string or an array of strings", other)),
+    };
+    if list.len() > MAX_STOPS {
+        return Err(ApiError::invalid(
+            "stop",
+            format!("Invalid value for 'stop': {} strings, at most {MAX_STOPS} are allowed.", list.len()),
+        ));
+    }
+    list.iter()
+        .enumerate()
+        .map(|(i, value)| match value {
+            Value::String(s) if s.is_empty() => Err(ApiError::invalid(
+                "stop",
+                format!("Invalid value for 'stop': string {i} is empty, so it would end every answer at once."),
+            )),
+            Value::String(s) if s.len() > MAX_STOP_BYTES => Err(ApiError::invalid(
+                "stop",
+                format!("Invalid value for 'stop': string {i} has {} bytes, at most {MAX_STOP_BYTES}.", s.len()),
+            )),
+            Value::String(s) => Ok(s.clone()),
+            other => Err(ApiError::wrong_type(format!("stop[{i}]"), "a string", other)),
+        })
+        .collect()
+}
+
+fn include_usage(fields: &Fields<'_>, stream: bool) -> Result<bool, ApiError> {
+    let Some(value) = fields.get("stream_options") else { return Ok(false) };
+    if !stream {
+        return Err(ApiError::invalid("stream_options", "'stream_options' is only allowed when 'stream' is true."));
+    }
+    Ok(Fields::of(value, "stream_options")?.boolean("include_usage")?.unwrap_or(false))
+}
+
+fn logit_bias(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
+    let map = match fields.get("logit_bias") {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(map)) => map,
+        Some(other) => {
+            return Err(ApiError::wrong_type("logit_bias", "an object from token ids to numbers", other));
+        }
+    };
+    map.iter()
+        .map(|(key, value)| {
+            let id = key
+                .parse::<u32>()
+                .ok()
+                .filter(|id| (*id as usize) < limits.vocab)
+                .ok_or_else(|| unknown_token("logit_bias", &format!("'{}'", shorten(key)), limits.vocab))?;
+            Ok((id, number_in(&format!("logit_bias.{id}"), value, -100.0, 100.0)?))
+        })
+        .collect()
+}
+
+/// `kv` names a recipe, as a string or as `{"recipe": ".."}`. The cache is laid out when the server starts, so for now
+/// only the server's own recipe can be meant.
+fn kv_recipe(fields: &Fields<'_>, limits: &Limits) -> Result<(), ApiError> {
+    let (param, asked) = match fields.get("kv") {
+        None => return Ok(()),
+        Some(Value::String(s)) => ("kv", s.as_str()),
+        Some(value @ Value::Object(_)) => {
+            let kv = Fields::of(value, "kv")?;
+            kv.require("recipe")?;
+            ("kv.recipe", kv.string("recipe")?.unwrap_or_default())
+        }
+        Some(other) => {
+            return Err(ApiError::wrong_type("kv", "the name of a recipe or {\"recipe\": name}", other));
+        }
+    };
+    if asked == limits.kv_recipe {
+        return Ok(());
+    }
+    Err(ApiError::unsupported(
+        param,
+        format!(
+            "This server keeps its cache with the recipe '{}' and cannot use '{}' for one request. Leave 'kv' out, or \
+             start another server with --kv.",
+            limits.kv_recipe,
+            shorten(asked)
+        ),
+    ))
+}

@@ -1,0 +1,34 @@
+//! `POST /v1/chat/completions`.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use crate::answer::{ChatShape, Header, respond};
+use crate::body::{Bytes, read_json};
+use crate::error::ApiError;
+use crate::generate::{Clock, Run, admitting, check_model, engine_request, prepare};
+use crate::request::{ChatRequest, Common};
+use crate::state::AppState;
+
+pub(crate) async fn chat_completions(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let clock = Clock::start(&state);
+    admitting(&state)?;
+    let body = read_json(&state, request).await?;
+    let (common, shape, run) = prepare(&state, clock, move |state| begin(state, clock, body)).await?;
+    respond(&state, shape, run, common.stream, common.include_usage).await
+}
+
+fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, ChatShape, Run), ApiError> {
+    let request = ChatRequest::parse(&body, &state.limits)?;
+    // The text lives on in the typed request only.
+    drop(body);
+    let common = request.common;
+    check_model(state, common.model.as_deref())?;
+    let prompt = state.backend.encode_chat(&request.messages, request.tools.as_ref()).map_err(|reason| {
+        ApiError::invalid("messages", format!("The messages cannot be given to this model: {reason}."))
+    })?;
+    let asked = engine_request(state, &common, request.logprobs, prompt, "messages")?;
+    let header = Header::new(state, "chatcmpl", common.n);
+    let run = Run::submit(state, vec![asked], clock, "messages")?;
+    Ok((common, ChatShape { header, logprobs: request.logprobs.is_some() }, run))
+}

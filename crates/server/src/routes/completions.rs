@@ -1,0 +1,54 @@
+//! `POST /v1/completions`.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use crate::answer::{CompletionShape, Header, respond};
+use crate::body::{Bytes, read_json};
+use crate::error::ApiError;
+use crate::generate::{Clock, Run, admitting, check_model, engine_request, prepare};
+use crate::request::{Common, CompletionRequest, Prompt};
+use crate::state::AppState;
+
+pub(crate) async fn completions(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let clock = Clock::start(&state);
+    admitting(&state)?;
+    let body = read_json(&state, request).await?;
+    let (common, shape, run) = prepare(&state, clock, move |state| begin(state, clock, body)).await?;
+    respond(&state, shape, run, common.stream, common.include_usage).await
+}
+
+fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, CompletionShape, Run), ApiError> {
+    let request = CompletionRequest::parse(&body, &state.limits)?;
+    // The text lives on in the typed request only.
+    drop(body);
+    let common = request.common;
+    check_model(state, common.model.as_deref())?;
+    let choices = request.prompts.len() * common.n;
+    let echo = request.echo.then(|| request.prompts.iter().map(|p| prompt_text(state, p)).collect());
+    let mut asked = Vec::with_capacity(request.prompts.len());
+    for (i, prompt) in request.prompts.into_iter().enumerate() {
+        let ids = match prompt {
+            Prompt::Tokens(ids) => ids,
+            Prompt::Text(text) => state.backend.encode_text(&text).map_err(|reason| {
+                ApiError::invalid("prompt", format!("Prompt {i} cannot be given to this model: {reason}."))
+            })?,
+        };
+        asked.push(engine_request(state, &common, request.logprobs, ids, "prompt")?);
+    }
+    let header = Header::new(state, "cmpl", choices);
+    let run = Run::submit(state, asked, clock, "prompt")?;
+    let shape = CompletionShape::new(header, request.logprobs.is_some(), echo, common.n);
+    Ok((common, shape, run))
+}
+
+/// What `echo` puts before the answer.
+fn prompt_text(state: &AppState, prompt: &Prompt) -> String {
+    match prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Tokens(ids) => {
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| state.backend.token_bytes(*id)).collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+    }
+}

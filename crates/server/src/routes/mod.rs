@@ -1,0 +1,6 @@
+//! One file per group of routes.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod models;
+pub(crate) mod status;
