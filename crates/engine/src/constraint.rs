@@ -39,12 +39,23 @@ impl ConstraintSpec {
 
     fn grammar(&self) -> TopLevelGrammar {
         match self {
-            ConstraintSpec::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
-            ConstraintSpec::JsonObject => TopLevelGrammar::from_json_schema(json!({"type": "object"})),
+            ConstraintSpec::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_bounded_space(schema.clone())),
+            ConstraintSpec::JsonObject => {
+                TopLevelGrammar::from_json_schema(with_bounded_space(json!({"type": "object"})))
+            }
             ConstraintSpec::Regex(regex) => TopLevelGrammar::from_regex(regex),
             ConstraintSpec::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
         }
     }
+}
+
+/// Blanks between two tokens of JSON. Without a bound, small models like to write nothing else to the end of the
+/// context; indentation of sixteen levels is within it. A schema with options of its own (`x-guidance`) keeps those.
+fn with_bounded_space(mut schema: Value) -> Value {
+    if let Some(schema) = schema.as_object_mut() {
+        schema.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}));
+    }
+    schema
 }
 
 /// Longest token the grammar engine's trie can hold, in bytes; longer ones are never allowed.
@@ -169,7 +180,9 @@ mod tests {
         for (i, byte) in text.bytes().enumerate() {
             match constraint.mask().unwrap() {
                 Some(mask) if mask.allows(u32::from(byte)) => constraint.accept(u32::from(byte)).unwrap(),
-                mask => return (i, mask.is_some_and(|mask| mask.allows(ByteVocabulary::EOS)), constraint.is_complete()),
+                mask => {
+                    return (i, mask.is_some_and(|mask| mask.allows(ByteVocabulary::EOS)), constraint.is_complete());
+                }
             }
         }
         let eos = constraint.mask().unwrap().is_some_and(|mask| mask.allows(ByteVocabulary::EOS));
@@ -205,6 +218,14 @@ mod tests {
         assert_eq!(feed(&mut c, text), (text.len(), false, true));
         let mut c = f.compile(&ConstraintSpec::Lark("start: \"yes\" | \"no\"".into())).unwrap();
         assert_eq!(feed(&mut c, "no"), (2, false, true));
+    }
+
+    #[test]
+    fn blanks_in_json_come_to_an_end() {
+        let mut c = factory().compile(&ConstraintSpec::JsonObject).unwrap();
+        let pretty = format!("{{\n{}\"a\": 1}}", " ".repeat(60));
+        assert_eq!(feed(&mut c.clone(), &pretty), (pretty.len(), false, true));
+        assert_eq!(feed(&mut c, &format!("{{{}", " ".repeat(100))).0, 65);
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use crate::EngineError;
 use crate::constraint::ConstraintSpec;
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling, TokenLogprobs};
 use crate::stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
-use crate::EngineError;
 
 /// Most choices of one request.
 pub const MAX_CHOICES: usize = 128;
@@ -32,6 +32,9 @@ pub struct Request {
     pub constraint: Option<ConstraintSpec>,
     /// Treat the model's end-of-generation tokens as any other.
     pub ignore_eos: bool,
+    /// The answer is a text of its own, as a turn of a chat is, and does not continue the prompt's. Vocabularies that put
+    /// a space before every text then lose it.
+    pub starts_text: bool,
 }
 
 impl Default for Request {
@@ -46,6 +49,7 @@ impl Default for Request {
             logprobs: None,
             constraint: None,
             ignore_eos: false,
+            starts_text: false,
         }
     }
 }

@@ -68,7 +68,8 @@ impl StopMatcher {
         let longest = self.stops.iter().map(|stop| stop.len() - 1).max().unwrap_or(0);
         let earliest = text.len().saturating_sub(longest);
         let may_begin = |at: usize| {
-            text.get(at..).is_some_and(|rest| self.stops.iter().any(|stop| stop.len() > rest.len() && stop.starts_with(rest)))
+            text.get(at..)
+                .is_some_and(|rest| self.stops.iter().any(|stop| stop.len() > rest.len() && stop.starts_with(rest)))
         };
         (earliest..text.len()).find(|&at| may_begin(at)).unwrap_or(text.len())
     }

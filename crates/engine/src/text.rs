@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use cachalot_model::tokenizer::{StreamDecoder, Tokenizer};
+
 use crate::stop::StopMatcher;
 
 /// What the engine needs of a tokenizer.
@@ -12,8 +14,9 @@ pub trait Vocabulary: Send + Sync {
     fn token_bytes(&self, id: u32) -> Cow<'_, [u8]>;
     /// Tokens that end a generation.
     fn eos(&self) -> &[u32];
-    /// A decoder for one text.
-    fn stream(&self) -> Box<dyn TextStream>;
+    /// A decoder for one text. `starts_text` says that it is a text of its own, so that the space some vocabularies put
+    /// before every text is taken away; otherwise it continues one, and nothing is.
+    fn stream(&self, starts_text: bool) -> Box<dyn TextStream>;
 }
 
 /// Turns tokens into text, whole characters at a time.
@@ -24,6 +27,34 @@ pub trait TextStream: Send {
     fn finish(&mut self) -> String;
 }
 
+impl Vocabulary for Tokenizer {
+    fn size(&self) -> usize {
+        self.vocab_size()
+    }
+
+    fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {
+        Tokenizer::token_bytes(self, id)
+    }
+
+    fn eos(&self) -> &[u32] {
+        Tokenizer::eos(self)
+    }
+
+    fn stream(&self, starts_text: bool) -> Box<dyn TextStream> {
+        Box::new(if starts_text { self.decoder() } else { self.decoder_continuing() })
+    }
+}
+
+impl TextStream for StreamDecoder {
+    fn push(&mut self, id: u32) -> String {
+        StreamDecoder::push(self, id)
+    }
+
+    fn finish(&mut self) -> String {
+        StreamDecoder::finish(self)
+    }
+}
+
 /// The text of one choice: decoded, and searched for stop texts.
 pub(crate) struct TextOutput {
     stream: Box<dyn TextStream>,
@@ -31,8 +62,8 @@ pub(crate) struct TextOutput {
 }
 
 impl TextOutput {
-    pub(crate) fn new(vocabulary: &dyn Vocabulary, stop: &[String]) -> TextOutput {
-        TextOutput { stream: vocabulary.stream(), stop: StopMatcher::new(stop) }
+    pub(crate) fn new(vocabulary: &dyn Vocabulary, starts_text: bool, stop: &[String]) -> TextOutput {
+        TextOutput { stream: vocabulary.stream(starts_text), stop: StopMatcher::new(stop) }
     }
 
     /// The text to send for this token.

@@ -140,7 +140,10 @@ fn impatient_shutdown_and_drop_cancel() {
         closing.join().unwrap();
         let (ids, _, rest) = collect(&mut generation);
         assert!(ids.len() < 200);
-        assert!(matches!(rest[..], [Event::Finished { reason: FinishReason::Cancelled, .. }, Event::Done(_)]), "{rest:?}");
+        assert!(
+            matches!(rest[..], [Event::Finished { reason: FinishReason::Cancelled, .. }, Event::Done(_)]),
+            "{rest:?}"
+        );
         assert_eq!(handle.stats().kv_bytes, 0);
     }
 }
@@ -157,7 +160,11 @@ fn a_panic_in_the_model_ends_its_batch_and_nothing_else() {
     let handle = engine.handle();
     let (ids, _, rest) = collect(&mut handle.submit(request("!", 5)).unwrap());
     assert!(ids.is_empty());
-    let [Event::Error(EngineError::Panicked(what)), Event::Finished { reason: FinishReason::Error, .. }, Event::Done(_)] = &rest[..]
+    let [
+        Event::Error(EngineError::Panicked(what)),
+        Event::Finished { reason: FinishReason::Error, .. },
+        Event::Done(_),
+    ] = &rest[..]
     else {
         panic!("{rest:?}")
     };

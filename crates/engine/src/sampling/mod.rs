@@ -103,7 +103,12 @@ impl Sampler {
     ///
     /// # Errors
     /// [`EngineError::NonFiniteLogits`] and [`EngineError::NoTokenAllowed`].
-    pub fn sample(&self, logits: &[f32], allowed: Option<&TokenMask>, scratch: &mut Scratch) -> Result<u32, EngineError> {
+    pub fn sample(
+        &self,
+        logits: &[f32],
+        allowed: Option<&TokenMask>,
+        scratch: &mut Scratch,
+    ) -> Result<u32, EngineError> {
         check_finite(logits)?;
         let sampling = &*self.sampling;
         let plain = !self.history.is_active() && sampling.logit_bias.is_empty() && allowed.is_none();

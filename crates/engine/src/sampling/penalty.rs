@@ -48,7 +48,8 @@ impl History {
             let Some(logit) = logits.get_mut(id as usize) else { continue };
             let mut value = *logit;
             if sampling.repetition_penalty != 1.0 {
-                value = if value > 0.0 { value / sampling.repetition_penalty } else { value * sampling.repetition_penalty };
+                value =
+                    if value > 0.0 { value / sampling.repetition_penalty } else { value * sampling.repetition_penalty };
             }
             if seen.generated > 0 {
                 value -= sampling.frequency_penalty * seen.generated as f32 + sampling.presence_penalty;

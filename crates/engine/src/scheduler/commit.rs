@@ -30,7 +30,9 @@ impl Scheduler {
         };
         let mut rows = logits.chunks_exact(vocab.max(1));
         for part in batch.parts {
-            let Ok(index) = self.running.binary_search_by_key(&part.ticket, |sequence| sequence.ticket) else { continue };
+            let Ok(index) = self.running.binary_search_by_key(&part.ticket, |sequence| sequence.ticket) else {
+                continue;
+            };
             let Some(mut sequence) = self.running.remove(index) else { continue };
             let mut kv = part.kv;
             self.cache.settle(&mut kv);
@@ -78,7 +80,7 @@ impl Scheduler {
                 false => None,
             },
             sampler: Sampler::new(group.sampling.clone(), group.seed, choice, &first.tokens),
-            output: TextOutput::new(&*self.vocabulary, &group.stop),
+            output: TextOutput::new(&*self.vocabulary, group.starts_text, &group.stop),
             constraint: group.constraint.clone(),
             forks: 0,
             last_token: None,

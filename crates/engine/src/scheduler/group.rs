@@ -22,6 +22,7 @@ pub(super) struct Group {
     pub stop_tokens: Vec<u32>,
     pub logprobs: Option<usize>,
     pub ignore_eos: bool,
+    pub starts_text: bool,
     pub n: usize,
     /// Most tokens of each choice.
     pub limit: usize,
@@ -52,6 +53,7 @@ impl Group {
             stop_tokens: request.stop_tokens,
             logprobs: request.logprobs,
             ignore_eos: request.ignore_eos,
+            starts_text: request.starts_text,
             n: request.n.max(1),
             limit,
             constraint,

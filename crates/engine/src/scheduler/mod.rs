@@ -116,7 +116,7 @@ impl Scheduler {
         self.waiting.push_back(Sequence {
             ticket,
             sampler: Sampler::new(group.sampling.clone(), group.seed, 0, &prompt),
-            output: TextOutput::new(&*self.vocabulary, &group.stop),
+            output: TextOutput::new(&*self.vocabulary, group.starts_text, &group.stop),
             constraint: group.constraint.clone(),
             prompt: prompt.len(),
             tokens: prompt,

@@ -28,7 +28,8 @@ impl Scheduler {
         self.drop_abandoned(now);
         self.admit(now);
         let decodes = self.running.iter().filter(|sequence| sequence.pending() == 1).count();
-        let mut prompt_rows = self.limits.step_tokens.saturating_sub(decodes).max(MIN_CHUNK.min(self.limits.step_tokens));
+        let mut prompt_rows =
+            self.limits.step_tokens.saturating_sub(decodes).max(MIN_CHUNK.min(self.limits.step_tokens));
         let mut batch = Batch::new();
         let mut index = 0;
         while let Some(sequence) = self.running.get(index) {
@@ -126,7 +127,9 @@ impl Scheduler {
                     return Granted::Left;
                 }
                 // Older sequences advance in this step. A prompt waits for them where it is ...
-                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if !first && rows > 1 => return Granted::No,
+                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if !first && rows > 1 => {
+                    return Granted::No;
+                }
                 // ... and a decoding sequence leaves its memory to them.
                 Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if !first => {
                     self.set_aside(index);

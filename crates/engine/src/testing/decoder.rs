@@ -27,7 +27,23 @@ impl HashDecoder {
 }
 
 fn spec(context: usize) -> ModelSpec {
-    ModelSpec { vocab: VOCAB, context, ..ModelSpec::default() }
+    ModelSpec {
+        architecture: "hash".into(),
+        vocab: VOCAB,
+        hidden: WIDTH,
+        intermediate: 0,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: WIDTH / 2,
+        context,
+        norm_eps: 0.0,
+        norm_plus_one: false,
+        tied_embeddings: false,
+        embedding_scale: None,
+        logit_softcap: None,
+        ropes: Vec::new(),
+        layers: Vec::new(),
+    }
 }
 
 /// A cache for [`HashDecoder`] of so many pages (of 64 tokens, for each of its two layers).
@@ -44,7 +60,9 @@ pub(crate) fn cache(pages: u64) -> KvCache {
     };
     let layers = vec![layer(None), layer(Some(40))];
     let team = Arc::new(Team::new(NonZeroUsize::MIN));
-    let make = |budget| KvCache::new(CacheConfig::new(layers.clone(), budget, KvFormat::default()), team.clone(), Isa::detect());
+    let make = |budget| {
+        KvCache::new(CacheConfig::new(layers.clone(), budget, KvFormat::default()), team.clone(), Isa::detect())
+    };
     let page = make(0).unwrap().bytes_for_tokens(1) / 2;
     make(page * pages).unwrap()
 }

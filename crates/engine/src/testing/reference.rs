@@ -24,7 +24,7 @@ pub(crate) fn expected(decoder: &dyn Decoder, request: &Request, choice: usize, 
     let mut kv = cache.create();
     let seed = request.sampling.seed.unwrap();
     let mut sampler = Sampler::new(Arc::new(request.sampling.clone()), seed, choice, &request.prompt);
-    let mut output = TextOutput::new(&vocabulary, &request.stop);
+    let mut output = TextOutput::new(&vocabulary, false, &request.stop);
     let limit = request.max_tokens.unwrap_or(usize::MAX).min(limit);
     let (mut ids, mut text, mut next) = (Vec::new(), String::new(), request.prompt.clone());
     let mut reason = FinishReason::Length;

@@ -41,7 +41,7 @@ impl Vocabulary for ByteVocabulary {
     fn eos(&self) -> &[u32] {
         &self.eos
     }
-    fn stream(&self) -> Box<dyn TextStream> {
+    fn stream(&self, _starts_text: bool) -> Box<dyn TextStream> {
         Box::new(Bytes { words: self.words.clone(), pending: Vec::new() })
     }
 }

@@ -15,7 +15,11 @@ fn request(prompt: &[u8], max_tokens: usize) -> Request {
 }
 
 fn bench(pages: u64) -> Bench {
-    Bench::new(HashDecoder::new(500), pages, EngineConfig { max_batch: 4, max_batch_tokens: 64, ..EngineConfig::default() })
+    Bench::new(
+        HashDecoder::new(500),
+        pages,
+        EngineConfig { max_batch: 4, max_batch_tokens: 64, ..EngineConfig::default() },
+    )
 }
 
 #[test]
