@@ -70,6 +70,11 @@ pub(crate) struct TokenTable {
 }
 
 impl TokenTable {
+    /// A table without tokens.
+    pub fn new(strip_leading_space: bool) -> Self {
+        TokenTable { strip_leading_space, ..TokenTable::default() }
+    }
+
     /// Appends the next id.
     pub fn push(&mut self, bytes: &[u8], control: bool) {
         self.bytes.extend_from_slice(bytes);
