@@ -211,6 +211,7 @@ mod tests {
     }
 
     type Gated = fn(Isa, &[f32], &[f32], &mut [f32]);
+    type Exact<'a> = &'a dyn Fn(f64) -> f64;
 
     #[test]
     fn gates_are_close_to_the_exact_functions_and_the_same_everywhere() {
@@ -218,7 +219,7 @@ mod tests {
         let gelu_tanh =
             |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
         let gelu_erf = |x: f64| 0.5 * x * (1.0 + erf(x / 2f64.sqrt()));
-        let all: [(&str, Gated, &dyn Fn(f64) -> f64); 3] = [
+        let all: [(&str, Gated, Exact); 3] = [
             ("silu", silu_mul, &silu),
             ("gelu_tanh", gelu_tanh_mul, &gelu_tanh),
             ("gelu_erf", gelu_erf_mul, &gelu_erf),

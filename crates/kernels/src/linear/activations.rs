@@ -15,8 +15,15 @@ use half::f16;
 
 /// Activations that share one scale.
 pub(crate) const BLOCK: usize = 32;
-/// Rows of a full row block.
+/// Rows of an AMX tile, and of a row block where tiles are used.
 pub(crate) const HEIGHT: usize = 16;
+/// Rows of a row block elsewhere: as many as the AVX-512 kernel takes in one pass.
+pub(crate) const PASS: usize = 12;
+/// Rows from which blocks are laid out for tiles.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+const TILES: usize = super::amx::WORTH;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+const TILES: usize = usize::MAX;
 /// Values below which one thread quantizes alone.
 const ALONE: usize = 1 << 14;
 
@@ -84,7 +91,7 @@ impl Activations {
     /// Quantizes `x[rows][inp]` for weights in groups of `group` with this integer zero point.
     pub(crate) fn quantize(&mut self, isa: Isa, team: &Team, x: &[f32], inp: usize, group: usize, zero: i32) {
         let rows = x.len() / inp;
-        let height = rows.clamp(1, HEIGHT);
+        let height = if isa == Isa::Amx && rows >= TILES { HEIGHT } else { rows.clamp(1, PASS) };
         let blocks = rows.div_ceil(height);
         let (padded, groups) = (blocks * height, inp / group);
         self.codes.at_least(padded * inp);

@@ -45,14 +45,12 @@ fn xcr0() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Rows from which tiles are worth their setting up.
-const WORTH: usize = 8;
-/// Groups whose products are in flight together.
-const BATCH: usize = 4;
+/// Rows from which a tile, which always takes sixteen, beats dot products row by row.
+pub(crate) const WORTH: usize = 10;
 /// Integers of one product: sixteen rows of sixteen outputs.
 const PRODUCT: usize = HEIGHT * LANES;
 
-/// Whether a task of this many rows goes through tiles.
+/// Whether activations were laid out for tiles.
 pub(crate) fn takes(activations: &Activations) -> bool {
     activations.rows() >= WORTH && activations.height() == HEIGHT
 }
@@ -68,13 +66,12 @@ struct Config {
 }
 
 impl Config {
-    /// Tiles 0 to 3 hold products, 4 and 5 activations, 6 and 7 weights of a group.
+    /// Tile 0 holds a product, 4 the activations and 6 the weights of one group.
     fn new(group: usize) -> Config {
         let (mut columns, mut rows) = ([0; 16], [0; 16]);
-        for tile in 0..8 {
-            columns[tile] = if matches!(tile, 4 | 5) { group as u16 } else { LINE as u16 };
-            rows[tile] = if tile >= 6 { (group / 4) as u8 } else { HEIGHT as u8 };
-        }
+        (columns[0], rows[0]) = (LINE as u16, HEIGHT as u8);
+        (columns[4], rows[4]) = (group as u16, HEIGHT as u8);
+        (columns[6], rows[6]) = (LINE as u16, (group / 4) as u8);
         Config { palette: 1, start_row: 0, reserved: [0; 14], columns, rows }
     }
 }
@@ -102,12 +99,12 @@ impl Drop for Tiles {
 pub(crate) fn run(task: &Task) {
     debug_assert!(Isa::Amx.is_available() && takes(task.activations));
     let shape = task.weights.unpacked();
-    let products = 2 * BATCH * PRODUCT * size_of::<i32>();
+    let products = 2 * PRODUCT * size_of::<i32>();
     with_scratch(products + shape.panel_bytes, |scratch| {
         let spec = task.weights.spec;
         let _tiles = Tiles::new(spec.group);
         let panel = scratch.wrapping_add(products);
-        // SAFETY: the instruction sets are there, and the scratch holds two batches of products and a panel.
+        // SAFETY: the instruction sets are there, and the scratch holds two products and a panel.
         unsafe {
             match (spec.min, spec.group) {
                 (true, 32) => panels::<true, 32>(task, shape, scratch.cast(), panel),
@@ -134,6 +131,11 @@ unsafe fn panels<const MIN: bool, const GROUP: usize>(
             let store = Store::new(task, p);
             for (i, b) in task.blocks.clone().enumerate() {
                 let block = task.activations.block(b);
+                if block.rows < WORTH {
+                    // The last rows of the batch.
+                    integer::panel_direct::<Avx512>(task, p, b..b + 1);
+                    continue;
+                }
                 let acc = tile::<MIN, GROUP>(shape, panel, block, products);
                 for (r, acc) in acc.into_iter().enumerate() {
                     if r < block.rows {
@@ -170,94 +172,38 @@ unsafe fn tile<const MIN: bool, const GROUP: usize>(
     x: RowBlock,
     products: *mut i32,
 ) -> [__m512; HEIGHT] {
-    // SAFETY: the caller's promise: `groups` groups on both sides, two batches of products.
+    // SAFETY: the caller's promise: `groups` groups on both sides, two products.
     unsafe {
         let mut acc = [_mm512_setzero_ps(); HEIGHT];
-        let batch = |b: usize| products.add(b % 2 * BATCH * PRODUCT);
-        // The products of one batch are under way while those of the one before are summed.
-        let whole = shape.groups / BATCH;
-        if whole > 0 {
-            multiply_batch::<GROUP>(panel, x, 0, batch(0));
+        let codes = |g: usize| x.codes.add(g * GROUP / BLOCK * HEIGHT * BLOCK + g * GROUP % BLOCK);
+        let weights = |g: usize| panel.add(g * shape.code_step);
+        let product = |g: usize| products.add(g % 2 * PRODUCT);
+        multiply(codes(0), weights(0), product(0));
+        let last = shape.groups - 1;
+        for g in 0..last {
+            // The next product is under way while this one is summed.
+            multiply(codes(g + 1), weights(g + 1), product(g + 1));
+            accumulate::<MIN, GROUP>(&mut acc, shape, panel, x, g, product(g));
         }
-        for b in 0..whole {
-            if b + 1 < whole {
-                multiply_batch::<GROUP>(panel, x, (b + 1) * BATCH, batch(b + 1));
-            }
-            for i in 0..BATCH {
-                accumulate::<MIN, GROUP>(&mut acc, shape, panel, x, b * BATCH + i, batch(b).add(i * PRODUCT));
-            }
-        }
-        for g in whole * BATCH..shape.groups {
-            multiply_one::<GROUP>(panel, x, g, products);
-            accumulate::<MIN, GROUP>(&mut acc, shape, panel, x, g, products);
-        }
+        accumulate::<MIN, GROUP>(&mut acc, shape, panel, x, last, product(last));
         acc
     }
 }
 
-/// Where the codes of group `g` of all sixteen rows start, counted from the block's.
-const fn codes_at(group: usize, g: usize) -> usize {
-    g * group / BLOCK * HEIGHT * BLOCK + g * group % BLOCK
-}
-
-/// Integer products of [`BATCH`] groups from `first` on, which is a multiple of it.
+/// The integer product of one group: sixteen rows of codes, a block apart, with sixteen outputs' weights.
 #[inline(always)]
-unsafe fn multiply_batch<const GROUP: usize>(panel: *const u8, x: RowBlock, first: usize, to: *mut i32) {
-    // SAFETY: the groups exist. The tiles were configured by this thread, and only this file uses them.
+unsafe fn multiply(codes: *const i8, weights: *const u8, to: *mut i32) {
+    // SAFETY: as much as the configured tiles say lies at each place. The tiles are this thread's, and only this
+    // function uses them.
     unsafe {
         asm!(
             "tilezero tmm0",
-            "tileloadd tmm4, [{x} + {row}]",
-            "tileloadd tmm6, [{w} + {line}]",
-            "tilezero tmm1",
-            "tileloadd tmm5, [{x} + {row} + {x1}]",
-            "tileloadd tmm7, [{w} + {line} + {w1}]",
-            "tdpbssd tmm0, tmm4, tmm6",
-            "tdpbssd tmm1, tmm5, tmm7",
-            "tilezero tmm2",
-            "tileloadd tmm4, [{x} + {row} + {x2}]",
-            "tileloadd tmm6, [{w} + {line} + {w2}]",
-            "tilezero tmm3",
-            "tileloadd tmm5, [{x} + {row} + {x3}]",
-            "tileloadd tmm7, [{w} + {line} + {w3}]",
-            "tdpbssd tmm2, tmm4, tmm6",
-            "tdpbssd tmm3, tmm5, tmm7",
-            "tilestored [{to} + {line}], tmm0",
-            "tilestored [{to} + {line} + {t1}], tmm1",
-            "tilestored [{to} + {line} + {t2}], tmm2",
-            "tilestored [{to} + {line} + {t3}], tmm3",
-            x = in(reg) x.codes.add(codes_at(GROUP, first)),
-            w = in(reg) panel.add(first * GROUP * LANES),
-            to = in(reg) to,
-            row = in(reg) BLOCK,
-            line = in(reg) LINE,
-            x1 = const codes_at(GROUP, 1),
-            x2 = const codes_at(GROUP, 2),
-            x3 = const codes_at(GROUP, 3),
-            w1 = const GROUP * LANES,
-            w2 = const 2 * GROUP * LANES,
-            w3 = const 3 * GROUP * LANES,
-            t1 = const PRODUCT * 4,
-            t2 = const 2 * PRODUCT * 4,
-            t3 = const 3 * PRODUCT * 4,
-            options(nostack, preserves_flags)
-        );
-    }
-}
-
-/// The integer product of one group.
-#[inline(always)]
-unsafe fn multiply_one<const GROUP: usize>(panel: *const u8, x: RowBlock, g: usize, to: *mut i32) {
-    // SAFETY: as above.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tileloadd tmm4, [{x} + {row}]",
-            "tileloadd tmm6, [{w} + {line}]",
+            "tileloadd tmm4, [{codes} + {row}]",
+            "tileloadd tmm6, [{weights} + {line}]",
             "tdpbssd tmm0, tmm4, tmm6",
             "tilestored [{to} + {line}], tmm0",
-            x = in(reg) x.codes.add(codes_at(GROUP, g)),
-            w = in(reg) panel.add(g * GROUP * LANES),
+            codes = in(reg) codes,
+            weights = in(reg) weights,
             to = in(reg) to,
             row = in(reg) BLOCK,
             line = in(reg) LINE,

@@ -4,7 +4,7 @@
 //! `acc = fma(dot, d_w * d_x, acc)` and, with minima, `acc = fma(m_w, s_x, acc)`. Every path through this file and
 //! through the AMX one performs just that, so they return the same bits.
 
-use super::activations::{Activations, BLOCK, HEIGHT, RowBlock};
+use super::activations::{Activations, BLOCK, HEIGHT, PASS, RowBlock};
 use super::memory::{Aligned, LINE, Output};
 use super::quant::{PanelShape, Quant};
 use crate::dispatch;
@@ -76,37 +76,49 @@ unsafe fn run_task_body<S: Simd>(task: &Task, rows: usize, scratch: *mut u8) {
     // SAFETY: the caller made the scratch large enough for one unpacked panel where `rows` asks for it.
     unsafe {
         for panel in task.panels.clone() {
-            let from = weights.panel(panel);
-            let bytes = if weights.small { SMALL } else { BYTES };
-            let (panel_of, half, kind) = if rows >= UNPACK {
-                unpack::<S>(weights, from, scratch);
-                (Panel { start: scratch, shape: weights.unpacked() }, false, bytes)
-            } else {
-                let kind = if weights.spec.bits == 4 { NIBBLES } else { bytes };
-                (Panel { start: from, shape: weights.shape() }, weights.half, kind)
-            };
-            let flags = Flags { half, min: weights.spec.min };
+            if rows < UNPACK {
+                panel_direct::<S>(task, panel, task.blocks.clone());
+                continue;
+            }
+            unpack::<S>(weights, weights.panel(panel), scratch);
+            let unpacked = Panel { start: scratch, shape: weights.unpacked(), half: false, min: weights.spec.min };
             let store = Store::new(task, panel);
-            match (kind, weights.spec.group) {
-                (NIBBLES, 32) => blocks::<S, NIBBLES, 32>(panel_of, flags, task, store),
-                (NIBBLES, _) => blocks::<S, NIBBLES, 16>(panel_of, flags, task, store),
-                (SMALL, 32) => blocks::<S, SMALL, 32>(panel_of, flags, task, store),
-                (SMALL, _) => blocks::<S, SMALL, 16>(panel_of, flags, task, store),
-                (_, 32) => blocks::<S, BYTES, 32>(panel_of, flags, task, store),
-                (_, _) => blocks::<S, BYTES, 16>(panel_of, flags, task, store),
+            match (weights.small, weights.spec.group) {
+                (true, 32) => blocks::<S, SMALL, 32>(unpacked, task, task.blocks.clone(), store),
+                (true, _) => blocks::<S, SMALL, 16>(unpacked, task, task.blocks.clone(), store),
+                (false, 32) => blocks::<S, BYTES, 32>(unpacked, task, task.blocks.clone(), store),
+                (false, _) => blocks::<S, BYTES, 16>(unpacked, task, task.blocks.clone(), store),
             }
         }
     }
 }
 
+/// The rows of some of a task's blocks against one panel as it is stored.
+#[inline(always)]
+pub(crate) unsafe fn panel_direct<S: Simd>(task: &Task, panel: usize, range: Range<usize>) {
+    let weights = task.weights;
+    let (half, min) = (weights.half, weights.spec.min);
+    let stored = Panel { start: weights.panel(panel), shape: weights.shape(), half, min };
+    let store = Store::new(task, panel);
+    // SAFETY: the panel is stored in the way that its spec and flags say.
+    unsafe {
+        match (weights.spec.bits, weights.small, weights.spec.group) {
+            (4, _, 32) => blocks::<S, NIBBLES, 32>(stored, task, range, store),
+            (4, _, _) => blocks::<S, NIBBLES, 16>(stored, task, range, store),
+            (_, true, 32) => blocks::<S, SMALL, 32>(stored, task, range, store),
+            (_, true, _) => blocks::<S, SMALL, 16>(stored, task, range, store),
+            (_, false, 32) => blocks::<S, BYTES, 32>(stored, task, range, store),
+            (_, false, _) => blocks::<S, BYTES, 16>(stored, task, range, store),
+        }
+    }
+}
+
+/// A panel in either layout.
 #[derive(Clone, Copy)]
 struct Panel {
     start: *const u8,
     shape: PanelShape,
-}
-
-#[derive(Clone, Copy)]
-struct Flags {
+    /// Scales are half floats.
     half: bool,
     min: bool,
 }
@@ -191,34 +203,41 @@ unsafe fn load_scale<S: Simd>(p: *const u8, half: bool) -> S::F {
     unsafe { if half { S::load_f16(p.cast()) } else { S::load(p.cast()) } }
 }
 
-/// All rows of all blocks against one panel, several rows per pass.
+/// All rows of these blocks against one panel, several rows per pass.
 #[inline(always)]
-unsafe fn blocks<S: Simd, const KIND: u8, const GROUP: usize>(panel: Panel, flags: Flags, task: &Task, store: Store) {
+unsafe fn blocks<S: Simd, const KIND: u8, const GROUP: usize>(
+    panel: Panel,
+    task: &Task,
+    range: Range<usize>,
+    store: Store,
+) {
     // SAFETY: rows beyond `block.rows` are never asked for.
     unsafe {
-        let mut row = 0;
-        for block in task.blocks.clone() {
-            let block = task.activations.block(block);
+        for b in range {
+            let block = task.activations.block(b);
+            let row = (b - task.blocks.start) * task.activations.height();
             let mut r = 0;
             while r < block.rows {
                 let left = block.rows - r;
                 let x = block.starting_at(r);
                 let at = row + r;
-                if S::REGISTERS >= 32 && left >= 8 {
-                    rows::<S, KIND, GROUP, 8>(panel, flags, x, at, store);
+                if S::REGISTERS >= 32 && left >= PASS {
+                    rows::<S, KIND, GROUP, PASS>(panel, x, at, store);
+                    r += PASS;
+                } else if S::REGISTERS >= 32 && left >= 8 {
+                    rows::<S, KIND, GROUP, 8>(panel, x, at, store);
                     r += 8;
                 } else if S::REGISTERS >= 32 && left >= 4 {
-                    rows::<S, KIND, GROUP, 4>(panel, flags, x, at, store);
+                    rows::<S, KIND, GROUP, 4>(panel, x, at, store);
                     r += 4;
                 } else if left >= 2 {
-                    rows::<S, KIND, GROUP, 2>(panel, flags, x, at, store);
+                    rows::<S, KIND, GROUP, 2>(panel, x, at, store);
                     r += 2;
                 } else {
-                    rows::<S, KIND, GROUP, 1>(panel, flags, x, at, store);
+                    rows::<S, KIND, GROUP, 1>(panel, x, at, store);
                     r += 1;
                 }
             }
-            row += block.rows;
         }
     }
 }
@@ -227,7 +246,6 @@ unsafe fn blocks<S: Simd, const KIND: u8, const GROUP: usize>(panel: Panel, flag
 #[inline(always)]
 unsafe fn rows<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
     panel: Panel,
-    flags: Flags,
     x: RowBlock,
     first: usize,
     store: Store,
@@ -263,13 +281,13 @@ unsafe fn rows<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
                     }
                 }
             }
-            let d = load_scale::<S>(scale_of, flags.half);
+            let d = load_scale::<S>(scale_of, panel.half);
             let scales = x.scales.add(block * x.height);
             for r in 0..R {
                 acc[r] = S::fma(S::to_f32(dots[r]), S::mul(d, S::splat(*scales.add(r))), acc[r]);
             }
-            if flags.min {
-                let m = load_scale::<S>(scale_of.add(shape.scale_bytes), flags.half);
+            if panel.min {
+                let m = load_scale::<S>(scale_of.add(shape.scale_bytes), panel.half);
                 let sums = x.sums.add(g * x.height);
                 for (r, acc) in acc.iter_mut().enumerate() {
                     *acc = S::fma(m, S::splat(*sums.add(r)), *acc);

@@ -21,7 +21,7 @@ pub use dense::DenseType;
 pub use quant::QuantSpec;
 
 use crate::{Isa, Team};
-use activations::{Activations, HEIGHT};
+use activations::Activations;
 use dense::Dense;
 use half::{bf16, f16};
 use memory::{Output, part};
@@ -207,7 +207,7 @@ impl Linear {
     }
 
     fn forward_quant(&self, w: &Quant, isa: Isa, team: &Team, activations: &Activations, y: Output) {
-        let per_task = (ROW_BUDGET / (w.inp * HEIGHT)).max(4);
+        let per_task = (ROW_BUDGET / (w.inp * activations.height())).max(4);
         let tall = activations.blocks().div_ceil(per_task);
         let chunks = self.chunks(w.panels(), tall, activations.rows(), team);
         team.for_each(tall * chunks, |task| {
