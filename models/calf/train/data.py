@@ -277,7 +277,7 @@ class Tasks:
         draw = rng.random()
         most = max(1, min(24, size // 60))
         if size < 300:  # short rows are there to teach copying: dense with questions
-            draw = 0.4 + 0.6 * draw if draw < 0.7 else draw - 0.7
+            draw = 0.4 + 0.75 * draw if draw < 0.8 else draw - 0.8
         if draw < 0.30:
             keys = int(rng.integers(1, most + 1)) if rng.random() < 0.5 else int(rng.integers(1, min(most, 5) + 1))
             return self.needle_row(size, keys, int(rng.integers(1, keys + 1)))

@@ -4,8 +4,8 @@
 
 DIR of --corpus holds books.txt and technical.txt. --out gets `checkpoint.pt` (model, optimizers, step, time, random
 states), `log.txt` and at the end the Hugging Face folder `calf/`. The same command again goes on from the checkpoint.
-The schedule follows the share of --minutes (or of --tokens) that is spent, so a slower machine sees fewer tokens but
-the same curriculum: short rows dense with tasks first, 2,048 tokens and mostly text at the end.
+The learning rate follows the share of --minutes (or of --tokens) that is spent, and so does the curriculum (short rows
+dense with tasks first, 2,048 tokens and mostly text at the end), except that a stage waits until answers are found.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ import numpy as np
 import torch
 
 import optim
-from data import KINDS, Tasks, tokenize
+from data import KINDS, NEEDLE, STREAM, Tasks, tokenize
 from export import export, load_weights
 from model import Calf, Config, OutputLoss, chunk_loss
 
 HERE = Path(__file__).resolve().parent
 
-# Until this share of the run: lengths of rows with their probabilities, share of rows with a task.
+# Stages: the share of the run before which the stage is not left, lengths of rows with their probabilities, share of
+# rows with a task, divisor of the batch. A stage is left when its time is over and answers are found (LEARNT).
 CURRICULUM = [
-    (0.12, {128: 0.6, 256: 0.4}, 0.75),
-    (0.30, {128: 0.2, 256: 0.4, 512: 0.4}, 0.60),
-    (0.55, {256: 0.25, 512: 0.40, 1024: 0.35}, 0.50),
-    (0.80, {256: 0.20, 512: 0.20, 1024: 0.35, 2048: 0.25}, 0.45),
-    (1.01, {512: 0.25, 1024: 0.30, 2048: 0.45}, 0.45),
+    (0.00, {128: 0.7, 256: 0.3}, 0.85, 2),
+    (0.20, {128: 0.1, 256: 0.4, 512: 0.5}, 0.50, 1),
+    (0.40, {256: 0.25, 512: 0.35, 1024: 0.40}, 0.45, 1),
+    (0.65, {256: 0.15, 512: 0.20, 1024: 0.35, 2048: 0.30}, 0.40, 1),
+    (9.00, {512: 0.20, 1024: 0.30, 2048: 0.50}, 0.40, 1),
 ]
+LEARNT = 0.5  # nats per answer token of needles, running mean
 WARMUP_STEPS = 100
-DECAY_FROM = 0.55
-
-
-def stage(progress: float):
-    return next(s for s in CURRICULUM if progress < s[0])
+DECAY_FROM = 0.30
 
 
 def rate(progress: float, step: int) -> float:
@@ -87,7 +85,7 @@ def main() -> None:
         load_weights(model, a.init)
     optimizers = optim.build(model, a.muon_lr, a.adam_lr)
     peak = [[g["lr"] for g in o.param_groups] for o in optimizers]
-    step, tokens, elapsed = 0, 0, 0.0
+    step, tokens, elapsed, level, answer_loss = 0, 0, 0.0, 0, 3.0
     checkpoint = a.out / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)
@@ -95,6 +93,7 @@ def main() -> None:
         for o, s in zip(optimizers, state["optimizers"]):
             o.load_state_dict(s)
         step, tokens, elapsed = state["step"], state["tokens"], state["elapsed"]
+        level, answer_loss = state["level"], state["answer_loss"]
         rng.bit_generator.state = state["numpy"]
         torch.set_rng_state(state["torch"])
 
@@ -107,7 +106,7 @@ def main() -> None:
     def state() -> dict:
         return dict(
             model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers], step=step, tokens=tokens,
-            elapsed=elapsed, numpy=rng.bit_generator.state, torch=torch.get_rng_state(),
+            elapsed=elapsed, level=level, answer_loss=answer_loss, numpy=rng.bit_generator.state, torch=torch.get_rng_state(),
         )
 
     log = (a.out / "log.txt").open("a", buffering=1)
@@ -117,11 +116,14 @@ def main() -> None:
         progress = elapsed / (a.minutes * 60) if a.minutes else tokens / a.tokens
         if progress >= 1.0:
             break
-        _, lengths, synthetic = stage(progress)
+        if progress >= CURRICULUM[level][0] and answer_loss < LEARNT:
+            level += 1
+        _, lengths, synthetic, divisor = CURRICULUM[level]
+        batch = a.batch // divisor
         length = int(rng.choice(list(lengths), p=list(lengths.values())))
-        inputs, targets, weights, kinds = tasks.batch(a.batch // length, length, synthetic)
+        inputs, targets, weights, kinds = tasks.batch(batch // length, length, synthetic)
         target = torch.from_numpy(targets.reshape(-1).copy())
-        weight = torch.from_numpy(weights.reshape(-1).copy()) / a.batch
+        weight = torch.from_numpy(weights.reshape(-1).copy()) / batch
         hidden = trunk(torch.from_numpy(inputs.copy()))
         total, losses = OutputLoss.apply(hidden.reshape(len(target), -1), model.model.embed_tokens.weight, target, weight)
         total.backward()
@@ -131,20 +133,23 @@ def main() -> None:
                 g["lr"] = r * factor
             o.step()
         model.zero_grad(set_to_none=True)
-        step, tokens = step + 1, tokens + a.batch
+        step, tokens = step + 1, tokens + batch
         flat, row = kinds.reshape(-1), int(np.log2(length)) - 7
         sums[row] += np.bincount(flat, losses.numpy(), len(KINDS))
         counts[row] += np.bincount(flat, minlength=len(KINDS))
+        asked = (flat == NEEDLE) | (flat == STREAM)
+        if asked.any():
+            answer_loss += 0.03 * (losses.numpy()[asked].mean() - answer_loss)
         now = time.monotonic()
         elapsed, last_time = elapsed + now - last_time, now
-        if step % 50 == 0:
+        if step % 25 == 0:
             mean = sums.sum(0) / np.maximum(counts.sum(0), 1)
             by_kind = " ".join(f"{k} {m:.3f}" for k, m in zip(KINDS[1:], mean[1:]))
             needles = [sums[r, 2:4].sum() / max(1, counts[r, 2:4].sum()) for r in range(5)]
             by_length = " ".join(f"{2 ** (7 + r)}:{n:.2f}" for r, n in enumerate(needles) if counts[r, 2:4].sum())
             speed = (tokens - last_tokens) / (elapsed - last_report)
             log.write(
-                f"step {step} progress {progress:.3f} tokens {tokens / 1e6:.1f}M lr {factor:.2f} {speed:.0f} tok/s"
+                f"step {step} stage {level} progress {progress:.3f} tokens {tokens / 1e6:.1f}M lr {factor:.2f} {speed:.0f} tok/s"
                 f" | {by_kind} | needles {by_length}\n"
             )
             sums[:], counts[:] = 0, 0
