@@ -80,9 +80,9 @@ impl LoadOptions {
 /// A model with everything that belongs to it.
 pub struct Loaded {
     /// The weights and the forward pass.
-    pub model: Model,
+    pub model: Arc<Model>,
     /// Text to ids and back.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// How conversations become prompts, where the model has a template.
     pub template: Option<ChatTemplate>,
     /// Sampling settings that the model's authors suggest.
@@ -115,6 +115,7 @@ impl Model {
                 let generation = GenerationDefaults::from_hf(&dir)?;
                 let (model, digest) = load_folder(&dir, options)?;
                 let name = name_of(&dir);
+                let (model, tokenizer) = (Arc::new(model), Arc::new(tokenizer));
                 Ok(Loaded { model, tokenizer, template, generation, digest, source: dir, name })
             }
             Found::Gguf(file) => {
@@ -125,6 +126,7 @@ impl Model {
                 let name = header.metadata.string("general.name")?.map_or_else(|| name_of(&file), str::to_owned);
                 let (model, digest) = load_gguf(source, &header, options)?;
                 let generation = GenerationDefaults::default();
+                let (model, tokenizer) = (Arc::new(model), Arc::new(tokenizer));
                 Ok(Loaded { model, tokenizer, template, generation, digest, source: file, name })
             }
         }

@@ -1,0 +1,88 @@
+//! Arguments that several commands share.
+
+use crate::size;
+use cachalot_engine::Sampling;
+use cachalot_kernels::Isa;
+use cachalot_kv::KvFormat;
+use cachalot_model::tokenizer::GenerationDefaults;
+use clap::Args;
+use std::num::NonZeroUsize;
+
+/// Which model, and what runs it.
+#[derive(Args, Clone)]
+pub struct ModelArgs {
+    /// A Hugging Face folder, a .gguf file, or org/name[@revision] on the hub; the embedded model if absent.
+    #[arg(short, long, env = "CACHALOT_MODEL")]
+    pub model: Option<String>,
+    /// Threads; all cores if absent.
+    #[arg(short, long)]
+    pub threads: Option<NonZeroUsize>,
+    /// Instruction set: portable, avx2, avx512 or amx; the widest this machine has if absent. All return the same bits.
+    #[arg(long, env = "CACHALOT_ISA")]
+    pub isa: Option<Isa>,
+    /// Compute quantized weights in f32 instead of rounding activations to 8 bits: slower, larger, closer to the weights.
+    #[arg(long)]
+    pub exact_weights: bool,
+}
+
+/// The key-value cache.
+#[derive(Args, Clone)]
+pub struct KvArgs {
+    /// How keys and values are written: f32, f16, bf16, or one for each as in k=f16,v=bf16.
+    #[arg(long, default_value = "f16", value_name = "RECIPE")]
+    pub kv: KvFormat,
+    /// Most bytes of key-value cache, as in 4GiB; half of the memory that is free if absent.
+    #[arg(long, value_parser = size::parse, value_name = "BYTES")]
+    pub kv_budget: Option<u64>,
+    /// Most tokens of prompt and answer together; what the model was made for if absent.
+    #[arg(short, long, default_value_t = 0, hide_default_value = true)]
+    pub context: usize,
+}
+
+/// How tokens are chosen. What is absent comes from the model's own defaults; where it has none, choice is greedy.
+#[derive(Args, Clone)]
+pub struct SamplingArgs {
+    /// Divides the logits; 0 always takes the most likely token.
+    #[arg(short = 'T', long)]
+    pub temperature: Option<f32>,
+    /// Keep this many of the most likely tokens; 0 keeps all.
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Keep the most likely tokens that together reach this probability.
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Keep tokens at least this likely relative to the most likely one.
+    #[arg(long)]
+    pub min_p: Option<f32>,
+    /// Makes tokens of prompt and answer less likely; 1 is off.
+    #[arg(long)]
+    pub repetition_penalty: Option<f32>,
+    /// Subtracted from logits of tokens that the answer has.
+    #[arg(long, allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+    /// Subtracted from logits of tokens for every time the answer has them.
+    #[arg(long, allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+    /// Makes a sampled answer repeatable.
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    /// The arguments over the model's defaults.
+    pub fn over(&self, model: &GenerationDefaults) -> Sampling {
+        let off = Sampling::default();
+        let sampled = model.do_sample.unwrap_or(model.temperature.is_some());
+        Sampling {
+            temperature: self.temperature.unwrap_or(if sampled { model.temperature.unwrap_or(1.0) } else { 0.0 }),
+            top_k: self.top_k.or(model.top_k.map(|k| k as usize)).unwrap_or(off.top_k),
+            top_p: self.top_p.or(model.top_p).unwrap_or(off.top_p),
+            min_p: self.min_p.or(model.min_p).unwrap_or(off.min_p),
+            repetition_penalty: self.repetition_penalty.or(model.repetition_penalty).unwrap_or(1.0),
+            presence_penalty: self.presence_penalty.unwrap_or(off.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(off.frequency_penalty),
+            seed: self.seed,
+            logit_bias: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! From arguments to a loaded model and a running engine, with progress on a terminal.
+
+use crate::args::{KvArgs, ModelArgs};
+use crate::bench::machine;
+use crate::{Failure, embedded};
+use cachalot_engine::{Engine, EngineConfig};
+use cachalot_kernels::{Isa, Team};
+use cachalot_model::{LoadOptions, LoadProgress, Loaded, Model, WeightMode};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A model in memory and what runs it.
+pub struct Ready {
+    pub loaded: Arc<Loaded>,
+    pub team: Arc<Team>,
+    pub isa: Isa,
+}
+
+/// Finds and loads the model.
+pub fn load(args: &ModelArgs) -> Result<Ready, Failure> {
+    let team = Arc::new(args.threads.map_or_else(Team::of_all_cores, Team::new));
+    let isa = args.isa.unwrap_or_else(Isa::detect);
+    let path = path(args)?;
+    let bar = bar("loading");
+    let shown = bar.clone();
+    let progress = move |progress: LoadProgress| {
+        shown.set_length(progress.total as u64);
+        shown.set_position(progress.done as u64);
+    };
+    let weights = if args.exact_weights { WeightMode::F32 } else { WeightMode::Native };
+    let options = LoadOptions { isa, team: team.clone(), progress: Some(Arc::new(progress)), weights };
+    let loaded = Model::load(&path, &options);
+    bar.finish_and_clear();
+    Ok(Ready { loaded: Arc::new(loaded?), team, isa })
+}
+
+fn path(args: &ModelArgs) -> Result<PathBuf, Failure> {
+    match &args.model {
+        None => embedded::folder().map_err(|e| format!("cannot lay out the embedded model: {e}").into()),
+        Some(spec) => Ok(PathBuf::from(spec)),
+    }
+}
+
+/// An engine for `max_batch` sequences over a cache as the arguments want it.
+pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Result<Engine, Failure> {
+    let config = EngineConfig {
+        max_batch,
+        queue,
+        max_context: kv.context,
+        kv_format: kv.kv,
+        kv_budget_bytes: budget(kv),
+        ..EngineConfig::default()
+    };
+    let cache = config.cache(ready.loaded.model.layer_geometry(), ready.team.clone(), ready.isa)?;
+    let decoder = ready.loaded.model.clone();
+    Ok(Engine::start(decoder, ready.loaded.tokenizer.clone(), cache, config))
+}
+
+/// Bytes for the key-value cache: as asked, or half of what the machine has free.
+pub fn budget(kv: &KvArgs) -> u64 {
+    kv.kv_budget.unwrap_or_else(|| machine::available_memory().unwrap_or(4 << 30) / 2)
+}
+
+/// A progress bar on standard error; invisible where that is not a terminal.
+pub fn bar(what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {bar:32} {percent:>3}% {eta}");
+    let bar = ProgressBar::new(0).with_message(what);
+    if let Ok(style) = style { bar.with_style(style) } else { bar }
+}
