@@ -1,4 +1,5 @@
-//! How fast the linear layers are: `cargo run --release -p cachalot-kernels --example linear_speed [ISA ...] [threads=N]`.
+//! How fast the linear layers are: `cargo run --release -p cachalot-kernels --example linear_speed`, with any of the
+//! arguments `ISA` (several), `threads=N` and `only=TEXT` (a part of the name of what to run).
 //!
 //! Runs the linear layers of a model of SmolLM2-135M's shape (30 layers of 4-bit weights with scale and minimum, an
 //! 8-bit head), and square matrices of larger models. Prints GB/s of weights for one row, beside what plain reading
@@ -96,6 +97,7 @@ fn report(name: &str, layers: &[Linear], many: &[usize], isas: &[Isa], team: &Te
 }
 
 fn main() {
+    let only = std::env::args().find_map(|arg| Some(arg.strip_prefix("only=")?.to_owned()));
     let named: Vec<Isa> = std::env::args().skip(1).filter_map(|name| name.parse().ok()).collect();
     let threads = std::env::args().find_map(|arg| arg.strip_prefix("threads=")?.parse::<NonZeroUsize>().ok());
     let fast = || Isa::available().into_iter().filter(|isa| *isa != Isa::Portable || Isa::detect() == *isa).collect();
@@ -103,7 +105,11 @@ fn main() {
     let team = threads.map_or_else(Team::of_all_cores, Team::new);
     let read = bandwidth(&team);
     println!("{} threads, reading memory at {:.1} GB/s", team.threads(), read / 1e9);
-    let run = |name: &str, layers: &[Linear], many: &[usize]| report(name, layers, many, &isas, &team, read);
+    let run = |name: &str, layers: &[Linear], many: &[usize]| {
+        if only.as_ref().is_none_or(|o| name.contains(o.as_str())) {
+            report(name, layers, many, &isas, &team, read)
+        }
+    };
     let shapes = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
     let layers: Vec<Linear> = (0..30).flat_map(|_| shapes).map(|(out, inp)| quantized(Q4_1, out, inp)).collect();
     run("30 layers of SmolLM2-135M, 4 bits with minimum", &layers, &[4, 16, 64, 512]);
@@ -112,5 +118,7 @@ fn main() {
     run("4096 x 4096, 4 bits", &(0..4).map(|_| quantized(Q4_0, 4096, 4096)).collect::<Vec<_>>(), &[4, 16, 512]);
     run("4096 x 4096, 8 bits", &(0..4).map(|_| quantized(Q8_0, 4096, 4096)).collect::<Vec<_>>(), &[4, 512]);
     run("2048 x 8192, groups of 16", &(0..4).map(|_| quantized(Q6_K, 2048, 8192)).collect::<Vec<_>>(), &[4, 512]);
+    let layers: Vec<Linear> = (0..8).flat_map(|_| shapes).map(|(out, inp)| bf16(out, inp)).collect();
+    run("8 layers of SmolLM2-135M, bf16", &layers, &[4, 64, 512]);
     run("4096 x 4096, bf16", &(0..4).map(|_| bf16(4096, 4096)).collect::<Vec<_>>(), &[4, 64]);
 }

@@ -300,6 +300,10 @@ unsafe fn tall<S: Simd, E: Element>(
                 row += if count == WIDE && S::REGISTERS >= 32 {
                     if left >= 6 {
                         resumed::<S, 6, WIDE>(side, x, inp, n, at, count)
+                    } else if left >= 4 {
+                        resumed::<S, 4, WIDE>(side, x, inp, n, at, count)
+                    } else if left >= 2 {
+                        resumed::<S, 2, WIDE>(side, x, inp, n, at, count)
                     } else {
                         resumed::<S, 1, WIDE>(side, x, inp, n, at, count)
                     }
