@@ -4,9 +4,8 @@ use std::pin::Pin;
 
 use cachalot_engine::{EngineError, Event, Request};
 use futures::Stream;
-use serde_json::Value;
 
-use crate::request::{ChatMessage, SamplingFields};
+use crate::request::{Conversation, SamplingFields};
 
 /// The events of one request, in the engine's order. Dropping the stream cancels the request.
 pub type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
@@ -49,7 +48,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why the template refuses the messages, or that there is no template; the client's fault.
-    fn encode_chat(&self, messages: &[ChatMessage], tools: Option<&Value>) -> Result<Vec<u32>, String>;
+    fn encode_chat(&self, chat: &Conversation) -> Result<Vec<u32>, String>;
 
     /// Raw bytes of one token; empty for special tokens and unknown ids.
     fn token_bytes(&self, id: u32) -> Vec<u8>;

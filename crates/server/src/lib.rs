@@ -17,6 +17,7 @@ mod auth;
 mod backend;
 mod body;
 mod config;
+mod engine_backend;
 mod error;
 mod generate;
 mod ids;
@@ -29,7 +30,8 @@ mod state;
 
 pub use backend::{Backend, Events, ModelInfo};
 pub use config::ServerConfig;
+pub use engine_backend::EngineBackend;
 pub use error::ApiError;
-pub use net::{Server, ServerError};
+pub use net::{Server, ServerError, serve};
 pub use router::router;
 pub use state::{AppState, Phase};

@@ -266,6 +266,7 @@ async fn content_parts_and_tool_turns_reach_the_template() {
     assert_eq!(c.chat(json!({"tool_choice": {"type": "function"}})).await.error(400)["param"], "tool_choice");
     assert_eq!(c.chat(json!({"tools": [{"type": "function"}]})).await.error(400)["param"], "tools[0].function");
     assert_eq!(c.chat(json!({"tools": {}})).await.error(400)["param"], "tools");
+    assert_eq!(c.chat(json!({"chat_template_kwargs": 1})).await.error(400)["param"], "chat_template_kwargs");
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use cachalot_engine::EngineHandle;
+use cachalot_model::Loaded;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,6 +28,7 @@ use tower::Service as _;
 
 use crate::backend::Backend;
 use crate::config::ServerConfig;
+use crate::engine_backend::EngineBackend;
 use crate::state::{AppState, Phase};
 use connections::{Answering, Connections, Slot};
 use stall::StallGuard;
@@ -52,6 +55,24 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Serve a loaded model through a running engine until `shutdown` is complete; see [`Server`] for more control, such as
+/// knowing the port that was taken.
+///
+/// # Errors
+/// As [`Server::bind`].
+pub async fn serve(
+    config: ServerConfig,
+    handle: EngineHandle,
+    loaded: Arc<Loaded>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    let backend = Arc::new(EngineBackend::new(&config, handle, loaded));
+    let server = Server::bind(config, backend).await?;
+    tracing::info!(address = %server.local_addr(), "serving");
+    server.run(shutdown).await;
+    Ok(())
 }
 
 /// A server that listens, and serves once it is run.

@@ -1,6 +1,6 @@
 //! The body of `POST /v1/chat/completions`.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::common::Common;
 use super::fields::Fields;
@@ -22,15 +22,24 @@ pub struct ChatMessage {
     pub tool_call_id: Option<String>,
 }
 
+/// What the chat template turns into a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conversation {
+    /// At least one turn.
+    pub messages: Vec<ChatMessage>,
+    /// Tool definitions; `None` when there are none or `tool_choice` is `none`.
+    pub tools: Option<Value>,
+    /// Further variables of the template, such as `enable_thinking`: the field `chat_template_kwargs`.
+    pub arguments: Option<Map<String, Value>>,
+}
+
 /// A checked chat request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChatRequest {
     /// What both endpoints share.
     pub common: Common,
-    /// At least one turn.
-    pub messages: Vec<ChatMessage>,
-    /// Tool definitions for the template; `None` when there are none or `tool_choice` is `none`.
-    pub tools: Option<Value>,
+    /// The prompt to be.
+    pub chat: Conversation,
     /// Log-probabilities with that many alternatives per token.
     pub logprobs: Option<usize>,
 }
@@ -48,7 +57,16 @@ impl ChatRequest {
         if let Some(most) = fields.count("max_completion_tokens", 1, i32::MAX as u32)? {
             common.max_tokens = Some(most);
         }
-        Ok(ChatRequest { common, messages: messages(&fields)?, tools: tools(&fields)?, logprobs: logprobs(&fields)? })
+        let chat = Conversation {
+            messages: messages(&fields)?,
+            tools: tools(&fields)?,
+            arguments: match fields.get("chat_template_kwargs") {
+                None => None,
+                Some(Value::Object(map)) => Some(map.clone()),
+                Some(other) => return Err(ApiError::wrong_type("chat_template_kwargs", "an object", other)),
+            },
+        };
+        Ok(ChatRequest { common, chat, logprobs: logprobs(&fields)? })
     }
 }
 

@@ -9,7 +9,7 @@ mod completion;
 mod fields;
 mod format;
 
-pub use chat::{ChatMessage, ChatRequest};
+pub use chat::{ChatMessage, ChatRequest, Conversation};
 pub use common::{Common, SamplingFields};
 pub use completion::{CompletionRequest, Prompt};
 pub use fields::Fields;

@@ -24,10 +24,11 @@ fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, ChatSha
     drop(body);
     let common = request.common;
     check_model(state, common.model.as_deref())?;
-    let prompt = state.backend.encode_chat(&request.messages, request.tools.as_ref()).map_err(|reason| {
+    let prompt = state.backend.encode_chat(&request.chat).map_err(|reason| {
         ApiError::invalid("messages", format!("The messages cannot be given to this model: {reason}."))
     })?;
-    let asked = engine_request(state, &common, request.logprobs, prompt, "messages")?;
+    let mut asked = engine_request(state, &common, request.logprobs, prompt, "messages")?;
+    asked.starts_text = true;
     let header = Header::new(state, "chatcmpl", common.n);
     let run = Run::submit(state, vec![asked], clock, "messages")?;
     Ok((common, ChatShape { header, logprobs: request.logprobs.is_some() }, run))

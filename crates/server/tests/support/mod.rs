@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
 use cachalot_engine::{EngineError, Event, FinishReason, Request, TokenLogprobs, TopLogprob, Usage};
-use cachalot_server::request::{ChatMessage, SamplingFields};
+use cachalot_server::request::{Conversation, SamplingFields};
 use cachalot_server::{AppState, Backend, Events, ModelInfo, ServerConfig, router};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -126,9 +126,9 @@ impl Backend for Fake {
         Ok(text.bytes().map(u32::from).collect())
     }
 
-    fn encode_chat(&self, messages: &[ChatMessage], tools: Option<&Value>) -> Result<Vec<u32>, String> {
-        *self.tools.lock().unwrap() = tools.cloned();
-        let text: String = messages.iter().map(|m| format!("{}:{}\n", m.role, m.content)).collect();
+    fn encode_chat(&self, chat: &Conversation) -> Result<Vec<u32>, String> {
+        *self.tools.lock().unwrap() = chat.tools.clone();
+        let text: String = chat.messages.iter().map(|m| format!("{}:{}\n", m.role, m.content)).collect();
         if text.contains("refuse me") {
             return Err("the template raised an exception: no".into());
         }
