@@ -10,7 +10,7 @@ use super::Sampling;
 /// How many of the best are sorted first when looking for the nucleus of top-p.
 const NUCLEUS_GUESS: usize = 256;
 
-/// Higher logits first, lower ids first among equals.
+/// Higher logits (or weights) first, lower ids first among equals.
 pub(super) fn by_logit_then_id(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
@@ -35,35 +35,30 @@ pub(super) fn draw(logits: &[f32], sampling: &Sampling, u: f64, candidates: &mut
     if max == f32::NEG_INFINITY {
         return None;
     }
-    let temperature = sampling.temperature;
-    // Relative to the best one, whose weight is therefore exactly 1.
-    let weight = |logit: f32| f64::from(((logit - max) / temperature).exp());
-    let top_k = if sampling.top_k == 0 { usize::MAX } else { sampling.top_k };
-    let top_p = f64::from(sampling.top_p);
-    let min_p = f64::from(sampling.min_p);
-
     candidates.clear();
     candidates.extend(logits.iter().copied().zip(0u32..).filter(|&(logit, _)| logit > f32::NEG_INFINITY));
-    if top_k < candidates.len() {
-        candidates.select_nth_unstable_by(top_k - 1, by_logit_then_id);
-        candidates.truncate(top_k);
-    }
-    if top_p < 1.0 {
-        keep_nucleus(candidates, top_p, weight);
-    } else if top_k < logits.len() {
+    if sampling.top_k != 0 && sampling.top_k < candidates.len() {
+        candidates.select_nth_unstable_by(sampling.top_k - 1, by_logit_then_id);
+        candidates.truncate(sampling.top_k);
+        // Selection leaves an order that depends on its inner workings; a draw must not.
         candidates.sort_unstable_by(by_logit_then_id);
     }
-    if min_p > 0.0 {
-        candidates.retain(|&(logit, _)| weight(logit) >= min_p);
+    // From here on weights instead of logits, relative to the best one, whose weight is exactly 1.
+    let temperature = sampling.temperature;
+    candidates.iter_mut().for_each(|candidate| candidate.0 = ((candidate.0 - max) / temperature).exp());
+    if sampling.top_p < 1.0 {
+        keep_nucleus(candidates, f64::from(sampling.top_p));
     }
-    pick(candidates, u, weight)
+    if sampling.min_p > 0.0 {
+        candidates.retain(|&(weight, _)| weight >= sampling.min_p);
+    }
+    pick(candidates, u)
 }
 
 /// Keeps the smallest set of most likely candidates whose mass reaches `top_p` of the candidates' mass, best first.
-fn keep_nucleus(candidates: &mut Vec<(f32, u32)>, top_p: f64, weight: impl Fn(f32) -> f64) {
-    let total: f64 = candidates.iter().map(|&(logit, _)| weight(logit)).sum();
-    let wanted = top_p * total;
-    let (mut mass, mut sorted, mut size) = (0.0, 0, NUCLEUS_GUESS);
+fn keep_nucleus(candidates: &mut Vec<(f32, u32)>, top_p: f64) {
+    let wanted = top_p * mass(candidates);
+    let (mut reached, mut sorted, mut size) = (0.0, 0, NUCLEUS_GUESS);
     while sorted < candidates.len() {
         let rest = &mut candidates[sorted..];
         let chunk = size.min(rest.len());
@@ -71,9 +66,9 @@ fn keep_nucleus(candidates: &mut Vec<(f32, u32)>, top_p: f64, weight: impl Fn(f3
             rest.select_nth_unstable_by(chunk - 1, by_logit_then_id);
         }
         rest[..chunk].sort_unstable_by(by_logit_then_id);
-        for (i, &(logit, _)) in rest[..chunk].iter().enumerate() {
-            mass += weight(logit);
-            if mass >= wanted {
+        for (i, &(weight, _)) in rest[..chunk].iter().enumerate() {
+            reached += f64::from(weight);
+            if reached >= wanted {
                 candidates.truncate(sorted + i + 1);
                 return;
             }
@@ -83,18 +78,21 @@ fn keep_nucleus(candidates: &mut Vec<(f32, u32)>, top_p: f64, weight: impl Fn(f3
     }
 }
 
-fn pick(candidates: &[(f32, u32)], u: f64, weight: impl Fn(f32) -> f64) -> Option<u32> {
-    let total: f64 = candidates.iter().map(|&(logit, _)| weight(logit)).sum();
-    let target = u * total;
-    let mut mass = 0.0;
-    for &(logit, id) in candidates {
-        mass += weight(logit);
-        if mass > target {
+fn mass(candidates: &[(f32, u32)]) -> f64 {
+    candidates.iter().map(|&(weight, _)| f64::from(weight)).sum()
+}
+
+fn pick(candidates: &[(f32, u32)], u: f64) -> Option<u32> {
+    let target = u * mass(candidates);
+    let mut reached = 0.0;
+    for &(weight, id) in candidates {
+        reached += f64::from(weight);
+        if reached > target {
             return Some(id);
         }
     }
-    // Only rounding of `u * total` leads here; never to a token without mass.
-    candidates.iter().rev().find(|&&(logit, _)| weight(logit) > 0.0).map(|&(_, id)| id)
+    // Only rounding of the product leads here; never to a token without mass.
+    candidates.iter().rev().find(|&&(weight, _)| weight > 0.0).map(|&(_, id)| id)
 }
 
 #[cfg(test)]

@@ -12,12 +12,15 @@ use cachalot_model::{Decoder, ModelError, ModelSpec};
 pub(crate) const VOCAB: usize = 260;
 const WIDTH: usize = 16;
 
+type Before = Box<dyn Fn(&[u32]) -> Result<(), ModelError> + Send + Sync>;
+type After = Box<dyn Fn(&mut [f32]) + Send + Sync>;
+
 pub(crate) struct HashDecoder {
     spec: ModelSpec,
     /// Called before each step with its tokens; may fail or panic in its place.
-    pub before: Box<dyn Fn(&[u32]) -> Result<(), ModelError> + Send + Sync>,
+    pub before: Before,
     /// Called with the logits of each step.
-    pub after: Box<dyn Fn(&mut [f32]) + Send + Sync>,
+    pub after: After,
 }
 
 impl HashDecoder {
