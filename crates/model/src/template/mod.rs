@@ -385,4 +385,21 @@ fn take_marks(marked: &str, mark: char) -> RenderedPrompt {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn training_marks_are_taken_as_blocks() {
+        let source = "a {%- generation -%} b {% endgeneration %}{% if generation %}c{% endif %}";
+        let expected = "a {%- if true -%} b {% endif %}{% if generation %}c{% endif %}";
+        assert_eq!(plain_jinja(source), expected);
+        assert_eq!(plain_jinja("{% open"), "{% open");
+    }
+
+    #[test]
+    fn marks_come_out_where_they_went_in() {
+        let marked = put_marks("é<s><s", &[2, 5], '\u{E000}');
+        assert_eq!(marked, "é<\u{E000}s><\u{E000}s");
+        assert_eq!(take_marks(&marked, '\u{E000}'), RenderedPrompt { text: "é<s><s".into(), literal: vec![2, 5] });
+    }
+}

@@ -25,7 +25,7 @@ fn repr(value: &Value, out: &mut String) {
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::None | ValueKind::Undefined => out.push_str("None"),
         ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
-        ValueKind::Seq => sequence(value, out, ('[', ']'), |item, out| repr(item, out)),
+        ValueKind::Seq => sequence(value, out, ('[', ']'), repr),
         ValueKind::Map => sequence(value, out, ('{', '}'), |key, out| {
             repr(key, out);
             out.push_str(": ");
@@ -165,8 +165,8 @@ impl Json {
     }
 
     fn string(&self, text: &str, out: &mut String) -> Result<(), Error> {
-        let quoted = serde_json::to_string(text)
-            .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))?;
+        let quoted =
+            serde_json::to_string(text).map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))?;
         if !self.ascii {
             out.push_str(&quoted);
             return Ok(());
@@ -185,7 +185,17 @@ impl Json {
 
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 
@@ -297,7 +307,8 @@ mod tests {
 
     #[test]
     fn values_print_as_in_python() {
-        let value: Value = [Value::from("it's"), Value::from(true), Value::from(()), Value::from(1.0)].into_iter().collect();
+        let value: Value =
+            [Value::from("it's"), Value::from(true), Value::from(()), Value::from(1.0)].into_iter().collect();
         assert_eq!(to_str(&value), r#"["it's", True, None, 1.0]"#);
         let map = Value::from_pairs([("a", Value::from("x\n'\"")), ("b", Value::from(2))]);
         assert_eq!(to_str(&map), r#"{'a': 'x\n\'"', 'b': 2}"#);

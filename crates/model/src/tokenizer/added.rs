@@ -275,10 +275,10 @@ mod tests {
 
     #[test]
     fn strip_and_single_word_rules() {
-        assert_eq!(ids("<|user|>\n \u{3000}hi", &|_, _| true), [
-            ("<|user|>\n \u{3000}".into(), Some(3)),
-            ("hi".into(), None)
-        ]);
+        assert_eq!(
+            ids("<|user|>\n \u{3000}hi", &|_, _| true),
+            [("<|user|>\n \u{3000}".into(), Some(3)), ("hi".into(), None)]
+        );
         assert_eq!(ids("x \t<mask>", &|_, _| true), [("x".into(), None), (" \t<mask>".into(), Some(4))]);
         assert_eq!(ids("cats cat", &|_, _| true), [("cats ".into(), None), ("cat".into(), Some(5))]);
     }

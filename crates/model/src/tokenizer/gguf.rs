@@ -67,9 +67,8 @@ impl GgufVocab {
             };
             let mut token = AddedToken::plain(id as u32, text, control);
             // Phi-3's files do not carry the flags of its vocabulary: turn marks take the whitespace behind them.
-            token.rstrip = self.architecture == "phi3"
-                && control
-                && !matches!(text.as_str(), "<unk>" | "<s>" | "<|endoftext|>");
+            token.rstrip =
+                self.architecture == "phi3" && control && !matches!(text.as_str(), "<unk>" | "<s>" | "<|endoftext|>");
             token.rstrip |= self.architecture == "phi3" && text == "</s>";
             added.push(token);
         }
@@ -125,9 +124,9 @@ impl Tokenizer {
                 if vocab.scores.is_empty() {
                     return Err(bad("tokenizer.ggml.scores is missing".into()));
                 }
-                let unk = vocab.unk.or_else(|| {
-                    (0..count).find(|&id| vocab.kind(id) == PieceKind::Unknown).map(|id| id as u32)
-                });
+                let unk = vocab
+                    .unk
+                    .or_else(|| (0..count).find(|&id| vocab.kind(id) == PieceKind::Unknown).map(|id| id as u32));
                 let prefix = vocab.add_space_prefix.unwrap_or(true);
                 let list: Vec<_> =
                     (0..count).map(|id| (vocab.tokens[id].as_str(), vocab.scores[id], vocab.kind(id))).collect();
@@ -203,7 +202,8 @@ fn byte_level(vocab: &GgufVocab, added: &AddedTokens, pre: pre::Pre) -> Result<t
     if skipped > 0 {
         tracing::warn!(skipped, of = vocab.merges.len(), "merges name tokens that the vocabulary does not have");
     }
-    let missing = (0..=255u8).filter(|&b| !ids.contains_key(super::table::byte_to_char(b).to_string().as_str())).count();
+    let missing =
+        (0..=255u8).filter(|&b| !ids.contains_key(super::table::byte_to_char(b).to_string().as_str())).count();
     if missing > 0 {
         tracing::debug!(missing, "bytes without a token: text that needs them loses them");
     }
@@ -244,7 +244,10 @@ impl GgufVocab {
             eos: id("tokenizer.ggml.eos_token_id")?,
             unk: id("tokenizer.ggml.unknown_token_id")?,
             pad: id("tokenizer.ggml.padding_token_id")?,
-            eot: [id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?].into_iter().flatten().collect(),
+            eot: [id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?]
+                .into_iter()
+                .flatten()
+                .collect(),
             add_bos: meta.boolean("tokenizer.ggml.add_bos_token")?,
             add_eos: meta.boolean("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: meta.boolean("tokenizer.ggml.add_space_prefix")?,

@@ -48,7 +48,8 @@ impl Tokenizer {
         let config_path = dir.join("tokenizer_config.json");
         let config = read_object(&config_path)?.unwrap_or_default();
         let map = read_object(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
-        let tokens = added_tokens(&library, &config).map_err(|r| ModelError::config(&config_path, "added_tokens_decoder", r))?;
+        let tokens =
+            added_tokens(&library, &config).map_err(|r| ModelError::config(&config_path, "added_tokens_decoder", r))?;
         let added = AddedTokens::new(tokens, |text| match library.get_normalizer() {
             Some(normalizer) => {
                 let mut s = tokenizers::NormalizedString::from(text);

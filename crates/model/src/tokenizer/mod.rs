@@ -26,8 +26,8 @@ use tokenizers::{Model as _, NormalizedString, Normalizer as _, PreTokenizedStri
 
 use crate::ModelError;
 use added::{AddedToken, AddedTokens, Level};
-pub(crate) use generation::read_object;
 pub use generation::GenerationDefaults;
+pub(crate) use generation::read_object;
 pub use gguf::GgufVocab;
 use spm::Spm;
 pub use stream::StreamDecoder;

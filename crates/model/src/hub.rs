@@ -1,1 +1,0 @@
-//! Model names to paths, downloading when needed.
