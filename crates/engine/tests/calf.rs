@@ -1,0 +1,120 @@
+//! The engine over the embedded model: real weights, real vocabulary, real cache.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use cachalot_engine::{ConstraintSpec, Engine, EngineConfig, Event, FinishReason, Generation, Request, Sampling};
+use cachalot_kernels::{Isa, Team};
+use cachalot_model::tokenizer::Specials;
+use cachalot_model::{LoadOptions, Loaded, Model};
+
+fn team(threads: usize) -> Arc<Team> {
+    Arc::new(Team::new(NonZeroUsize::new(threads).unwrap()))
+}
+
+fn loaded() -> &'static Loaded {
+    static CALF: LazyLock<Loaded> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf");
+        Model::load(&path, &LoadOptions::new(team(2))).unwrap()
+    });
+    &CALF
+}
+
+/// An engine whose cache holds `tokens` tokens.
+fn engine(tokens: usize, config: EngineConfig) -> Engine {
+    let layers = || loaded().model.layer_geometry();
+    let measure = EngineConfig { kv_budget_bytes: 0, ..config.clone() };
+    let budget = measure.cache(layers(), team(1), Isa::detect()).unwrap().bytes_for_tokens(tokens);
+    let config = EngineConfig { kv_budget_bytes: budget, ..config };
+    let cache = config.cache(layers(), team(2), Isa::detect()).unwrap();
+    Engine::start(loaded().model.clone(), loaded().tokenizer.clone(), cache, config)
+}
+
+fn request(text: &str) -> Request {
+    Request {
+        prompt: loaded().tokenizer.encode(text, Specials::Plain).unwrap(),
+        max_tokens: Some(90),
+        sampling: Sampling { seed: Some(7), temperature: 0.8, top_p: 0.95, ..Sampling::default() },
+        ignore_eos: true,
+        ..Request::default()
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Answer {
+    ids: Vec<u32>,
+    text: String,
+    reason: Option<FinishReason>,
+}
+
+fn answer(mut generation: Generation) -> Answer {
+    let mut answer = Answer::default();
+    while let Some(event) = generation.next_blocking() {
+        match event {
+            Event::Token { id, text, .. } => {
+                answer.ids.push(id);
+                answer.text += &text;
+            }
+            Event::Finished { reason, .. } => answer.reason = Some(reason),
+            Event::Error(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+    answer
+}
+
+#[test]
+fn company_chunks_and_memory_change_no_bit() {
+    let prompts = [
+        "Once upon a time",
+        "The secret code of Vienna is 48213. The weather was fine that day, and everybody was out. Question: What is \
+         the secret code of Vienna?\nAnswer:",
+        "def main():\n    print(",
+        "Grüße aus Österreich, 你好",
+        "x",
+    ];
+    let requests: Vec<Request> = prompts
+        .iter()
+        .map(|text| request(text))
+        .flat_map(|sampled| [Request { sampling: Sampling::greedy(), ..sampled.clone() }, sampled])
+        .collect();
+    let roomy = engine(4000, EngineConfig::default());
+    let alone: Vec<Answer> = requests.iter().map(|r| answer(roomy.handle().submit(r.clone()).unwrap())).collect();
+    assert!(alone.iter().all(|a| a.ids.len() == 90));
+
+    // Chunks of odd sizes, batches that change all the time, and memory for a few sequences: some are set aside and
+    // computed again, their own tokens then as a prompt.
+    let config = EngineConfig { max_batch: 7, max_batch_tokens: 17, ..EngineConfig::default() };
+    let tight = engine(512, config);
+    let handle = tight.handle();
+    let generations: Vec<Generation> = requests.iter().map(|r| handle.submit(r.clone()).unwrap()).collect();
+    let together: Vec<Answer> = generations.into_iter().map(answer).collect();
+    for (one, other) in alone.iter().zip(&together) {
+        assert_eq!(one, other);
+        assert_eq!(one.text, loaded().tokenizer.decode(&one.ids), "the pieces are the whole");
+    }
+    tight.shutdown();
+    assert!(handle.stats().preemptions > 0, "{:?}", handle.stats());
+    assert_eq!(handle.stats().kv_bytes, 0);
+}
+
+#[test]
+fn a_schema_gives_json_whatever_the_model_would_say() {
+    let schema = serde_json::json!({"type": "object", "properties": {
+        "city": {"enum": ["Vienna", "Graz"]}, "year": {"type": "integer", "minimum": 1000, "maximum": 2999},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 3}},
+        "required": ["city", "year", "tags"], "additionalProperties": false});
+    let engine = engine(4000, EngineConfig::default());
+    for seed in 0..8 {
+        let sampling = Sampling { seed: Some(seed), ..Sampling::default() };
+        let constraint = Some(ConstraintSpec::JsonSchema(schema.clone()));
+        let spec = Request { sampling, constraint, max_tokens: Some(1000), ignore_eos: false, ..request("A city:") };
+        let got = answer(engine.handle().submit(spec).unwrap());
+        assert_eq!(got.reason, Some(FinishReason::Stop), "{got:?}");
+        let value: serde_json::Value = serde_json::from_str(&got.text).unwrap();
+        assert!(["Vienna", "Graz"].contains(&value["city"].as_str().unwrap()));
+        assert!((1000..3000).contains(&value["year"].as_u64().unwrap()));
+        assert!(value["tags"].as_array().unwrap().len() <= 3);
+    }
+}
