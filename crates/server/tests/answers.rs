@@ -1,4 +1,5 @@
 //! What answers look like, whole and streamed, and that both say the same.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod support;
 

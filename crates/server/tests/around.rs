@@ -1,4 +1,5 @@
 //! What happens around every request: keys, limits, ids, timeouts, unknown routes, shutting down, metrics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod support;
 

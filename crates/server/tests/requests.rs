@@ -1,4 +1,5 @@
 //! Which requests are accepted, what the engine gets of them, and what the refused ones are told.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod support;
 

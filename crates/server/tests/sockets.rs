@@ -1,4 +1,5 @@
 //! The real listener and raw sockets: clients that are slow, rude, gone, or very many.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod support;
 
