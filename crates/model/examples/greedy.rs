@@ -32,8 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (model, digest) = load_weights(Path::new(model), &options)?;
     let digest: String = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
     eprintln!("loaded {} MB in {:.2?}, digest {digest}", model.weight_bytes() >> 20, start.elapsed());
-    let cache =
-        KvCache::new(CacheConfig::new(model.layer_geometry(), 4 << 30, format.parse()?), team, Isa::detect())?;
+    let cache = KvCache::new(CacheConfig::new(model.layer_geometry(), 4 << 30, format.parse()?), team, Isa::detect())?;
     let mut seq = cache.create();
     let mut step = |tokens: &[u32]| -> Result<Vec<f32>, Box<dyn Error>> {
         let mut logits = Vec::new();

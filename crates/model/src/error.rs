@@ -150,11 +150,7 @@ impl ModelError {
     /// Wraps an I/O error with its path.
     pub fn io(path: &Path, source: std::io::Error) -> Self {
         if source.kind() == std::io::ErrorKind::NotFound {
-            return ModelError::NotFound {
-                what: "file".into(),
-                path: path.into(),
-                mend: "check the path".into(),
-            };
+            return ModelError::NotFound { what: "file".into(), path: path.into(), mend: "check the path".into() };
         }
         ModelError::Io { path: path.into(), source }
     }

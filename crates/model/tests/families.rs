@@ -1,6 +1,8 @@
 //! Every family and every RoPE scheme against logits that transformers computed, and against itself: the same bits
 //! however a prompt is cut, whatever travels with it, on every instruction set and with any number of threads.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use cachalot_kernels::Isa;

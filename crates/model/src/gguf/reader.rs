@@ -5,6 +5,9 @@ use std::path::Path;
 
 use crate::ModelError;
 
+/// No section of any file has so many bytes: a count that asks for more is damage, not the mark of a missing end.
+const PLAUSIBLE: u64 = 1 << 42;
+
 /// A place in a file of known length.
 pub(super) struct Reader<'a, R> {
     inner: R,
@@ -85,13 +88,9 @@ impl<'a, R: Read> Reader<'a, R> {
     pub(super) fn count(&mut self, each: u64, of: &str) -> Result<usize, ModelError> {
         let at = self.offset;
         let n = self.u64()?;
-        let left = self.len - self.offset;
         match n.checked_mul(each) {
-            Some(bytes) if bytes <= left => Ok(n as usize),
-            _ => Err(self.malformed(
-                at,
-                format!("{n} {of} are declared, of at least {each} bytes each, and {left} bytes are left in the file"),
-            )),
+            Some(bytes) if bytes <= PLAUSIBLE => self.need(bytes).map(|()| n as usize),
+            _ => Err(self.malformed(at, format!("{n} {of} of at least {each} bytes each are declared"))),
         }
     }
 

@@ -5,6 +5,8 @@ mod checkpoint;
 mod names;
 mod safetensors;
 mod source;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use safetensors::{SafetensorsHeader, header as safetensors_header};

@@ -37,12 +37,8 @@ impl SafetensorsHeader {
 /// # Errors
 /// `BadMagic`, `Truncated` (with the section and offset) and `Malformed`.
 pub fn header<R: Read>(mut reader: R, len: u64, path: &Path) -> Result<SafetensorsHeader, ModelError> {
-    let truncated = |section: &str, offset: u64| ModelError::Truncated {
-        path: path.into(),
-        section: section.into(),
-        offset,
-        len,
-    };
+    let truncated =
+        |section: &str, offset: u64| ModelError::Truncated { path: path.into(), section: section.into(), offset, len };
     let malformed = |section: &str, offset: u64, reason: String| ModelError::Malformed {
         path: path.into(),
         section: section.into(),

@@ -116,9 +116,7 @@ impl Weights<'_> {
     fn floats(&self, name: &str, raw: &Raw, n: usize) -> Result<Vec<f32>, ModelError> {
         let bytes = &raw.bytes;
         Ok(match raw.kind {
-            GgmlType::F32 => {
-                bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-            }
+            GgmlType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             GgmlType::F16 => halves(bytes, |b| f16::from_le_bytes(b).to_f32()),
             GgmlType::Bf16 => halves(bytes, |b| bf16::from_le_bytes(b).to_f32()),
             kind => {

@@ -26,8 +26,9 @@ enum Family {
 /// `Config` for values that are missing, of the wrong type or impossible; `Unsupported` for other models and schemes.
 pub fn spec(path: &Path, config: &Value) -> Result<ModelSpec, ModelError> {
     let top = Object::new(path, config)?;
-    let model_type =
-        top.string("model_type")?.ok_or_else(|| top.error("model_type", format!("it is missing; {KNOWN_MODEL_TYPES}")))?;
+    let model_type = top
+        .string("model_type")?
+        .ok_or_else(|| top.error("model_type", format!("it is missing; {KNOWN_MODEL_TYPES}")))?;
     let (family, config) = match model_type {
         "llama" => (Family::Llama, top),
         "mistral" => (Family::Mistral, top),
@@ -36,10 +37,9 @@ pub fn spec(path: &Path, config: &Value) -> Result<ModelSpec, ModelError> {
         "phi3" => (Family::Phi3, top),
         "gemma3_text" => (Family::Gemma3, top),
         // The text part of the model that also sees pictures.
-        "gemma3" => (
-            Family::Gemma3,
-            top.object("text_config")?.ok_or_else(|| top.error("text_config", "the key is missing"))?,
-        ),
+        "gemma3" => {
+            (Family::Gemma3, top.object("text_config")?.ok_or_else(|| top.error("text_config", "the key is missing"))?)
+        }
         other => {
             let what = format!("{}: model_type {other:?}", path.display());
             return Err(ModelError::unsupported(what, KNOWN_MODEL_TYPES));
@@ -142,7 +142,9 @@ impl Reader<'_> {
             Family::Gemma3 => Ok(256),
             Family::Qwen3 => Ok(128),
             _ if heads > 0 && hidden.is_multiple_of(heads) => Ok(hidden / heads),
-            _ => Err(self.config.error("num_attention_heads", format!("{heads} heads do not divide {hidden} channels"))),
+            _ => {
+                Err(self.config.error("num_attention_heads", format!("{heads} heads do not divide {hidden} channels")))
+            }
         }
     }
 
@@ -194,7 +196,9 @@ impl Reader<'_> {
             Family::Llama => None,
             Family::Mistral | Family::Phi3 => given,
             // A window in the file means nothing unless it is switched on.
-            Family::Qwen2 | Family::Qwen3 => given.filter(|_| matches!(c.boolean("use_sliding_window"), Ok(Some(true)))),
+            Family::Qwen2 | Family::Qwen3 => {
+                given.filter(|_| matches!(c.boolean("use_sliding_window"), Ok(Some(true))))
+            }
             Family::Gemma3 => Some(given.unwrap_or(4096)),
         };
         if matches!(self.family, Family::Qwen2 | Family::Qwen3) {

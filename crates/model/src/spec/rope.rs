@@ -79,7 +79,10 @@ impl RopeSpec {
             return bad(format!("base {} is not a number above 1", self.theta));
         }
         if self.rotary_dim == 0 || self.rotary_dim > head_dim || !self.rotary_dim.is_multiple_of(2) {
-            return bad(format!("{} rotated channels in heads of {head_dim}; an even number is needed", self.rotary_dim));
+            return bad(format!(
+                "{} rotated channels in heads of {head_dim}; an even number is needed",
+                self.rotary_dim
+            ));
         }
         let positive = |values: &[f64]| values.iter().all(|v| v.is_finite() && *v > 0.0);
         let fine = match &self.scaling {
@@ -191,7 +194,8 @@ mod tests {
     fn llama3_is_continuous_at_both_steps() {
         for wavelength in [8192.0, 8192.0 / 4.0] {
             let f = 2.0 * PI / wavelength;
-            let (below, above) = (llama3(f * 0.999_999, 8.0, 1.0, 4.0, 8192.0), llama3(f * 1.000_001, 8.0, 1.0, 4.0, 8192.0));
+            let (below, above) =
+                (llama3(f * 0.999_999, 8.0, 1.0, 4.0, 8192.0), llama3(f * 1.000_001, 8.0, 1.0, 4.0, 8192.0));
             assert!((below - above).abs() < 1e-4 * f, "{below} {above}");
         }
     }

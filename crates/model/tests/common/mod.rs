@@ -1,5 +1,7 @@
 //! What the tests of models share: the committed fixtures, and ways to run a model over a list of tokens.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
+
+pub mod gguf_file;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
