@@ -78,6 +78,21 @@ fn a_full_batch_of_decodes_does_not_starve_a_prompt() {
 }
 
 #[test]
+fn nobody_enters_before_there_is_memory() {
+    // Four pages: one for each layer of two sequences.
+    let mut bench = bench(4);
+    let mut clients: Vec<Client> = (0..3).map(|i| bench.submit(request(&[b'a' + i; 40], 20))).collect();
+    for _ in 0..4 {
+        bench.step();
+        let stats = bench.scheduler.stats();
+        assert_eq!((stats.running, stats.queued), (2, 1));
+    }
+    bench.run();
+    assert_eq!(bench.scheduler.stats().preemptions, 0);
+    assert!(clients.iter_mut().all(|client| client.read().choices[&0].0.len() == 20));
+}
+
+#[test]
 fn the_youngest_is_set_aside_and_comes_back_with_the_same_bits() {
     // Twelve pages: six for each layer. Three sequences begin with one page a layer and grow to four.
     let mut bench = bench(12);
