@@ -16,7 +16,7 @@ use crate::spec::{Activation, LayerSpec, ModelSpec};
 
 /// Elements below which a row-wise operation is not worth sharing among threads.
 const WORTH_SHARING: usize = 1 << 14;
-/// Rows whose logits are computed at a time: bounds the memory of a request for all of them.
+/// Sets of buffers kept between steps; more are made when more steps run at once, and given back after.
 const MAX_SCRATCHES: usize = 4;
 
 /// The buffers of one step, kept for the next.

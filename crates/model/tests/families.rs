@@ -98,7 +98,7 @@ fn only_the_wanted_rows_come_back_and_in_the_order_wanted() {
         let mut seq = rig.cache.create();
         rig.cache.reserve(&mut seq, 40).unwrap();
         let mut segments = [cachalot_kv::Segment { seq: &mut seq, rows: 40 }];
-        let got = cachalot_model::Decoder::forward(&rig.model, &rig.cache, &mut segments, tokens, &wanted).unwrap();
+        let got = cachalot_model::Decoder::forward(&*rig.model, &rig.cache, &mut segments, tokens, &wanted).unwrap();
         let expected: Vec<f32> = wanted.iter().flat_map(|r| all[r * vocab..(r + 1) * vocab].to_vec()).collect();
         assert_same_bits(&got, &expected, "rows");
         assert_eq!(seq.len(), 40);
@@ -129,7 +129,7 @@ fn misuse_is_an_error_and_the_sequence_has_not_grown() {
     ];
     for (tokens, wanted, rows, named) in cases {
         let mut segments = [cachalot_kv::Segment { seq: &mut seq, rows }];
-        let error = cachalot_model::Decoder::forward(&rig.model, &rig.cache, &mut segments, tokens, wanted);
+        let error = cachalot_model::Decoder::forward(&*rig.model, &rig.cache, &mut segments, tokens, wanted);
         let error = error.unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
         assert_eq!(seq.len(), 0);

@@ -195,7 +195,7 @@ fn array<R: Read>(r: &mut Reader<'_, R>) -> Result<Array, ModelError> {
         code::ARRAY => return Err(r.malformed(at, "an array of arrays")),
         other => return Err(r.malformed(at, format!("array type {other} does not exist"))),
     };
-    let n = r.count(each, "array elements")?;
+    let n = r.count_here(each, "array elements")?;
     Ok(match c {
         code::U8 | code::U16 | code::U32 | code::U64 => Array::Unsigned(many(n, || unsigned(r, c))?),
         code::I8 | code::I16 | code::I32 | code::I64 => Array::Signed(many(n, || signed(r, c))?),
@@ -206,9 +206,9 @@ fn array<R: Read>(r: &mut Reader<'_, R>) -> Result<Array, ModelError> {
     })
 }
 
-/// `n` was checked against the file, but an element may be wider in memory: grow as elements arrive.
+/// `n` was checked against the file, but an element may be wider in memory: the list grows as elements arrive.
 fn many<T>(n: usize, mut next: impl FnMut() -> Result<T, ModelError>) -> Result<Vec<T>, ModelError> {
-    let mut out = Vec::with_capacity(n.min(4096));
+    let mut out = Vec::with_capacity(n.min(256));
     for _ in 0..n {
         out.push(next()?);
     }
@@ -225,7 +225,7 @@ fn alignment(metadata: &Metadata) -> Result<u64, ModelError> {
 }
 
 fn tensor_list<R: Read>(r: &mut Reader<'_, R>, tensors: usize) -> Result<Vec<TensorInfo>, ModelError> {
-    let mut list = Vec::with_capacity(tensors.min(4096));
+    let mut list = Vec::with_capacity(tensors.min(256));
     for i in 0..tensors {
         r.enter(format!("tensor list, entry {} of {tensors}", i + 1));
         let name = r.string()?;

@@ -84,14 +84,21 @@ impl<'a, R: Read> Reader<'a, R> {
         Ok(u64::from_le_bytes(self.bytes()?))
     }
 
-    /// A count of things of at least `each` bytes, refused when they cannot be in the rest of the file.
+    /// A count of things of at least `each` bytes that come later, refused when no file could hold them. Not compared
+    /// with this file: where the file ends too early, the section that is cut is named.
     pub(super) fn count(&mut self, each: u64, of: &str) -> Result<usize, ModelError> {
         let at = self.offset;
         let n = self.u64()?;
         match n.checked_mul(each) {
-            Some(bytes) if bytes <= PLAUSIBLE => self.need(bytes).map(|()| n as usize),
+            Some(bytes) if bytes <= PLAUSIBLE => Ok(n as usize),
             _ => Err(self.malformed(at, format!("{n} {of} of at least {each} bytes each are declared"))),
         }
+    }
+
+    /// A count of things of at least `each` bytes that come next, refused when they are not in the rest of the file.
+    pub(super) fn count_here(&mut self, each: u64, of: &str) -> Result<usize, ModelError> {
+        let n = self.count(each, of)?;
+        self.need(n as u64 * each).map(|()| n)
     }
 
     /// A string with its length before it.

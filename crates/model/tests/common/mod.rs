@@ -75,12 +75,13 @@ pub fn reference(name: &str) -> Reference {
 
 /// A model with a cache of its own, of pages as wide as asked.
 pub struct Rig {
-    pub model: Model,
+    pub model: Arc<Model>,
     pub cache: KvCache,
 }
 
 impl Rig {
-    pub fn new(model: Model, threads: usize, isa: Isa) -> Rig {
+    pub fn new(model: impl Into<Arc<Model>>, threads: usize, isa: Isa) -> Rig {
+        let model = model.into();
         let config = CacheConfig::new(model.layer_geometry(), 64 << 20, "f32".parse::<KvFormat>().unwrap());
         Rig { cache: KvCache::new(config, team(threads), isa).unwrap(), model }
     }
