@@ -45,7 +45,7 @@ pub fn chat(
                     out.write_all(piece.as_bytes())?;
                     out.flush()
                 };
-                match answer(handle, Request { prompt, ..request.clone() }, show) {
+                match answer(handle, Request { prompt, starts_text: true, ..request.clone() }, show) {
                     Ok(answer) => {
                         writeln!(out)?;
                         if !quiet {

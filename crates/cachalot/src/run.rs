@@ -67,7 +67,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
     };
     let ids = encode(&ready, &args, &prompt)?;
     let max_tokens = args.max_tokens.or((!args.chat).then_some(DEFAULT_TOKENS));
-    let request = Request { prompt: ids.clone(), max_tokens, ..request };
+    let request = Request { prompt: ids.clone(), max_tokens, starts_text: args.chat, ..request };
     let mut out = std::io::stdout().lock();
     let answer = answer(&handle, request, |text| {
         if args.json {
