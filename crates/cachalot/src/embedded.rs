@@ -27,7 +27,8 @@ pub fn folder() -> io::Result<PathBuf> {
         hasher.update(name.as_bytes()).update(bytes);
         hasher
     });
-    let name = format!("calf-{}", &digest.finalize().to_hex()[..16]);
+    // The digest comes first, so that the folder itself has the model's name.
+    let name = Path::new(&digest.finalize().to_hex()[..16]).join("calf");
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home).map(|dir| dir.join("cachalot"));
     let places = cache.into_iter().chain([std::env::temp_dir().join("cachalot")]);

@@ -5,7 +5,7 @@ use crate::bench::machine;
 use crate::{Failure, embedded};
 use cachalot_engine::{Engine, EngineConfig};
 use cachalot_kernels::{Isa, Team};
-use cachalot_model::{LoadOptions, LoadProgress, Loaded, Model, WeightMode};
+use cachalot_model::{LoadOptions, LoadProgress, Loaded, Model, WeightMode, hub};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub fn load(args: &ModelArgs) -> Result<Ready, Failure> {
 fn path(args: &ModelArgs) -> Result<PathBuf, Failure> {
     match &args.model {
         None => embedded::folder().map_err(|e| format!("cannot lay out the embedded model: {e}").into()),
-        Some(spec) => Ok(PathBuf::from(spec)),
+        Some(spec) => Ok(hub::resolve(spec, Some(&hub::progress_bar()))?),
     }
 }
 

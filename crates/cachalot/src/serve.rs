@@ -1,8 +1,11 @@
 //! `cachalot serve`: the HTTP server.
 
 use crate::args::{KvArgs, ModelArgs};
-use crate::{Failure, load};
+use crate::{Failure, load, size};
+use cachalot_server::{EngineBackend, Server, ServerConfig};
 use clap::Args;
+use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Args)]
 pub struct ServeArgs {
@@ -10,10 +13,90 @@ pub struct ServeArgs {
     model: ModelArgs,
     #[command(flatten)]
     kv: KvArgs,
+    /// Address to listen on; 0.0.0.0 lets other machines in.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Key that requests must carry; may be given several times, or in the environment separated by commas.
+    #[arg(long, env = "CACHALOT_API_KEYS", value_delimiter = ',', hide_env_values = true, value_name = "KEY")]
+    api_key: Vec<String>,
+    /// Name under which the model is served; its own by default.
+    #[arg(long, value_name = "NAME")]
+    served_name: Option<String>,
+    /// Another name that requests may use; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+    /// Origin whose web pages may call the server, `*` for all; may be given several times.
+    #[arg(long, value_name = "ORIGIN")]
+    cors: Vec<String>,
+    /// Most sequences computed together.
+    #[arg(long, default_value_t = 32)]
+    max_batch: usize,
+    /// Most requests waiting; beyond it clients get a 429.
+    #[arg(long, default_value_t = 256)]
+    queue: usize,
+    /// Largest request body.
+    #[arg(long, default_value = "4MiB", value_parser = size::parse, value_name = "BYTES")]
+    body_limit: u64,
+    /// Seconds from a request's arrival to the end of its answer.
+    #[arg(long, default_value_t = 3600)]
+    timeout: u64,
+    /// Seconds that running answers get to finish when the server is told to stop.
+    #[arg(long, default_value_t = 30)]
+    grace: u64,
+    /// Most open connections.
+    #[arg(long, default_value_t = 4096)]
+    max_connections: usize,
 }
 
 pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let ready = load::load(&args.model)?;
-    let _engine = load::engine(&ready, &args.kv, 32, 256)?;
+    let engine = load::engine(&ready, &args.kv, args.max_batch, args.queue)?;
+    let config = ServerConfig {
+        host: args.host,
+        port: args.port,
+        api_keys: args.api_key,
+        cors_origins: args.cors,
+        model_id: args.served_name,
+        aliases: args.alias,
+        kv_recipe: args.kv.kv.to_string(),
+        body_limit: usize::try_from(args.body_limit)?,
+        request_timeout: Duration::from_secs(args.timeout),
+        grace: Duration::from_secs(args.grace),
+        max_connections: args.max_connections,
+        ..ServerConfig::default()
+    };
+    let grace = config.grace;
+    let backend = Arc::new(EngineBackend::new(&config, engine.handle(), ready.loaded.clone()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let server = Server::bind(config, backend).await?;
+        let (name, kv, budget) = (&ready.loaded.name, args.kv.kv, size::show(load::budget(&args.kv)));
+        eprintln!("{name}, KV {kv} within {budget}; listening on http://{}", server.local_addr());
+        server.run(stopped()).await;
+        Ok::<(), Failure>(())
+    })?;
+    engine.shutdown_within(grace);
     Ok(())
+}
+
+/// Completes when the process is asked to stop.
+async fn stopped() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler there is nothing to wait for, and serving goes on until the process is killed.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }

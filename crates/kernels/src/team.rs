@@ -95,8 +95,9 @@ impl Team {
         let run: &(dyn Fn(usize) + Sync) = &f;
         // SAFETY: only the lifetime is erased. `f` lives until this function returns, and it returns after the gate
         // is closed and empty, when no member can reach the pointer any more.
-        let run: *const (dyn Fn(usize) + Sync + 'static) =
-            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(run) };
+        let run: *const (dyn Fn(usize) + Sync + 'static) = unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync + 'static)>(run)
+        };
         // SAFETY: the gate is closed and empty, and `caller` is locked: nobody else touches `job`.
         unsafe { *shared.job.get() = Job { run: Some(run), tasks } };
         shared.next.store(0, Relaxed);

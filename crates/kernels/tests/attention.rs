@@ -195,7 +195,14 @@ fn not_a_number_reaches_only_the_rows_that_see_it() {
     let q = noise(6, 3 * width);
     let visible = vec![vec![Visible { from: 0, to: 10 }, Visible { from: 0, to: 11 }, Visible { from: 11, to: 13 }]];
     for isa in Isa::available() {
-        let out = attend(isa, &q, width, &[Page { k: page.k.clone(), v: page.v.clone(), ..Page::new(5, width, Element::F32) }], &visible, 0.0);
+        let out = attend(
+            isa,
+            &q,
+            width,
+            &[Page { k: page.k.clone(), v: page.v.clone(), ..Page::new(5, width, Element::F32) }],
+            &visible,
+            0.0,
+        );
         assert!(out[..width].iter().all(|x| x.is_finite()), "{isa}");
         assert!(out[width..2 * width].iter().all(|x| x.is_nan()), "{isa}");
         assert!(out[2 * width + 2].is_nan() && out[2 * width + 3].is_finite(), "{isa}");
