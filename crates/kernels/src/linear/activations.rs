@@ -1,9 +1,11 @@
-//! Activations as eight-bit integers, in the way of ggml's `q8_1`.
+//! Activations as sixteen-bit integers in two planes of eight bits.
 //!
-//! Each row is cut into blocks of 32 values: `d = max|x| / 127`, `code = round(x * (127 / max|x|))`, and `d` is then
-//! rounded to a half float. For weights with a minimum, `s` is the half-rounded `d * Σ codes` of each weight group.
-//! Two departures, where ggml returns garbage: a scale beyond the half floats' range stays an `f32`, and a block with
-//! an infinity or NaN gets the scale NaN, so that the row shows it.
+//! Each row is cut into blocks of 32 values with one scale: `d = max|x| / 32512`, `code = round(x / d)`, and
+//! `code = 256 * high + low` with both parts in a signed byte, so that eight-bit dot products compute with them exactly.
+//! Eight bits alone, as ggml takes them, move the logits of a small model by a tenth and its answers with them; two
+//! planes cost a second integer product and leave a three-hundredth of that.
+//! For weights with a minimum, `s = d * Σ codes` of each weight group. A block with an infinity or NaN gets the scale
+//! NaN, so that the row shows it.
 //!
 //! Rows are stored in blocks of up to sixteen, group by group, so that one group of all rows of a block is contiguous:
 //! it is what an AMX tile loads, and no two rows fall into the same cache set however wide the matrix is.
@@ -11,10 +13,13 @@
 use super::memory::{Aligned, part};
 use crate::simd::{LANES, Simd};
 use crate::{Isa, Team, dispatch};
-use half::f16;
 
 /// Activations that share one scale.
 pub(crate) const BLOCK: usize = 32;
+/// The largest code: 127 in the high plane.
+const LARGEST: f32 = 32512.0;
+/// High and low plane.
+pub(crate) const PLANES: usize = 2;
 /// Rows of an AMX tile, and of a row block where tiles are used.
 pub(crate) const HEIGHT: usize = 16;
 /// Rows of a row block elsewhere: as many as the AVX-512 kernel takes in one pass.
@@ -40,7 +45,7 @@ pub(crate) struct Activations {
     height: usize,
 }
 
-/// One block of rows: codes `[inp/32][height][32]`, scales `[inp/32][height]`, the rest `[inp/group][height]`.
+/// One block of rows: codes `[inp/32][2][height][32]` (high plane, low plane), scales `[inp/32][height]`, the rest `[inp/group][height]`.
 #[derive(Clone, Copy)]
 pub(crate) struct RowBlock {
     pub(crate) codes: *const i8,
@@ -94,7 +99,7 @@ impl Activations {
         let height = if isa == Isa::Amx && rows >= TILES { HEIGHT } else { rows.clamp(1, PASS) };
         let blocks = rows.div_ceil(height);
         let (padded, groups) = (blocks * height, inp / group);
-        self.codes.at_least(padded * inp);
+        self.codes.at_least(PLANES * padded * inp);
         self.scales.at_least(padded * inp / BLOCK * 4);
         self.sums.at_least(padded * groups * 4);
         self.starts.at_least(padded * groups * 4);
@@ -114,7 +119,7 @@ impl Activations {
                     // SAFETY: the storage was sized for all blocks, and row `row` is this task's alone.
                     let slot = unsafe {
                         Slot {
-                            codes: storage.0.cast::<i8>().add(block * height * inp + r * BLOCK),
+                            codes: storage.0.cast::<i8>().add(PLANES * block * height * inp + r * BLOCK),
                             scales: storage.1.cast::<f32>().add(block * height * (inp / BLOCK) + r),
                             sums: storage.2.cast::<f32>().add(block * height * groups + r),
                             starts: storage.3.cast::<i32>().add(block * height * groups + r),
@@ -146,7 +151,7 @@ impl Activations {
         // SAFETY: block `b` exists, and the storage was sized for all of them.
         unsafe {
             RowBlock {
-                codes: self.codes.as_ptr().cast::<i8>().add(rows * self.inp),
+                codes: self.codes.as_ptr().cast::<i8>().add(PLANES * rows * self.inp),
                 scales: self.scales.as_ptr().cast::<f32>().add(rows * (self.inp / BLOCK)),
                 sums: self.sums.as_ptr().cast::<f32>().add(rows * (self.inp / self.group)),
                 starts: self.starts.as_ptr().cast::<i32>().add(rows * (self.inp / self.group)),
@@ -165,61 +170,36 @@ dispatch! {
 unsafe fn quantize_row_body<S: Simd>(x: &[f32], group: usize, zero: i32, slot: &Slot) {
     // SAFETY: `x` is whole blocks, and the slot has room for one row of `x.len()` values.
     unsafe {
-        // Sixteen scales at a time, so that they are rounded to half floats in one operation.
-        let (mut d, mut s) = ([0.0f32; LANES], [0.0f32; 2 * LANES]);
         let per_block = BLOCK / group;
-        for (chunk, x) in x.chunks(LANES * BLOCK).enumerate() {
-            let first = chunk * LANES;
-            let blocks = x.len() / BLOCK;
-            for (i, x) in x.chunks_exact(BLOCK).enumerate() {
-                let (a, b) = (S::load(x.as_ptr()), S::load(x.as_ptr().add(LANES)));
-                let amax = S::reduce_max(S::max(S::abs(a), S::abs(b)));
-                // Zero times anything finite is zero; an infinity or NaN leaves NaN, which is not below one.
-                let zeros = S::fma(a, S::splat(0.0), S::mul(b, S::splat(0.0)));
-                let finite = S::lt(zeros, S::splat(1.0)) == u16::MAX;
-                let inverse = 127.0 / amax;
-                // Of a block this close to zero (or all zero) the half-rounded scale is zero whatever the codes.
-                let inverse = S::splat(if finite && inverse.is_finite() { inverse } else { 0.0 });
-                let codes = [a, b].map(|v| if finite { S::to_i32(S::round(S::mul(v, inverse))) } else { S::isplat(0) });
-                let to = slot.codes.add((first + i) * slot.height * BLOCK);
-                S::store_bytes(to, codes[0]);
-                S::store_bytes(to.add(LANES), codes[1]);
-                d[i] = if finite { amax / 127.0 } else { f32::NAN };
-                let sums = if per_block == 1 {
-                    [S::ireduce_add(S::iadd(codes[0], codes[1])), 0]
-                } else {
-                    codes.map(|c| S::ireduce_add(c))
-                };
-                for (half, sum) in sums.into_iter().take(per_block).enumerate() {
-                    s[i * per_block + half] = d[i] * sum as f32;
-                    *slot.starts.add(((first + i) * per_block + half) * slot.height) = sum.wrapping_mul(-zero);
-                }
+        for (block, x) in x.chunks_exact(BLOCK).enumerate() {
+            let (a, b) = (S::load(x.as_ptr()), S::load(x.as_ptr().add(LANES)));
+            let amax = S::reduce_max(S::max(S::abs(a), S::abs(b)));
+            // Zero times anything finite is zero; an infinity or NaN leaves NaN, which is not below one.
+            let zeros = S::fma(a, S::splat(0.0), S::mul(b, S::splat(0.0)));
+            let finite = S::lt(zeros, S::splat(1.0)) == u16::MAX;
+            let inverse = LARGEST / amax;
+            // A block this close to zero (or all zero) is zero.
+            let inverse = S::splat(if finite && inverse.is_finite() { inverse } else { 0.0 });
+            let codes = [a, b].map(|v| if finite { S::to_i32(S::round(S::mul(v, inverse))) } else { S::isplat(0) });
+            let high = slot.codes.add(block * PLANES * slot.height * BLOCK);
+            let low = high.add(slot.height * BLOCK);
+            for (half, &codes) in codes.iter().enumerate() {
+                // The low byte, taken as signed, is what `256 * high` leaves over.
+                S::store_bytes(high.add(half * LANES), S::sar8(S::iadd(codes, S::isplat(128))));
+                S::store_bytes(low.add(half * LANES), codes);
             }
-            round_to_half::<S>(&mut d);
-            for (i, d) in d[..blocks].iter().enumerate() {
-                *slot.scales.add((first + i) * slot.height) = *d;
-            }
-            for s in s.as_chunks_mut::<LANES>().0.iter_mut().take(per_block) {
-                round_to_half::<S>(s);
-            }
-            for (i, s) in s[..blocks * per_block].iter().enumerate() {
-                *slot.sums.add((first * per_block + i) * slot.height) = *s;
+            let d = if finite { amax / LARGEST } else { f32::NAN };
+            *slot.scales.add(block * slot.height) = d;
+            let sums = if per_block == 1 {
+                [S::ireduce_add(S::iadd(codes[0], codes[1])), 0]
+            } else {
+                codes.map(|c| S::ireduce_add(c))
+            };
+            for (part, sum) in sums.into_iter().take(per_block).enumerate() {
+                let at = (block * per_block + part) * slot.height;
+                *slot.sums.add(at) = d * sum as f32;
+                *slot.starts.add(at) = sum.wrapping_mul(-zero);
             }
         }
-    }
-}
-
-/// To the nearest half float, where that is finite.
-#[inline(always)]
-unsafe fn round_to_half<S: Simd>(values: &mut [f32; LANES]) {
-    let mut halves = [0u16; LANES];
-    // SAFETY: both arrays hold sixteen elements.
-    unsafe {
-        let wide = S::load(values.as_ptr());
-        S::store_f16(halves.as_mut_ptr(), wide);
-        let rounded = S::load_f16(halves.as_ptr());
-        let limit = S::splat(f16::MAX.to_f32() + 16.0);
-        // The first value that rounds to infinity lies 16 above the largest half float.
-        S::store(values.as_mut_ptr(), S::select(S::lt(S::abs(wide), limit), rounded, wide));
     }
 }

@@ -3,9 +3,9 @@
 //! A tile product takes sixteen rows, sixteen outputs and one weight group at a time and yields the exact integer dot
 //! products; they go through a little memory in the first-level cache into the same floating-point steps as
 //! everywhere, so the results are those of [`super::integer`] to the bit. The steps, not the products, are what takes
-//! the time: four vector operations per row and group.
+//! the time: some six vector operations per row and group.
 
-use super::activations::{Activations, BLOCK, HEIGHT, RowBlock};
+use super::activations::{Activations, BLOCK, HEIGHT, PLANES, RowBlock};
 use super::integer::{self, Store, Task, with_scratch};
 use super::memory::LINE;
 use super::quant::PanelShape;
@@ -49,6 +49,8 @@ fn xcr0() -> u64 {
 pub(crate) const WORTH: usize = 10;
 /// Integers of one product: sixteen rows of sixteen outputs.
 const PRODUCT: usize = HEIGHT * LANES;
+/// Integers of the products of both planes.
+const PAIR: usize = PLANES * PRODUCT;
 
 /// Whether activations were laid out for tiles.
 pub(crate) fn takes(activations: &Activations) -> bool {
@@ -66,11 +68,13 @@ struct Config {
 }
 
 impl Config {
-    /// Tile 0 holds a product, 4 the activations and 6 the weights of one group.
+    /// Tiles 0 and 1 hold the products of the high and low plane, 4 and 5 the planes, 6 the weights of one group.
     fn new(group: usize) -> Config {
         let (mut columns, mut rows) = ([0; 16], [0; 16]);
-        (columns[0], rows[0]) = (LINE as u16, HEIGHT as u8);
-        (columns[4], rows[4]) = (group as u16, HEIGHT as u8);
+        for plane in 0..PLANES {
+            (columns[plane], rows[plane]) = (LINE as u16, HEIGHT as u8);
+            (columns[4 + plane], rows[4 + plane]) = (group as u16, HEIGHT as u8);
+        }
         (columns[6], rows[6]) = (LINE as u16, (group / 4) as u8);
         Config { palette: 1, start_row: 0, reserved: [0; 14], columns, rows }
     }
@@ -99,12 +103,12 @@ impl Drop for Tiles {
 pub(crate) fn run(task: &Task) {
     debug_assert!(Isa::Amx.is_available() && takes(task.activations));
     let shape = task.weights.unpacked();
-    let products = 2 * PRODUCT * size_of::<i32>();
+    let products = 2 * PAIR * size_of::<i32>();
     with_scratch(products + shape.panel_bytes, |scratch| {
         let spec = task.weights.spec;
         let _tiles = Tiles::new(spec.group);
         let panel = scratch.wrapping_add(products);
-        // SAFETY: the instruction sets are there, and the scratch holds two products and a panel.
+        // SAFETY: the instruction sets are there, and the scratch holds two pairs of products and a panel.
         unsafe {
             match (spec.min, spec.group) {
                 (true, 32) => panels::<true, 32>(task, shape, scratch.cast(), panel),
@@ -172,12 +176,12 @@ unsafe fn tile<const MIN: bool, const GROUP: usize>(
     x: RowBlock,
     products: *mut i32,
 ) -> [__m512; HEIGHT] {
-    // SAFETY: the caller's promise: `groups` groups on both sides, two products.
+    // SAFETY: the caller's promise: `groups` groups on both sides, two pairs of products.
     unsafe {
         let mut acc = [_mm512_setzero_ps(); HEIGHT];
-        let codes = |g: usize| x.codes.add(g * GROUP / BLOCK * HEIGHT * BLOCK + g * GROUP % BLOCK);
+        let codes = |g: usize| x.codes.add(g * GROUP / BLOCK * PLANES * HEIGHT * BLOCK + g * GROUP % BLOCK);
         let weights = |g: usize| panel.add(g * shape.code_step);
-        let product = |g: usize| products.add(g % 2 * PRODUCT);
+        let product = |g: usize| products.add(g % 2 * PAIR);
         multiply(codes(0), weights(0), product(0));
         let last = shape.groups - 1;
         for g in 0..last {
@@ -190,7 +194,7 @@ unsafe fn tile<const MIN: bool, const GROUP: usize>(
     }
 }
 
-/// The integer product of one group: sixteen rows of codes, a block apart, with sixteen outputs' weights.
+/// The integer products of one group: sixteen rows of codes of each plane, a block apart, with sixteen outputs' weights.
 #[inline(always)]
 unsafe fn multiply(codes: *const i8, weights: *const u8, to: *mut i32) {
     // SAFETY: as much as the configured tiles say lies at each place. The tiles are this thread's, and only this
@@ -198,13 +202,19 @@ unsafe fn multiply(codes: *const i8, weights: *const u8, to: *mut i32) {
     unsafe {
         asm!(
             "tilezero tmm0",
-            "tileloadd tmm4, [{codes} + {row}]",
+            "tilezero tmm1",
             "tileloadd tmm6, [{weights} + {line}]",
+            "tileloadd tmm4, [{high} + {row}]",
             "tdpbssd tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{low} + {row}]",
+            "tdpbssd tmm1, tmm5, tmm6",
             "tilestored [{to} + {line}], tmm0",
-            codes = in(reg) codes,
+            "tilestored [{to_low} + {line}], tmm1",
+            high = in(reg) codes,
+            low = in(reg) codes.add(HEIGHT * BLOCK),
             weights = in(reg) weights,
             to = in(reg) to,
+            to_low = in(reg) to.add(PRODUCT),
             row = in(reg) BLOCK,
             line = in(reg) LINE,
             options(nostack, preserves_flags)
@@ -230,7 +240,9 @@ unsafe fn accumulate<const MIN: bool, const GROUP: usize>(
         let m = if MIN { _mm512_load_ps(scales.add(LANES)) } else { d };
         let s_x = x.sums.add(g * HEIGHT);
         for (r, acc) in acc.iter_mut().enumerate() {
-            let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dots.add(r * LANES).cast()));
+            let high = _mm512_slli_epi32::<8>(_mm512_load_si512(dots.add(r * LANES).cast()));
+            let low = _mm512_load_si512(dots.add(PRODUCT + r * LANES).cast());
+            let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(high, low));
             *acc = _mm512_fmadd_ps(dot, _mm512_mul_ps(d, _mm512_set1_ps(*d_x.add(r))), *acc);
             if MIN {
                 *acc = _mm512_fmadd_ps(m, _mm512_set1_ps(*s_x.add(r)), *acc);

@@ -4,7 +4,7 @@
 //! `acc = fma(dot, d_w * d_x, acc)` and, with minima, `acc = fma(m_w, s_x, acc)`. Every path through this file and
 //! through the AMX one performs just that, so they return the same bits.
 
-use super::activations::{Activations, BLOCK, HEIGHT, PASS, RowBlock};
+use super::activations::{Activations, BLOCK, HEIGHT, PASS, PLANES, RowBlock};
 use super::memory::{Aligned, LINE, Output};
 use super::quant::{PanelShape, Quant};
 use crate::dispatch;
@@ -258,26 +258,34 @@ unsafe fn rows<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
             let codes = panel.start.add(g * shape.code_step);
             let scale_of = panel.start.add(shape.scale_at + g * shape.scale_step);
             let block = g * GROUP / BLOCK;
-            let xs = x.codes.add(block * x.height * BLOCK + g * GROUP % BLOCK);
+            let planes = x.codes.add(block * PLANES * x.height * BLOCK + g * GROUP % BLOCK);
             let starts = x.starts.add(g * x.height);
-            let mut dots: [S::I; R] = std::array::from_fn(|r| S::isplat(*starts.add(r)));
+            let mut dots = [S::isplat(0); R];
             let quads = GROUP / 4;
-            if KIND == NIBBLES {
-                for j in 0..quads / 2 {
-                    let packed = S::load_bytes(codes.add(j * LINE));
-                    let (low, high) = (S::low_nibbles(packed), S::high_nibbles(packed));
+            for plane in 0..PLANES {
+                if plane == 1 {
                     for (r, dot) in dots.iter_mut().enumerate() {
-                        let quad = |j: usize| S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
-                        *dot = S::dot_small(*dot, low, quad(j));
-                        *dot = S::dot_small(*dot, high, quad(j + quads / 2));
+                        *dot = S::iadd(S::shl8(*dot), S::isplat(*starts.add(r)));
                     }
                 }
-            } else {
-                for j in 0..quads {
-                    let w = S::load_bytes(codes.add(j * LINE));
-                    for (r, dot) in dots.iter_mut().enumerate() {
-                        let quad = S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
-                        *dot = if KIND == SMALL { S::dot_small(*dot, w, quad) } else { S::dot_u8i8(*dot, w, quad) };
+                let xs = planes.add(plane * x.height * BLOCK);
+                if KIND == NIBBLES {
+                    for j in 0..quads / 2 {
+                        let packed = S::load_bytes(codes.add(j * LINE));
+                        let (low, high) = (S::low_nibbles(packed), S::high_nibbles(packed));
+                        for (r, dot) in dots.iter_mut().enumerate() {
+                            let quad = |j: usize| S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
+                            *dot = S::dot_small(*dot, low, quad(j));
+                            *dot = S::dot_small(*dot, high, quad(j + quads / 2));
+                        }
+                    }
+                } else {
+                    for j in 0..quads {
+                        let w = S::load_bytes(codes.add(j * LINE));
+                        for (r, dot) in dots.iter_mut().enumerate() {
+                            let quad = S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
+                            *dot = if KIND == SMALL { S::dot_small(*dot, w, quad) } else { S::dot_u8i8(*dot, w, quad) };
+                        }
                     }
                 }
             }

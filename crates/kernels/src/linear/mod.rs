@@ -4,7 +4,7 @@
 //! the same operations in the same order whatever the instruction set, the number of rows that travel together, and
 //! the number of threads:
 //! - dense weights: one chain of fused multiply-adds over the inputs in ascending order ([`dense`]);
-//! - quantized weights: activations are quantized in blocks of 32 as llama.cpp does ([`activations`]), then for each
+//! - quantized weights: activations become sixteen-bit integers in blocks of 32 ([`activations`]), then for each
 //!   group an exact integer dot product and one or two fused multiply-adds ([`integer`], and [`amx`] with tiles).
 
 pub(crate) mod activations;
@@ -21,7 +21,7 @@ pub use dense::DenseType;
 pub use quant::QuantSpec;
 
 use crate::{Isa, Team};
-use activations::Activations;
+use activations::{Activations, PLANES};
 use dense::Dense;
 use half::{bf16, f16};
 use memory::{Output, part};
@@ -207,7 +207,7 @@ impl Linear {
     }
 
     fn forward_quant(&self, w: &Quant, isa: Isa, team: &Team, activations: &Activations, y: Output) {
-        let per_task = (ROW_BUDGET / (w.inp * activations.height())).max(4);
+        let per_task = (ROW_BUDGET / (PLANES * w.inp * activations.height())).max(4);
         let tall = activations.blocks().div_ceil(per_task);
         let chunks = self.chunks(w.panels(), tall, activations.rows(), team);
         team.for_each(tall * chunks, |task| {

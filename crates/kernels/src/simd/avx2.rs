@@ -169,6 +169,14 @@ impl Simd for Avx2 {
         both!(_mm256_add_epi32, a, b)
     }
     #[inline(always)]
+    unsafe fn shl8(a: I) -> I {
+        unsafe { a.map(|a| _mm256_slli_epi32::<8>(a)) }
+    }
+    #[inline(always)]
+    unsafe fn sar8(a: I) -> I {
+        unsafe { a.map(|a| _mm256_srai_epi32::<8>(a)) }
+    }
+    #[inline(always)]
     unsafe fn to_f32(a: I) -> F {
         both!(_mm256_cvtepi32_ps, a)
     }

@@ -130,6 +130,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
+    unsafe fn shl8(a: __m512i) -> __m512i {
+        unsafe { _mm512_slli_epi32::<8>(a) }
+    }
+    #[inline(always)]
+    unsafe fn sar8(a: __m512i) -> __m512i {
+        unsafe { _mm512_srai_epi32::<8>(a) }
+    }
+    #[inline(always)]
     unsafe fn to_f32(a: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }

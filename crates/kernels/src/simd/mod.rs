@@ -71,6 +71,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn iload(p: *const i32) -> Self::I;
     unsafe fn istore(p: *mut i32, x: Self::I);
     unsafe fn iadd(a: Self::I, b: Self::I) -> Self::I;
+    /// `a * 256`.
+    unsafe fn shl8(a: Self::I) -> Self::I;
+    /// `a / 256`, rounded down.
+    unsafe fn sar8(a: Self::I) -> Self::I;
     /// Exact to 24 bits, then rounded to nearest even.
     unsafe fn to_f32(a: Self::I) -> Self::F;
     /// Of an integer-valued vector within `i32`.

@@ -142,6 +142,14 @@ impl Simd for Portable {
         std::array::from_fn(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
+    unsafe fn shl8(a: I) -> I {
+        a.map(|x| x << 8)
+    }
+    #[inline(always)]
+    unsafe fn sar8(a: I) -> I {
+        a.map(|x| x >> 8)
+    }
+    #[inline(always)]
     unsafe fn to_f32(a: I) -> F {
         a.map(|x| x as f32)
     }

@@ -22,7 +22,7 @@ proptest! {
     }
 
     /// The result is the product of the decoded weights and the activations, up to the rounding of activations to
-    /// eight bits, of their scales to half floats, and of the sums.
+    /// sixteen bits and of the sums.
     #[test]
     fn close_to_the_exact_product(
         spec in specs(), out in 1usize..40, blocks in 1usize..16, rows in 1usize..5, half: bool, seed: u64,
@@ -37,17 +37,17 @@ proptest! {
             for o in 0..out {
                 let (mut exact, mut bound, mut terms) = (0f64, 0f64, 0f64);
                 for (block, x) in x.chunks(32).enumerate() {
-                    let d = x.iter().fold(0f64, |a, x| a.max(f64::from(x.abs()))) / 127.0;
-                    // Half a step of rounding; the scale is off by 2^-11 of itself, or 2^-25 where it is subnormal.
-                    let scale_error = d * 2f64.powi(-11) + 2f64.powi(-25);
+                    let d = x.iter().fold(0f64, |a, x| a.max(f64::from(x.abs()))) / 32512.0;
+                    // Half a step, and the rounding of scale and quotient at the largest codes; activations too small
+                    // for a finite inverse count as zero.
+                    let step = d * 0.51 + 1e-34;
                     for (i, x) in x.iter().enumerate() {
                         let g = (o * inp + block * 32 + i) / spec.group;
                         let w = f64::from(sample.d[g]) * f64::from(i32::from(sample.codes[o * inp + block * 32 + i]) - spec.zero);
                         let m = if spec.min { f64::from(sample.m[g]) } else { 0.0 };
                         exact += (w + m) * f64::from(*x);
                         let (w, m, x) = (w.abs(), m.abs(), f64::from(x.abs()));
-                        // Of the sum `s`, the half rounding counts once per group: at most once per element.
-                        bound += w * (d * 0.5001 + 127.5 * scale_error) + m * (d * 0.5001 + 127.5 * scale_error);
+                        bound += (w + m) * step;
                         terms += (w + m) * (x + d);
                     }
                 }

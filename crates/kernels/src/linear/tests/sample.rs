@@ -92,7 +92,6 @@ impl Sample {
 
     /// The layer as its documentation defines it, one element after the other.
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let half = |x: f32| if x.abs() < 65520.0 { f16::from_f32(x).to_f32() } else { x };
         let group = self.spec.group;
         let mut y = Vec::new();
         for x in x.chunks_exact(self.inp) {
@@ -100,8 +99,8 @@ impl Sample {
                 .chunks_exact(32)
                 .map(|x| {
                     let amax = x.iter().fold(0f32, |a, x| a.max(x.abs()));
-                    let inverse = if (127.0 / amax).is_finite() { 127.0 / amax } else { 0.0 };
-                    (amax / 127.0, x.iter().map(|x| (x * inverse).round_ties_even() as i32).collect())
+                    let inverse = if (32512.0 / amax).is_finite() { 32512.0 / amax } else { 0.0 };
+                    (amax / 32512.0, x.iter().map(|x| (x * inverse).round_ties_even() as i32).collect())
                 })
                 .collect();
             for row in 0..self.out {
@@ -112,9 +111,9 @@ impl Sample {
                     let weights = &self.codes[row * self.inp + g * group..][..group];
                     let dot: i32 = weights.iter().zip(codes).map(|(w, x)| (i32::from(*w) - self.spec.zero) * x).sum();
                     let at = row * self.inp / group + g;
-                    acc = (dot as f32).mul_add(self.d[at] * half(*d), acc);
+                    acc = (dot as f32).mul_add(self.d[at] * *d, acc);
                     if self.spec.min {
-                        acc = self.m[at].mul_add(half(d * codes.iter().sum::<i32>() as f32), acc);
+                        acc = self.m[at].mul_add(d * codes.iter().sum::<i32>() as f32, acc);
                     }
                 }
                 y.push(acc);
