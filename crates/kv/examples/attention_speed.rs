@@ -11,8 +11,15 @@ const LAYERS: usize = 30;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let format = std::env::args().nth(1).unwrap_or_else(|| "f16".to_owned()).parse()?;
     let rope = Arc::new(Rope::new((0..32).map(|i| 1e5f32.powf(-i as f32 / 32.0)).collect(), 1.0, 8192));
-    let layer =
-        LayerGeometry { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, softcap: None, window: None, rope: Some(rope) };
+    let layer = LayerGeometry {
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        scale: 0.125,
+        softcap: None,
+        window: None,
+        rope: Some(rope),
+    };
     let team = Arc::new(Team::of_all_cores());
     for isa in Isa::available() {
         let config = CacheConfig::new(vec![layer.clone(); LAYERS], 1 << 30, format);

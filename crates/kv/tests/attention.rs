@@ -36,7 +36,7 @@ proptest! {
     #[test]
     fn equals_plain_attention(g in geometry(), tokens in 1usize..300, seed in 0u64..1000) {
         let rows = Rows::random(&g, tokens, seed);
-        let got = run(&cache(&[g.clone()], "f32", 1, Isa::detect()), &rows, &[tokens]);
+        let got = run(&cache(std::slice::from_ref(&g), "f32", 1, Isa::detect()), &rows, &[tokens]);
         let want = reference(&g, &rows);
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             prop_assert!((f64::from(*got) - want).abs() < 2e-5, "{} against {} at {}", got, want, i);
@@ -49,10 +49,10 @@ proptest! {
     ) {
         let rows = Rows::random(&g, tokens, seed);
         let format = format.to_string();
-        let whole = run(&cache(&[g.clone()], &format, 1, Isa::Portable), &rows, &[tokens]);
+        let whole = run(&cache(std::slice::from_ref(&g), &format, 1, Isa::Portable), &rows, &[tokens]);
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         for (isa, threads) in Isa::available().into_iter().zip([2, 3, 1, 2]) {
-            let cache = cache(&[g.clone()], &format, threads, isa);
+            let cache = cache(std::slice::from_ref(&g), &format, threads, isa);
             prop_assert_eq!(bits(&run(&cache, &rows, &[tokens])), bits(&whole), "{}", isa);
             // A long chunk, then one token at a time.
             let mut chunks = vec![tokens - tokens.min(20)];
@@ -73,9 +73,9 @@ proptest! {
 fn sixteen_bit_pages_are_as_close_as_their_mantissa() {
     let g = plain(4, 2, 64);
     let rows = Rows::random(&g, 200, 5);
-    let exact = run(&cache(&[g.clone()], "f32", 1, Isa::detect()), &rows, &[200]);
+    let exact = run(&cache(std::slice::from_ref(&g), "f32", 1, Isa::detect()), &rows, &[200]);
     for (format, bound) in [("f16", 2e-3), ("bf16", 1.6e-2)] {
-        let got = run(&cache(&[g.clone()], format, 1, Isa::detect()), &rows, &[200]);
+        let got = run(&cache(std::slice::from_ref(&g), format, 1, Isa::detect()), &rows, &[200]);
         let worst = exact.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst > 0.0 && worst < bound, "{format}: {worst}");
     }

@@ -79,7 +79,7 @@ proptest! {
         ops in prop::collection::vec((0usize..4, 0usize..8, 1usize..90), 1..24), window in prop_oneof![Just(None), Just(Some(90))],
     ) {
         let g = LayerGeometry { window, ..plain(3, 1, 16) };
-        let cache = cache(&[g.clone()], "f16", 2, Isa::detect());
+        let cache = cache(std::slice::from_ref(&g), "f16", 2, Isa::detect());
         // All sequences take tokens from the same rows, so a sequence of length n is defined by n.
         let rows = Rows::random(&g, 4000, 9);
         let want = run(&cache, &rows, &[4000]);
