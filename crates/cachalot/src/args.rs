@@ -72,9 +72,8 @@ impl SamplingArgs {
     /// The arguments over the model's defaults.
     pub fn over(&self, model: &GenerationDefaults) -> Sampling {
         let off = Sampling::default();
-        let sampled = model.do_sample.unwrap_or(model.temperature.is_some());
         Sampling {
-            temperature: self.temperature.unwrap_or(if sampled { model.temperature.unwrap_or(1.0) } else { 0.0 }),
+            temperature: self.temperature.or(model.default_temperature()).unwrap_or(0.0),
             top_k: self.top_k.or(model.top_k.map(|k| k as usize)).unwrap_or(off.top_k),
             top_p: self.top_p.or(model.top_p).unwrap_or(off.top_p),
             min_p: self.min_p.or(model.min_p).unwrap_or(off.min_p),

@@ -12,6 +12,7 @@ macro_rules! file {
 
 const FILES: &[(&str, &[u8])] = &[
     file!("config.json"),
+    file!("generation_config.json"),
     file!("tokenizer.json"),
     file!("tokenizer_config.json"),
     // Last: a folder that has the weights has everything.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cachalot_engine::{EngineError, EngineHandle, Request};
 use cachalot_model::template::{ChatTemplate, Message};
-use cachalot_model::tokenizer::Specials;
+use cachalot_model::tokenizer::{GenerationDefaults, Specials};
 use cachalot_model::{Loaded, ModelError};
 use serde_json::{Map, Value};
 
@@ -22,7 +22,6 @@ pub struct EngineBackend {
 impl EngineBackend {
     /// Serve `loaded` through `handle`, under the names and the recipe of `config`.
     pub fn new(config: &ServerConfig, handle: EngineHandle, loaded: Arc<Loaded>) -> EngineBackend {
-        let defaults = &loaded.generation;
         let info = ModelInfo {
             id: config.model_id.clone().unwrap_or_else(|| loaded.name.clone()),
             aliases: config.aliases.clone(),
@@ -31,16 +30,21 @@ impl EngineBackend {
             vocab: loaded.model.spec.vocab,
             kv_recipe: config.kv_recipe.clone(),
             fingerprint: fingerprint(&loaded, &config.kv_recipe),
-            defaults: SamplingFields {
-                temperature: defaults.temperature,
-                top_p: defaults.top_p,
-                top_k: defaults.top_k.map(|k| k as usize),
-                min_p: defaults.min_p,
-                repetition_penalty: defaults.repetition_penalty,
-                ..SamplingFields::default()
-            },
+            defaults: sampling_defaults(&loaded.generation),
         };
         EngineBackend { handle, loaded, info }
+    }
+}
+
+/// What applies where a request says nothing. A model whose authors rule sampling out answers greedily.
+fn sampling_defaults(model: &GenerationDefaults) -> SamplingFields {
+    SamplingFields {
+        temperature: model.default_temperature(),
+        top_p: model.top_p,
+        top_k: model.top_k.map(|k| k as usize),
+        min_p: model.min_p,
+        repetition_penalty: model.repetition_penalty,
+        ..SamplingFields::default()
     }
 }
 
@@ -134,5 +138,16 @@ mod tests {
             assert_eq!(with_objects(call(left.clone())), call(left));
         }
         assert_eq!(with_objects(json!([1, {}])), json!([1, {}]));
+    }
+
+    #[test]
+    fn a_model_that_is_not_to_be_sampled_from_answers_greedily_by_default() {
+        let model = GenerationDefaults { temperature: Some(0.6), top_k: Some(20), ..GenerationDefaults::default() };
+        let defaults = sampling_defaults(&model);
+        assert_eq!((defaults.temperature, defaults.top_k), (Some(0.6), Some(20)));
+        let greedy = GenerationDefaults { do_sample: Some(false), ..model };
+        assert_eq!(sampling_defaults(&greedy).temperature, Some(0.0));
+        // A model that says nothing leaves the temperature to the API's own default, 1.
+        assert_eq!(sampling_defaults(&GenerationDefaults::default()).temperature, None);
     }
 }

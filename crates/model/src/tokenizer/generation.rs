@@ -28,6 +28,16 @@ pub struct GenerationDefaults {
 }
 
 impl GenerationDefaults {
+    /// The temperature of a request that names none: 0 where the authors rule sampling out, whatever temperature the file
+    /// has beside that; `None` where the file says nothing, and the caller's own default applies.
+    pub fn default_temperature(&self) -> Option<f32> {
+        match self.do_sample {
+            Some(false) => Some(0.0),
+            Some(true) => Some(self.temperature.unwrap_or(1.0)),
+            None => self.temperature,
+        }
+    }
+
     /// Reads `generation_config.json` of a Hugging Face folder; where that file or its `eos_token_id` is missing,
     /// `eos_token_id` of `config.json`. A folder with neither gives the empty defaults.
     ///
@@ -113,6 +123,20 @@ mod tests {
         assert_eq!(read(None, None).unwrap(), GenerationDefaults::default());
         let d = read(Some(r#"{"temperature": 0.6, "top_k": 20, "do_sample": true, "top_p": null}"#), None).unwrap();
         assert_eq!((d.temperature, d.top_k, d.top_p, d.do_sample), (Some(0.6), Some(20), None, Some(true)));
+    }
+
+    #[test]
+    fn authors_who_rule_sampling_out_mean_temperature_0() {
+        for (file, want) in [
+            (r#"{"do_sample": false}"#, Some(0.0)),
+            (r#"{"do_sample": false, "temperature": 0.6}"#, Some(0.0)),
+            (r#"{"do_sample": true}"#, Some(1.0)),
+            (r#"{"do_sample": true, "temperature": 0.6}"#, Some(0.6)),
+            (r#"{"temperature": 0.6}"#, Some(0.6)),
+            ("{}", None),
+        ] {
+            assert_eq!(read(Some(file), None).unwrap().default_temperature(), want, "{file}");
+        }
     }
 
     #[test]
