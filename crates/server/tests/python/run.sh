@@ -13,14 +13,20 @@ shift || true
 export CACHALOT_API_KEY=test-key-$$
 
 venv=${VENV:-"${TMPDIR:-/tmp}/cachalot-server-tests-venv"}
-if ! "$venv/bin/python" -c 'import openai' 2>/dev/null; then
+# The copy is written last, so an environment that has it is complete, and has these versions.
+if ! cmp -s "$here/requirements.txt" "$venv/requirements.txt"; then
     if ! python3 -m venv "$venv" 2>/dev/null; then
-        echo "python3 has no venv module; installing python3-venv" >&2
-        sudo=$([ "$(id -u)" = 0 ] || echo sudo)
-        $sudo apt-get update -qq && $sudo apt-get install -y -qq python3-venv
-        python3 -m venv "$venv"
+        echo "python3 cannot make virtual environments; installing Debian's python3-venv" >&2
+        root=
+        [ "$(id -u)" = 0 ] || root=sudo
+        if ! { $root apt-get update -qq && $root apt-get install -y -qq python3-venv; } >&2; then
+            echo "install Python 3 with its venv module, or set VENV to a virtual environment that exists" >&2
+            exit 1
+        fi
+        python3 -m venv --clear "$venv"
     fi
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+    cp "$here/requirements.txt" "$venv/requirements.txt"
 fi
 
 log=$(mktemp)
