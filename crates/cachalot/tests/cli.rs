@@ -1,0 +1,226 @@
+//! The program as people and scripts meet it: exit codes, messages and JSON, with the embedded model.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use serde_json::Value;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+fn cachalot(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cachalot"));
+    command.args(arguments).stdin(Stdio::null());
+    // The embedded model is laid out in a folder of the tests', and nobody's settings leak in.
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
+    for name in ["CACHALOT_MODEL", "CACHALOT_ISA", "CACHALOT_LOG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    cachalot(arguments).output().unwrap()
+}
+
+/// Standard output of a run that must succeed.
+fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&stdout(arguments)).unwrap()
+}
+
+/// Standard error of a run that must fail with this code, and say nothing on standard output.
+fn stderr_of_failure(arguments: &[&str], code: i32) -> String {
+    failure(run(arguments), code)
+}
+
+fn failure(output: Output, code: i32) -> String {
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    message
+}
+
+fn with_stdin(arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = cachalot(arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn ids(report: &Value) -> Vec<u64> {
+    report["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+}
+
+const WHALE: [&str; 6] = ["run", "-p", "The whale", "-n", "5", "--ignore-eos"];
+
+/// Five tokens after the same words, whatever else is asked.
+fn whale(more: &[&str]) -> Value {
+    json(&[&WHALE[..], &["--json"], more].concat())
+}
+
+#[test]
+fn run_reports_tokens_that_repeat() {
+    let first = whale(&[]);
+    assert_eq!(ids(&first).len(), 5);
+    assert_eq!(first["model"], "calf");
+    assert_eq!(first["finish_reason"], "length");
+    assert_eq!(first["usage"]["completion_tokens"], 5);
+    let prompt = first["prompt_token_ids"].as_array().unwrap();
+    assert_eq!(first["usage"]["prompt_tokens"], prompt.len());
+    // Again, with one thread, and with the plainest instructions: the same tokens.
+    for more in [&[][..], &["--threads", "1"], &["--isa", "portable"]] {
+        assert_eq!(ids(&whale(more)), ids(&first), "{more:?}");
+    }
+    // Without --json, standard output is the answer and nothing else.
+    let text = first["text"].as_str().unwrap();
+    assert_eq!(stdout(&WHALE).trim_end_matches('\n'), text.trim_end_matches('\n'));
+}
+
+#[test]
+fn a_seed_repeats_a_sampled_answer() {
+    let say = |seed| ids(&whale(&["-T", "1.5", "--seed", seed]));
+    let first = say("1");
+    assert_eq!(say("1"), first);
+    assert!(["2", "3", "4"].into_iter().any(|seed| say(seed) != first));
+}
+
+#[test]
+fn run_reads_piped_prompts() {
+    let piped = with_stdin(&["run", "-n", "5", "--ignore-eos", "--json"], b"The whale");
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
+    let piped: Value = serde_json::from_slice(&piped.stdout).unwrap();
+    assert_eq!(ids(&piped), ids(&whale(&[])));
+}
+
+#[test]
+fn an_unknown_model_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["nowhere.gguf", "nowhere"] {
+        let path = dir.path().join(name);
+        let path = path.to_str().unwrap();
+        let message = stderr_of_failure(&["run", "-m", path, "-p", "x"], 1);
+        assert!(message.starts_with("error: ") && message.contains(path), "{message}");
+    }
+}
+
+#[test]
+fn a_damaged_model_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.gguf");
+    std::fs::write(&path, b"GGUF\x03\0\0\0").unwrap();
+    let path = path.to_str().unwrap();
+    let message = stderr_of_failure(&["info", path], 1);
+    assert!(message.contains(path), "{message}");
+}
+
+#[test]
+fn an_unknown_kv_recipe_is_wrong_usage_and_lists_those_there_are() {
+    for bad in ["f17", "", "k=f16", "k=f16,v=nope"] {
+        let message = stderr_of_failure(&["run", "-p", "x", "--kv", bad], 2);
+        for name in ["f32", "f16", "bf16"] {
+            assert!(message.contains(name), "{bad:?}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_prompt_beyond_the_context_names_both_numbers() {
+    let prompt = "The whale swims on. ".repeat(20);
+    let tokens = json(&["run", "-p", &prompt, "-n", "1", "--json"])["prompt_token_ids"].as_array().unwrap().len();
+    assert!(tokens > 33);
+    let message = stderr_of_failure(&["run", "-p", &prompt, "-n", "1", "-c", "33"], 1);
+    assert!(message.contains(&format!("{tokens} tokens")) && message.contains("33 tokens"), "{message}");
+}
+
+#[test]
+fn an_empty_prompt_is_refused() {
+    for output in [run(&["run", "-p", ""]), run(&["run"]), with_stdin(&["run", "--json"], b"")] {
+        let message = failure(output, 1);
+        assert!(message.contains("the prompt is empty"), "{message}");
+    }
+}
+
+#[test]
+fn a_prompt_that_is_no_text_is_refused_with_its_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("prompt.bin");
+    std::fs::write(&path, b"whale \xff\xfe").unwrap();
+    let path = path.to_str().unwrap();
+    let message = stderr_of_failure(&["run", "--file", path], 1);
+    assert!(message.contains(path) && message.contains("byte 6"), "{message}");
+    let message = failure(with_stdin(&["run"], b"\xc3"), 1);
+    assert!(message.contains("standard input") && message.contains("byte 0"), "{message}");
+    let missing = dir.path().join("missing.txt");
+    let missing = missing.to_str().unwrap();
+    assert!(stderr_of_failure(&["run", "--file", missing], 1).contains(missing));
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_failure() {
+    for bad in [
+        &["dance"][..],
+        &["run", "--temperature", "hot"],
+        &["run", "-p", "x", "--file", "y"],
+        &["serve", "--kv-budget", "4 parsecs"],
+        &["run", "-t", "0"],
+    ] {
+        stderr_of_failure(bad, 2);
+    }
+    let message = stderr_of_failure(&["run", "-p", "x", "-T", "-1"], 2);
+    assert!(message.contains("-1"), "{message}");
+    // A number that only the engine can judge.
+    let message = stderr_of_failure(&["run", "-p", "x", "--top-p", "1.5"], 1);
+    assert!(message.contains("top_p") && message.contains("1.5"), "{message}");
+    assert!(stdout(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_budget_too_small_for_the_prompt_is_an_error() {
+    let prompt = "The whale swims on. ".repeat(40);
+    let message = stderr_of_failure(&["run", "-p", &prompt, "--kv-budget", "64KiB"], 1);
+    assert!(message.contains("65536"), "{message}");
+}
+
+#[test]
+fn info_describes_the_model_and_what_its_cache_costs() {
+    let report = json(&["info", "--json"]);
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/calf/config.json");
+    let config: Value = serde_json::from_slice(&std::fs::read(config).unwrap()).unwrap();
+    assert_eq!(report["name"], "calf");
+    for (ours, theirs) in [("vocab", "vocab_size"), ("hidden", "hidden_size"), ("context", "max_position_embeddings")] {
+        assert_eq!(report["spec"][ours], config[theirs], "{ours}");
+    }
+    assert_eq!(
+        report["spec"]["layers"].as_array().map(Vec::len),
+        config["num_hidden_layers"].as_u64().map(|n| n as usize)
+    );
+    let kv = report["kv"].as_array().unwrap();
+    let cost = |recipe: &str| {
+        let entry = kv.iter().find(|entry| entry["recipe"] == recipe).unwrap();
+        entry["bytes_per_token"].as_f64().unwrap()
+    };
+    // Keys and values of every layer's heads, two bytes each.
+    let number = |name: &str| config[name].as_f64().unwrap();
+    let plain = 2.0 * 2.0 * number("num_hidden_layers") * number("num_key_value_heads") * number("head_dim");
+    assert!((cost("f16") / plain - 1.0).abs() < 0.02, "{} against {plain}", cost("f16"));
+    assert!((cost("f32") / cost("f16") - 2.0).abs() < 0.02);
+    let text = stdout(&["info"]);
+    assert!(text.starts_with("calf") && text.contains("key-value cache"), "{text}");
+}
+
+#[test]
+fn bench_measures_the_depths_it_was_asked_for() {
+    let report = json(&["bench", "--depths", "64,1000000", "--decode", "4", "--repeat", "1", "--json"]);
+    let depths = report["depths"].as_array().unwrap();
+    assert_eq!(depths.len(), 1);
+    assert_eq!(depths[0]["depth"], 64);
+    for name in ["prefill_tokens_per_second", "decode_tokens_per_second", "bytes_per_token", "kv_bytes"] {
+        assert!(depths[0][name].as_f64().unwrap() > 0.0, "{name}: {report}");
+    }
+    assert!(depths[0]["bytes_per_token"].as_u64() > depths[0]["kv_bytes"].as_u64());
+    let message = stderr_of_failure(&["bench", "--depths", "1000000"], 1);
+    assert!(message.contains("nothing to measure"), "{message}");
+}
