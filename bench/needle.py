@@ -31,7 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--cachalot", default="target/release/cachalot")
-    parser.add_argument("--sentences", type=int, default=250, help="about 14 tokens each")
+    parser.add_argument("--sentences", type=int, default=280, help="about 14 tokens each")
     parser.add_argument("--count", type=int, default=6)
     parser.add_argument("--kv", default="f16")
     parser.add_argument("--seed", type=int, default=1)

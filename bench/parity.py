@@ -2,6 +2,10 @@
 
 For each prompt both engines continue the same token ids by greedy choice. Where they first differ, llama.cpp's own logits
 of the two candidates are compared: a small gap means rounding decided, a large one means a bug.
+
+llama.cpp rounds activations to eight bits for quantized weights, which alone moves logits by a tenth and more. With
+`--decode` it therefore runs on a copy of the file whose weights are decoded to f32 (the same numbers, no rounding of
+activations); Cachalot runs on the file as it is.
 """
 
 import argparse
@@ -18,6 +22,27 @@ PROMPTS = [
 ]
 
 
+def decoded(path, out):
+    """Writes the GGUF at `path` with every tensor as f32."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(out, str(reader.fields["general.architecture"].contents()))
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        kind = field.types[0]
+        sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), kind, sub)
+    for tensor in reader.tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype("float32")
+        writer.add_tensor(tensor.name, values.reshape(tensor.shape[::-1]))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
@@ -25,11 +50,16 @@ def main():
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--flash", action="store_true", help="llama.cpp with flash attention (it sums values in f16)")
+    parser.add_argument("--decode", metavar="FILE", help="llama.cpp runs on an f32 copy of the model, written here")
     args = parser.parse_args()
+
+    import os
 
     import llama_cpp
 
-    llm = llama_cpp.Llama(args.model, n_ctx=2048, n_threads=args.threads, n_threads_batch=args.threads,
+    if args.decode and not os.path.exists(args.decode):
+        decoded(args.model, args.decode)
+    llm = llama_cpp.Llama(args.decode or args.model, n_ctx=2048, n_threads=args.threads, n_threads_batch=args.threads,
                           flash_attn=args.flash, logits_all=True, verbose=False)
     print("| prompt | equal tokens | gap of the logits where they part |\n|---|---:|---:|")
     worst = 0.0

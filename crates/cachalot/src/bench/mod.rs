@@ -58,7 +58,6 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     if depths.is_empty() || args.repeat == 0 || args.chunk == 0 || args.decode == 0 {
         return Err(format!("nothing to measure: choose depths below {context} and at least one token").into());
     }
-    let bandwidth = machine::read_bandwidth(&ready.team);
     let bar = load::bar("measuring");
     bar.set_length((depths.len() * args.repeat) as u64);
     let mut rows = Vec::new();
@@ -68,10 +67,13 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
             runs.push(measure(&ready, &args, depth)?);
             bar.inc(1);
         }
-        rows.push(row(&ready, depth, &runs, bandwidth));
+        rows.push((depth, runs));
     }
     bar.finish_and_clear();
+    // Before the bandwidth is measured, which takes a large buffer.
     let (peak, _) = machine::resident().unwrap_or_default();
+    let bandwidth = machine::read_bandwidth(&ready.team);
+    let rows: Vec<Depth> = rows.iter().map(|(depth, runs)| row(&ready, *depth, runs, bandwidth)).collect();
     if args.json {
         let report = serde_json::json!({
             "model": ready.loaded.name,
