@@ -15,7 +15,6 @@ const FILES: &[(&str, &[u8])] = &[
     file!("generation_config.json"),
     file!("tokenizer.json"),
     file!("tokenizer_config.json"),
-    // Last: a folder that has the weights has everything.
     file!("model.safetensors"),
 ];
 
@@ -44,17 +43,22 @@ pub fn folder() -> io::Result<PathBuf> {
 }
 
 fn lay_out(folder: &Path) -> io::Result<PathBuf> {
-    fs::create_dir_all(folder)?;
-    for (name, bytes) in FILES {
-        let path = folder.join(name);
-        // Read back and compared: a file cut short by a full disk or changed by someone must not become the model.
-        if fs::read(&path).is_ok_and(|have| have == *bytes) {
-            continue;
+    // Read back and compared: a file cut short by a full disk or changed by someone must not become the model.
+    let differs = |(name, bytes): &&(&str, &[u8])| !fs::read(folder.join(name)).is_ok_and(|have| have == *bytes);
+    if FILES.iter().any(|file| differs(&file)) {
+        let draft = folder.with_extension(std::process::id().to_string());
+        fs::create_dir_all(&draft)?;
+        for (name, bytes) in FILES {
+            fs::write(draft.join(name), bytes)?;
         }
-        // Renamed into place, so that two programs starting together do not see half a file.
-        let draft = folder.join(format!("{name}.{}", std::process::id()));
-        fs::write(&draft, bytes)?;
-        fs::rename(&draft, &path)?;
+        // The whole folder at once, and only where there is none: of two programs that start together, the second must
+        // not replace files that the first is already reading.
+        if fs::rename(&draft, folder).is_err() {
+            for (name, _) in FILES.iter().filter(differs) {
+                fs::rename(draft.join(name), folder.join(name))?;
+            }
+            fs::remove_dir_all(&draft)?;
+        }
     }
     Ok(folder.to_owned())
 }
@@ -62,6 +66,18 @@ fn lay_out(folder: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_are_right_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = lay_out(&dir.path().join("calf")).unwrap();
+        let written = |name: &str| fs::metadata(folder.join(name)).unwrap().modified().unwrap();
+        let before = written("model.safetensors");
+        fs::remove_file(folder.join("config.json")).unwrap();
+        lay_out(&folder).unwrap();
+        assert_eq!(written("model.safetensors"), before);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "drafts are cleared away");
+    }
 
     #[test]
     fn a_damaged_copy_is_mended() {
