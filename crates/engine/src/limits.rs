@@ -25,7 +25,6 @@ impl Limits {
     pub fn new(vocab: usize, context: usize, cache: &KvCache, config: &EngineConfig) -> Limits {
         let context = if config.max_context == 0 { context } else { context.min(config.max_context) };
         let budget = cache.ledger().budget();
-        // The bytes never fall as tokens are added, so the largest number that fits is found by halving.
         let (max_batch, step_tokens) = (config.max_batch.max(1), config.max_batch_tokens.max(1));
         let mut limits = Limits { vocab, context, capacity: 0, max_batch, step_tokens };
         // The bytes never fall as tokens are added, so the largest number that fits is found by halving.
