@@ -20,7 +20,7 @@ pub struct ModelArgs {
     /// Instruction set: portable, avx2, avx512 or amx; the widest this machine has if absent. All return the same bits.
     #[arg(long, env = "CACHALOT_ISA")]
     pub isa: Option<Isa>,
-    /// Compute quantized weights in f32 instead of rounding activations to 8 bits: slower, larger, closer to the weights.
+    /// Decode quantized weights to f32 instead of rounding activations to 16 bits: slower, larger, for comparisons.
     #[arg(long)]
     pub exact_weights: bool,
 }

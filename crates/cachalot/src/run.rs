@@ -82,7 +82,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
             "text": answer.text,
             "finish_reason": answer.reason,
             "usage": answer.usage,
-            "kv": { "recipe": args.kv.kv.to_string(), "budget_bytes": load::budget(&args.kv) },
+            "kv": { "recipe": args.kv.kv.to_string(), "budget_bytes": handle.stats().kv_budget_bytes },
             "isa": ready.isa.name(),
             "threads": ready.team.threads(),
             "prompt_token_ids": ids,

@@ -73,7 +73,8 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let server = Server::bind(config, backend).await?;
-        let (name, kv, budget) = (&ready.loaded.name, args.kv.kv, size::show(load::budget(&args.kv)));
+        let budget = size::show(engine.handle().stats().kv_budget_bytes);
+        let (name, kv) = (&ready.loaded.name, args.kv.kv);
         eprintln!("{name}, KV {kv} within {budget}; listening on http://{}", server.local_addr());
         server.run(stopped()).await;
         Ok::<(), Failure>(())

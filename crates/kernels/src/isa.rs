@@ -117,7 +117,7 @@ macro_rules! dispatch {
             match isa {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `Isa` values beyond `Portable` are handed out by `Isa::available` and `Isa::from_str`,
-                // which ask the processor; `checked` asks again (cached, one load).
+                // which ask the processor; the guard asks again (cached, one load).
                 $crate::Isa::Avx512 | $crate::Isa::Amx if $crate::Isa::Avx512.is_available() => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.

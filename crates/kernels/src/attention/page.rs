@@ -73,7 +73,7 @@ impl Rows<'_> {
         }
     }
 
-    /// The softmax-weighted mean of the values, `[rows][width]` into rows of `stride` (`width` may be cut to it).
+    /// One row's softmax-weighted mean of the values, cut to the length of `out` (heads narrower than a page's rows).
     pub fn finish(&self, row: usize, out: &mut [f32]) {
         let width = self.out.len() / self.max.len().max(1);
         for (out, &sum) in out.iter_mut().zip(&self.out[row * width..]) {

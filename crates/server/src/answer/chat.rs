@@ -3,7 +3,7 @@
 use cachalot_engine::{FinishReason, TokenLogprobs};
 use serde_json::{Value, json};
 
-use super::{Choice, Header, Shape, finish_word, logprobs, usage};
+use super::{Choice, Header, Shape, finish_word, logprobs};
 use crate::generate::Totals;
 
 pub(crate) struct ChatShape {
@@ -42,9 +42,7 @@ impl Shape for ChatShape {
     }
 
     fn usage(&self, totals: &Totals) -> Value {
-        let mut document = self.header.document("chat.completion.chunk", Vec::new());
-        usage::add(&mut document, totals);
-        document
+        self.header.document_with_usage("chat.completion.chunk", Vec::new(), totals)
     }
 
     fn complete(&self, choices: Vec<Choice>, totals: &Totals) -> Value {
@@ -65,9 +63,7 @@ impl Shape for ChatShape {
                 })
             })
             .collect();
-        let mut document = self.header.document("chat.completion", choices);
-        usage::add(&mut document, totals);
-        document
+        self.header.document_with_usage("chat.completion", choices, totals)
     }
 
     fn choices(&self) -> usize {

@@ -3,7 +3,7 @@
 use cachalot_engine::{FinishReason, TokenLogprobs};
 use serde_json::{Value, json};
 
-use super::{Choice, Header, Shape, finish_word, logprobs::Lists, usage};
+use super::{Choice, Header, Shape, finish_word, logprobs::Lists};
 use crate::generate::Totals;
 
 pub(crate) struct CompletionShape {
@@ -58,9 +58,7 @@ impl Shape for CompletionShape {
     }
 
     fn usage(&self, totals: &Totals) -> Value {
-        let mut document = self.header.document("text_completion", Vec::new());
-        usage::add(&mut document, totals);
-        document
+        self.header.document_with_usage("text_completion", Vec::new(), totals)
     }
 
     fn complete(&self, choices: Vec<Choice>, totals: &Totals) -> Value {
@@ -85,9 +83,7 @@ impl Shape for CompletionShape {
                 })
             })
             .collect();
-        let mut document = self.header.document("text_completion", choices);
-        usage::add(&mut document, totals);
-        document
+        self.header.document_with_usage("text_completion", choices, totals)
     }
 
     fn choices(&self) -> usize {

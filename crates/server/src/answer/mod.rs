@@ -45,6 +45,13 @@ impl Header {
             "system_fingerprint": info.fingerprint, "choices": choices,
         })
     }
+
+    /// A [`Header::document`] that says what the request took.
+    fn document_with_usage(&self, object: &str, choices: Vec<Value>, totals: &Totals) -> Value {
+        let mut document = self.document(object, choices);
+        usage::add(&mut document, totals);
+        document
+    }
 }
 
 /// One finished choice.
