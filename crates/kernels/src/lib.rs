@@ -8,6 +8,7 @@
 //! This crate knows nothing of tensors libraries, files or HTTP.
 
 pub mod attention;
+pub mod codes;
 pub mod isa;
 pub mod linear;
 pub mod ops;

@@ -19,6 +19,7 @@ pub mod encode;
 pub mod error;
 pub mod lane;
 pub mod page;
+pub mod plan;
 pub mod pool;
 pub mod rope;
 pub mod sequence;

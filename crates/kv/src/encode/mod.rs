@@ -2,7 +2,14 @@
 //!
 //! So far the plain element types; a page's keys and values each have their own.
 
+pub mod codec;
+pub mod part;
+pub mod pipeline;
 mod plain;
+pub mod quantizer;
+pub mod registry;
+pub mod stage;
+pub mod transform;
 
 pub(crate) use plain::{write_keys, write_values};
 
