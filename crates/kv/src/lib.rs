@@ -8,7 +8,7 @@
 //! - [`page`]: page states as types: writable, sealed, shared.
 //! - [`lane`], [`sequence`]: the pages of one KV head of one layer, and of all of them.
 //! - [`rope`]: rotary position.
-//! - [`encode`]: how keys and values are written.
+//! - [`encode`]: how keys and values are written; [`plan`]: which lane is written how.
 //! - [`attend`]: how they are read.
 //! - [`cache`]: all of it behind one type.
 
@@ -21,6 +21,7 @@ pub mod lane;
 pub mod page;
 pub mod plan;
 pub mod pool;
+pub mod record;
 pub mod rope;
 pub mod sequence;
 
@@ -29,6 +30,8 @@ pub use cache::{KvCache, Segment};
 pub use config::{CacheConfig, LayerGeometry};
 pub use encode::KvFormat;
 pub use error::KvError;
+pub use plan::{Body, CachePlan, LanePlan};
 pub use pool::ledger::{Ledger, Purpose};
+pub use record::Recorder;
 pub use rope::Rope;
 pub use sequence::SequenceKv;

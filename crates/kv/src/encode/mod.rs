@@ -11,7 +11,7 @@ pub mod registry;
 pub mod stage;
 pub mod transform;
 
-pub(crate) use plain::{write_keys, write_values};
+pub(crate) use plain::{read_keys, read_values, write_keys, write_values};
 
 use crate::KvError;
 use cachalot_kernels::attention::Element;
