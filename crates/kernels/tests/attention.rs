@@ -208,3 +208,46 @@ fn not_a_number_reaches_only_the_rows_that_see_it() {
         assert!(out[2 * width + 2].is_nan() && out[2 * width + 3].is_finite(), "{isa}");
     }
 }
+
+#[test]
+fn hidden_tokens_weigh_exactly_zero_even_where_the_scores_are_no_numbers() {
+    for isa in Isa::available() {
+        // Row 0 sees a NaN, row 1 hides it, row 2 sees minus infinities only, row 3 nothing.
+        let mut scores = vec![0.25; 4 * PAGE_TOKENS];
+        scores[7] = f32::NAN;
+        scores[PAGE_TOKENS + 7] = f32::NAN;
+        scores[2 * PAGE_TOKENS..3 * PAGE_TOKENS].fill(f32::NEG_INFINITY);
+        let visible = [
+            Visible { from: 5, to: 9 },
+            Visible { from: 8, to: 64 },
+            Visible { from: 0, to: 3 },
+            Visible { from: 9, to: 9 },
+        ];
+        let (mut max, mut sum, mut out) = (vec![0.0; 4], vec![0.0; 4], vec![0.0; 4 * 32]);
+        let mut rows = Rows { max: &mut max, sum: &mut sum, out: &mut out };
+        rows.clear();
+        soften(isa, &mut scores, &visible, 0.0, &mut rows);
+        for (visible, weights) in visible.iter().zip(scores.chunks(PAGE_TOKENS)) {
+            let hidden = |token: &usize| !(usize::from(visible.from)..usize::from(visible.to)).contains(token);
+            assert!((0..PAGE_TOKENS).filter(hidden).all(|token| weights[token].to_bits() == 0), "{isa}");
+        }
+        assert!(rows.sum[0].is_nan() && rows.sum[2].is_nan(), "{isa}");
+        assert_eq!((rows.sum[1], rows.sum[3], rows.max[3]), (56.0, 0.0, f32::NEG_INFINITY), "{isa}");
+    }
+}
+
+#[test]
+fn softening_rescales_outputs_of_any_width() {
+    for isa in Isa::available() {
+        let visible = [Visible { from: 0, to: 1 }; 2];
+        let (mut max, mut sum, mut out) = (vec![0.0; 2], vec![1.0; 2], vec![8.0; 2 * 48]);
+        let mut rows = Rows { max: &mut max, sum: &mut sum, out: &mut out };
+        let mut scores = vec![0.0; 2 * PAGE_TOKENS];
+        // The second row's maximum rises by ln 2, so what it has seen counts half; the first row's stays.
+        scores[PAGE_TOKENS] = std::f32::consts::LN_2;
+        soften(isa, &mut scores, &visible, 0.0, &mut rows);
+        assert!(rows.out[..48].iter().all(|x| *x == 8.0), "{isa}");
+        assert!(rows.out[48..].iter().all(|x| (x - 4.0).abs() < 1e-5), "{isa}");
+        assert!((rows.sum[0], rows.sum[1].round()) == (2.0, 2.0) && scores[PAGE_TOKENS] == 1.0, "{isa}");
+    }
+}

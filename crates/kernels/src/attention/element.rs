@@ -92,3 +92,25 @@ impl Load for Bf16 {
         unsafe { S::load_bf16(base.cast::<u16>().add(index)) }
     }
 }
+
+/// Evaluates an expression with the loader of a runtime element type.
+macro_rules! with_element {
+    ($element:expr, $load:ident => $e:expr) => {
+        match $element {
+            $crate::attention::Element::F32 => {
+                type $load = $crate::attention::element::F32;
+                $e
+            }
+            $crate::attention::Element::F16 => {
+                type $load = $crate::attention::element::F16;
+                $e
+            }
+            $crate::attention::Element::Bf16 => {
+                type $load = $crate::attention::element::Bf16;
+                $e
+            }
+        }
+    };
+}
+
+pub(super) use with_element;

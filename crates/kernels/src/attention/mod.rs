@@ -9,11 +9,24 @@
 //! bits. Pages are grouped in splits of [`SPLIT_PAGES`], counted from position zero; each split has a softmax of its
 //! own ([`Rows`]) and splits are merged in order by log-sum-exp, whoever computed them.
 
+//!
+//! [`attend_page`] is three stages, [`score_page`], [`soften`] and [`accumulate_page`], that may be called one by one:
+//! encoded keys or values take the place of the first or the last.
+
+mod accumulate;
 mod element;
 mod page;
+mod rows;
+mod score;
+mod soften;
+mod tiles;
 
+pub use accumulate::accumulate_page;
 pub use element::Element;
-pub use page::{PageView, Rows, Visible, attend_page, widen_page};
+pub use page::{PageView, attend_page, widen_page};
+pub use rows::{Rows, Visible};
+pub use score::score_page;
+pub use soften::soften;
 
 /// Tokens of a page.
 pub const PAGE_TOKENS: usize = 64;

@@ -40,6 +40,7 @@ impl Scratch {
 }
 
 /// **Adds** `x[rows][x_stride] × matrix` to `out[rows][out_stride]`: `reduce` values of each row of `x`, `lanes` of `out`.
+#[allow(clippy::too_many_arguments)]
 pub fn multiply(
     isa: Isa,
     grid: &Grid<'_>,
