@@ -21,6 +21,7 @@ pub struct KvCache {
     layer_start: Arc<[usize]>,
     scratch: Mutex<Scratch>,
     odd: AtomicU64,
+    local_peak: AtomicU64,
     recorder: Option<Arc<dyn Recorder>>,
 }
 
@@ -47,7 +48,17 @@ impl KvCache {
         let layer_start = layer_start.collect();
         let pool = Pool::new(config.budget_bytes);
         let scratch = Mutex::new(Scratch::new(pool.ledger()));
-        Ok(KvCache { config, pool, team, isa, layer_start, scratch, odd: AtomicU64::new(0), recorder: None })
+        Ok(KvCache {
+            config,
+            pool,
+            team,
+            isa,
+            layer_start,
+            scratch,
+            odd: AtomicU64::new(0),
+            local_peak: AtomicU64::new(0),
+            recorder: None,
+        })
     }
 
     /// Shows every step's queries, keys and values to `recorder`, as calibration wants them.
@@ -106,6 +117,11 @@ impl KvCache {
         self.odd.load(Relaxed)
     }
 
+    /// The most bytes that one thread has held to read pages: a few pages and one block of queries, however long the context.
+    pub fn thread_scratch(&self) -> u64 {
+        self.local_peak.load(Relaxed)
+    }
+
     /// Bytes that [`KvCache::reserve`] would take for `tokens` more.
     pub fn bytes_to_extend(&self, seq: &SequenceKv, tokens: usize) -> u64 {
         self.demand(seq, tokens).into_iter().map(|(bytes, pages)| (bytes * pages) as u64).sum()
@@ -140,23 +156,20 @@ impl KvCache {
         let last = (seq.len + tokens).saturating_sub(1);
         for layer in self.lane_ranges() {
             let lanes = &seq.lanes[layer];
-            for lane in lanes {
-                let (held, most) = now.entry(lane.exact_bytes()).or_default();
-                *held += end.saturating_sub(lane.end()) as isize;
+            let mut take = |bytes: usize, pages: usize| {
+                let (held, most) = now.entry(bytes).or_default();
+                *held += pages as isize;
                 *most = (*most).max(*held);
-            }
+            };
+            lanes.iter().for_each(|lane| take(lane.exact_bytes(), end.saturating_sub(lane.end())));
+            lanes.iter().for_each(|lane| take(lane.body_bytes(), lane.due_after(last, end)));
             for lane in lanes {
-                let due = lane.due_after(last, end);
-                if due > 0 {
-                    let (held, most) = now.entry(lane.body_bytes()).or_default();
-                    *held += due as isize;
-                    *most = (*most).max(*held);
-                    now.entry(lane.exact_bytes()).or_default().0 -= due as isize;
-                }
+                now.entry(lane.exact_bytes()).or_default().0 -= lane.due_after(last, end) as isize;
             }
         }
         let spare = |bytes: &usize| seq.spare.get(bytes).map_or(0, Vec::len);
-        let needed = |(bytes, (_, most)): (usize, (isize, isize))| (bytes, (most.max(0) as usize).saturating_sub(spare(&bytes)));
+        let needed =
+            |(bytes, (_, most)): (usize, (isize, isize))| (bytes, (most.max(0) as usize).saturating_sub(spare(&bytes)));
         now.into_iter().map(needed).filter(|&(_, pages)| pages > 0).collect()
     }
 
@@ -277,7 +290,8 @@ impl KvCache {
             recorder.record(layer, geometry, segments, q, k, v);
         }
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let attention = Attention { team: &self.team, isa: self.isa, layer, geometry, segments };
+        let attention =
+            Attention { team: &self.team, isa: self.isa, layer, geometry, segments, local_peak: &self.local_peak };
         let odd = attention.run(&mut scratch, q, k, v, out)?;
         if odd > 0 {
             self.odd.fetch_add(odd as u64, Relaxed);

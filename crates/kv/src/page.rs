@@ -167,7 +167,13 @@ impl WritablePage {
 impl SealedPage {
     /// Encodes keys and values of a page, `[tokens][dim]` each, in the body format of `kind`. Returns with the page how
     /// many of them were not finite.
-    pub(crate) fn encode(kind: PageKind, mut bytes: PageBytes, k: &[f32], v: &[f32], hints: Hints<'_>) -> (Self, usize) {
+    pub(crate) fn encode(
+        kind: PageKind,
+        mut bytes: PageBytes,
+        k: &[f32],
+        v: &[f32],
+        hints: Hints<'_>,
+    ) -> (Self, usize) {
         let (keys, values) = (kind.keys(), kind.values());
         let mut odd = 0;
         if let PageFormat::Body(body) = &kind.format {

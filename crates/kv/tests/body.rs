@@ -70,6 +70,7 @@ impl Transform for Swap {
     }
 }
 
+#[derive(Clone, Debug)]
 struct Setting {
     sinks: usize,
     window: usize,
@@ -144,7 +145,7 @@ proptest! {
     ) {
         let rows = Rows::random(&g, tokens, seed);
         let exact = run(&cache(std::slice::from_ref(&g), "f32", 1, Isa::detect()), &rows, &[tokens]);
-        let got = run(&body_cache(&g, 1, &Setting { step: 0.0, ..s }, 1, Isa::detect()), &rows, &[tokens]);
+        let got = run(&body_cache(&g, 1, &Setting { step: 0.0, ..s.clone() }, 1, Isa::detect()), &rows, &[tokens]);
         for (got, want) in got.iter().zip(&exact) {
             prop_assert!((got - want).abs() < 2e-5, "{got} against {want}");
         }

@@ -11,12 +11,13 @@ mod encode;
 use crate::encode::pipeline::Prepared;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
 use crate::{KvError, LayerGeometry, Segment};
+use block::Block;
 use cachalot_kernels::attention::{DIRECT_ROWS, PAGE_TOKENS, Rows, SPLIT_PAGES};
 use cachalot_kernels::{Isa, Team};
 use disjoint::Disjoint;
-use block::Block;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 /// Query vectors (rows times the heads of a group) that a prefill task attends for at once.
@@ -58,6 +59,8 @@ pub(crate) struct Attention<'a, 'b> {
     pub(crate) layer: usize,
     pub(crate) geometry: &'a LayerGeometry,
     pub(crate) segments: &'a mut [Segment<'b>],
+    /// The most bytes of buffers that any thread held.
+    pub(crate) local_peak: &'a AtomicU64,
 }
 
 /// Rows of one page of one KV head to append.
@@ -281,25 +284,28 @@ impl Attention<'_, '_> {
         thread_local! {
             static LOCAL: RefCell<block::Local> = RefCell::default();
         }
-        LOCAL.with_borrow_mut(|local| match task.partial {
-            Some(at) => {
-                let Some(prepared) = prepared else { return };
-                // SAFETY: every task has a part of its own.
-                let state = unsafe { partial.part(at..at + Block::state_len(block.vectors(), width)) };
-                block.split(task.splits.start, prepared, local, &mut Block::state(block.vectors(), state));
-            }
-            None => {
-                let mut total = std::mem::take(&mut local.total);
-                total.resize(Block::state_len(block.vectors(), width), 0.0);
-                let mut prepared = std::mem::take(&mut local.prepared);
-                if let Some(body) = &block.lane.plan.body {
-                    body.k.prepare(self.isa, block.q, block.vectors(), &mut prepared);
+        LOCAL.with_borrow_mut(|local| {
+            match task.partial {
+                Some(at) => {
+                    let Some(prepared) = prepared else { return };
+                    // SAFETY: every task has a part of its own.
+                    let state = unsafe { partial.part(at..at + Block::state_len(block.vectors(), width)) };
+                    block.split(task.splits.start, prepared, local, &mut Block::state(block.vectors(), state));
                 }
-                block.all(task.splits.clone(), &prepared, local, &mut Block::state(block.vectors(), &mut total));
-                local.prepared = prepared;
-                self.finish(task, &Block::state(block.vectors(), &mut total), out);
-                local.total = total;
+                None => {
+                    let mut total = std::mem::take(&mut local.total);
+                    total.resize(Block::state_len(block.vectors(), width), 0.0);
+                    let mut prepared = std::mem::take(&mut local.prepared);
+                    if let Some(body) = &block.lane.plan.body {
+                        body.k.prepare(self.isa, block.q, block.vectors(), &mut prepared);
+                    }
+                    block.all(task.splits.clone(), &prepared, local, &mut Block::state(block.vectors(), &mut total));
+                    local.prepared = prepared;
+                    self.finish(task, &Block::state(block.vectors(), &mut total), out);
+                    local.total = total;
+                }
             }
+            self.local_peak.fetch_max(local.bytes() as u64, Relaxed);
         });
     }
 
