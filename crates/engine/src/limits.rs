@@ -1,7 +1,6 @@
 //! What this engine can hold, known before a request is accepted.
 
 use cachalot_kv::KvCache;
-use cachalot_kv::page::PageKind;
 
 use crate::{EngineConfig, EngineError, Request};
 
@@ -36,19 +35,9 @@ impl Limits {
         limits
     }
 
-    /// The most bytes a sequence holds on its way to `tokens`, computed in chunks of a step's tokens: layers with a
-    /// window let go of pages between steps.
+    /// The most bytes a sequence holds on its way to `tokens`, computed in chunks of a step's tokens.
     pub fn peak_bytes(&self, cache: &KvCache, tokens: usize) -> u64 {
-        let config = cache.config();
-        let page = config.page_tokens.max(1);
-        let all = tokens.div_ceil(page);
-        let layer_bytes = |(layer, geometry): (usize, &cachalot_kv::LayerGeometry)| {
-            let kind = PageKind { layer: layer as u16, head: 0, width: geometry.width(), format: config.format };
-            // Window and chunk begin and end anywhere in a page.
-            let pages = geometry.window.map_or(all, |window| all.min((window + self.step_tokens).div_ceil(page) + 1));
-            (pages * geometry.kv_heads * kind.bytes()) as u64
-        };
-        config.layers.iter().enumerate().map(layer_bytes).sum()
+        cache.peak_bytes(&cache.config().plan, tokens, self.step_tokens)
     }
 
     /// Checks a request; returns the most tokens each of its choices may have.

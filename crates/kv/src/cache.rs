@@ -92,9 +92,7 @@ impl KvCache {
     }
 
     fn lanes<'a>(&'a self, plan: &'a CachePlan) -> impl Iterator<Item = Lane> + 'a {
-        self.config.layers.iter().zip(&plan.lanes).enumerate().flat_map(|(layer, (g, lanes))| {
-            lanes.iter().enumerate().map(move |(head, lane)| Lane::new(layer, head, g.head_dim, lane))
-        })
+        self.lanes_by_layer(plan).flat_map(|(_, lanes)| lanes)
     }
 
     /// The account of the pool.
@@ -140,6 +138,41 @@ impl KvCache {
             (body * lane.body_bytes() + (pages - body) * lane.exact_bytes()) as u64
         };
         self.lanes(plan).map(bytes).sum()
+    }
+
+    /// The most bytes a sequence with this plan holds on its way to `tokens`, computed in steps of at most `step`: layers with
+    /// a sliding window let go of pages between steps, those with a body of plain pages within one.
+    pub fn peak_bytes(&self, plan: &CachePlan, tokens: usize, step: usize) -> u64 {
+        let all = tokens.div_ceil(PAGE_TOKENS);
+        // Windows and steps begin and end anywhere in a page.
+        let around = |tokens: usize| all.min((tokens + step).div_ceil(PAGE_TOKENS) + 1);
+        let (mut held, mut passing) = (0, 0);
+        for (g, lanes) in self.lanes_by_layer(plan) {
+            let pages = g.window.map_or(all, around);
+            let mut layer = 0;
+            for lane in lanes {
+                if lane.body_kind().is_none() {
+                    held += pages * lane.exact_bytes();
+                    continue;
+                }
+                let plain = pages.min(lane.plan.sink_pages() + lane.plan.window.div_ceil(PAGE_TOKENS) + 2);
+                let body = lane.plan.body_end(tokens.saturating_sub(1)).saturating_sub(lane.plan.sink_pages());
+                held += plain * lane.exact_bytes() + body.min(pages) * lane.body_bytes();
+                layer += around(0) * lane.exact_bytes();
+            }
+            passing = passing.max(layer);
+        }
+        (held + passing) as u64
+    }
+
+    fn lanes_by_layer<'a>(
+        &'a self,
+        plan: &'a CachePlan,
+    ) -> impl Iterator<Item = (&'a LayerGeometry, impl Iterator<Item = Lane> + 'a)> + 'a {
+        self.config.layers.iter().zip(&plan.lanes).enumerate().map(|(layer, (g, lanes))| {
+            let lane = move |(head, lane)| Lane::new(layer, head, g.head_dim, lane);
+            (g, lanes.iter().enumerate().map(lane))
+        })
     }
 
     /// Bytes that one more token of a long sequence takes, without the rounding to pages.

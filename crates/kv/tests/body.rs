@@ -1,5 +1,7 @@
 //! Lanes with a body: the same bits however the tokens were cut into steps, memory as predicted, plain pages let go.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use cachalot_kernels::{Isa, Team};

@@ -119,8 +119,11 @@ pub enum Built {
     /// Keys are stored before rotary position; must come first.
     BeforeRope,
     /// Wraps the part that the next stage builds.
-    Wrap(Box<dyn FnOnce(Arc<dyn Part>) -> Result<Arc<dyn Part>, StageError>>),
+    Wrap(Box<Wrapper>),
 }
+
+/// Makes a part of the part that the next stage builds.
+pub type Wrapper = dyn FnOnce(Arc<dyn Part>) -> Result<Arc<dyn Part>, StageError>;
 
 /// Builds a stage for one lane.
 pub type Build = fn(&Args, &Context<'_>) -> Result<Built, StageError>;
