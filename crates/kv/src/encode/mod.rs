@@ -3,6 +3,7 @@
 //! So far the plain element types; a page's keys and values each have their own.
 
 pub mod codec;
+mod element;
 pub mod math;
 pub mod part;
 pub mod pipeline;
