@@ -16,8 +16,18 @@
 //! reduce group with one scale each (error at most `max|y| / 65024`), so that the sums are exact integers: the same
 //! bits on every instruction set, in every batch.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+mod decode;
+mod dot;
+mod grid;
 mod pack;
 mod product;
+mod unpack;
+mod vectors;
 
-pub use pack::{Bits, pack, packed_bytes, unpack};
-pub use product::{Grid, Scratch, decode, multiply};
+pub use decode::decode;
+pub use grid::Grid;
+pub use pack::{Bits, pack, packed_bytes};
+pub use product::{Scratch, multiply};
+pub use unpack::unpack;

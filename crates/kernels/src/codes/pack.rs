@@ -1,7 +1,5 @@
 //! Codes of one to eight bits in planes of one, two, four and eight bits.
 
-use crate::Isa;
-
 /// Bits of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Bits {
@@ -56,7 +54,7 @@ impl Bits {
 }
 
 /// Codes in one packed vector of the kernels.
-const VECTOR: usize = 64;
+pub(super) const VECTOR: usize = 64;
 
 /// Bytes of so many codes, a multiple of 512.
 pub const fn packed_bytes(bits: Bits, codes: usize) -> usize {
@@ -81,31 +79,5 @@ pub fn pack(bits: Bits, codes: &[u8], to: &mut [u8]) {
         }
         at += codes.len() / per;
         shift += plane;
-    }
-}
-
-/// The levels of packed codes: `table[code]` (codes of at most four bits) or the codes themselves.
-///
-/// # Panics
-/// If lengths disagree, or there is a table for more than four bits.
-pub fn unpack(isa: Isa, bits: Bits, packed: &[u8], table: Option<&[u8; 16]>, levels: &mut [u8]) {
-    let _ = isa;
-    assert!(levels.len().is_multiple_of(8 * VECTOR) && packed.len() == packed_bytes(bits, levels.len()));
-    assert!(table.is_none() || bits <= Bits::B4);
-    levels.fill(0);
-    let (mut at, mut shift) = (0, 0);
-    for &plane in bits.planes() {
-        let per = 8 / plane;
-        for (i, level) in levels.iter_mut().enumerate() {
-            let (vector, byte) = (i / VECTOR, i % VECTOR);
-            let part =
-                (u32::from(packed[at + vector / per * VECTOR + byte]) >> (vector % per * plane)) & ((1 << plane) - 1);
-            *level |= (part << shift) as u8;
-        }
-        at += levels.len() / per;
-        shift += plane;
-    }
-    if let Some(table) = table {
-        levels.iter_mut().for_each(|level| *level = table[usize::from(*level & 15)]);
     }
 }

@@ -1,45 +1,58 @@
 //! Products of vectors with a matrix of levels.
+//!
+//! For each row and lane, reduce groups in ascending order, with the exact integer `n = Σ code * (level - zero)`:
+//!
+//! ```text
+//! t = fma(n, d, Σ x * fold_offset)
+//! out = fma(lane_scale, t, out)
+//! out = fma(lane_offset, Σ y, out)      where there are such offsets
+//! ```
+//!
+//! Every path through this file and through the AMX one performs just that, so they return the same bits.
 
-use crate::Isa;
+use super::dot::Dot;
+use super::grid::{self, Grid};
+use super::vectors::{Finish, Vectors, quantize};
+use crate::linear::memory::Aligned;
+use crate::simd::{LANES, Simd};
+use crate::{Isa, dispatch};
+use std::ops::Range;
 
-/// Scales and offsets of a matrix; see the formula of [`super`]. Groups are given by their ends; an empty slice of
-/// scales is all ones, of offsets all zeros.
-#[derive(Clone, Copy, Debug)]
-pub struct Grid<'a> {
-    /// Rows of the matrix; a multiple of four.
-    pub reduce: usize,
-    /// Columns of the matrix; a multiple of sixteen.
-    pub lanes: usize,
-    /// What a level counts from.
-    pub zero: u8,
-    /// Ends of the groups of rows, multiples of four, at most 256 rows a group; the last is `reduce`.
-    pub reduce_groups: &'a [usize],
-    /// Ends of the groups of lanes, multiples of sixteen; the last is `lanes`.
-    pub lane_groups: &'a [usize],
-    /// `[lane_groups][reduce]`.
-    pub fold_scale: &'a [f32],
-    /// `[lane_groups][reduce]`.
-    pub fold_offset: &'a [f32],
-    /// `[reduce_groups][lanes]`.
-    pub lane_scale: &'a [f32],
-    /// `[reduce_groups][lanes]`.
-    pub lane_offset: &'a [f32],
-}
+/// Rows rounded at once: those of an AMX tile.
+pub(super) const HEIGHT: usize = 16;
 
 /// Buffers of [`multiply`].
 #[derive(Default)]
 pub struct Scratch {
-    codes: Vec<i8>,
+    codes: Aligned,
+    finish: Vec<Finish>,
+    products: Aligned,
 }
 
 impl Scratch {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.codes.capacity()
+        self.codes.len() + self.finish.capacity() * size_of::<Finish>() + self.products.len()
     }
 }
 
+/// At most [`HEIGHT`] rows against a matrix.
+pub(super) struct Task<'a> {
+    pub(super) grid: &'a Grid<'a>,
+    pub(super) levels: *const u8,
+    pub(super) x: *const f32,
+    pub(super) x_stride: usize,
+    pub(super) rows: usize,
+    pub(super) vectors: Vectors,
+    pub(super) out: *mut f32,
+    pub(super) out_stride: usize,
+}
+
 /// **Adds** `x[rows][x_stride] × matrix` to `out[rows][out_stride]`: `reduce` values of each row of `x`, `lanes` of `out`.
+/// An infinity or NaN in a row of `x` makes that row of `out` NaN, and no other.
+///
+/// # Panics
+/// If the grid breaks what its fields promise, or a slice is too short.
 #[allow(clippy::too_many_arguments)]
 pub fn multiply(
     isa: Isa,
@@ -52,42 +65,171 @@ pub fn multiply(
     out: &mut [f32],
     out_stride: usize,
 ) {
-    let _ = (isa, scratch);
-    let mut dense = vec![0.0; grid.reduce * grid.lanes];
-    decode(isa, grid, levels, &mut dense, grid.lanes);
-    for row in 0..rows {
-        for r in 0..grid.reduce {
-            for l in 0..grid.lanes {
-                out[row * out_stride + l] += x[row * x_stride + r] * dense[r * grid.lanes + l];
+    grid.check(levels.len());
+    if rows == 0 {
+        return;
+    }
+    assert!(x.len() >= (rows - 1) * x_stride + grid.reduce && out.len() >= (rows - 1) * out_stride + grid.lanes);
+    let plane = Vectors::plane_of(grid);
+    let height = rows.min(HEIGHT);
+    // Tiles read all their rows, wanted or not.
+    let tiles = tiles(isa, grid, rows, &mut scratch.products);
+    scratch.codes.at_least(if tiles.is_some() { HEIGHT } else { height } * 2 * plane);
+    scratch.finish.resize(scratch.finish.len().max(height * grid.reduce_groups.len()), Finish::default());
+    let vectors = Vectors { codes: scratch.codes.as_mut_ptr().cast(), plane, finish: scratch.finish.as_mut_ptr() };
+    for first in (0..rows).step_by(HEIGHT) {
+        let task = Task {
+            grid,
+            levels: levels.as_ptr(),
+            x: x[first * x_stride..].as_ptr(),
+            x_stride,
+            rows: (rows - first).min(HEIGHT),
+            vectors,
+            out: out[first * out_stride..].as_mut_ptr(),
+            out_stride,
+        };
+        match &tiles {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Some(tiles) if tiles.takes(task.rows) => tiles.run(&task),
+            _ => run(isa, &task),
+        }
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::amx::tiles;
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn tiles(_: Isa, _: &Grid<'_>, _: usize, _: &mut Aligned) -> Option<()> {
+    None
+}
+
+dispatch! {
+    fn run(task: &Task) = run_body
+}
+
+#[inline(always)]
+unsafe fn run_body<S: Dot>(task: &Task) {
+    // SAFETY: `multiply` checked the lengths.
+    unsafe { each_fold::<S>(task, |lanes| strips::<S>(task, lanes)) }
+}
+
+/// Rounds the rows for each fold, and multiplies them with its lanes.
+#[inline(always)]
+pub(super) unsafe fn each_fold<S: Dot>(task: &Task, mut multiply: impl FnMut(Range<usize>)) {
+    for fold in 0..task.grid.folds() {
+        // SAFETY: the task's rows exist.
+        unsafe { quantize::<S>(task.grid, fold, task.x, task.x_stride, task.rows, task.vectors) };
+        multiply(task.grid.fold(fold));
+    }
+}
+
+/// All rows against some lanes, several rows at once.
+#[inline(always)]
+unsafe fn strips<S: Dot>(task: &Task, lanes: Range<usize>) {
+    let mut row = 0;
+    // SAFETY: rows and lanes are the task's. The tiles are as large as leaves every sum in a register.
+    unsafe {
+        while row < task.rows {
+            match (task.rows - row, S::REGISTERS >= 32) {
+                (1, true) => row += strip::<S, 1, 4>(task, row, lanes.clone()),
+                (2, true) => row += strip::<S, 2, 4>(task, row, lanes.clone()),
+                (3, true) => row += strip::<S, 3, 4>(task, row, lanes.clone()),
+                (_, true) => row += strip::<S, 4, 2>(task, row, lanes.clone()),
+                (1, false) => row += strip::<S, 1, 2>(task, row, lanes.clone()),
+                (2, false) => row += strip::<S, 2, 1>(task, row, lanes.clone()),
+                (_, false) => row += strip::<S, 3, 1>(task, row, lanes.clone()),
             }
         }
     }
 }
 
-/// **Adds** the matrix to `out`, `[reduce][out_stride]`, `lanes` values a row; each entry is computed as
-/// `lane_scale * (fold_scale * (level - zero) + fold_offset) + lane_offset * fold_scale` with every operation rounded (no
-/// fused ones), absent factors left out.
-pub fn decode(isa: Isa, grid: &Grid<'_>, levels: &[u8], out: &mut [f32], out_stride: usize) {
-    let _ = isa;
-    for r in 0..grid.reduce {
-        let rg = grid.reduce_groups.iter().position(|&end| r < end).unwrap_or(0);
-        for l in 0..grid.lanes {
-            let lg = grid.lane_groups.iter().position(|&end| l < end).unwrap_or(0);
-            let fold = grid.fold_scale.get(lg * grid.reduce + r).copied();
-            let mut x = f32::from(levels[(r / 4 * grid.lanes + l) * 4 + r % 4]) - f32::from(grid.zero);
-            if let Some(fold) = fold {
-                x *= fold;
+/// `R` rows against some lanes, `L` vectors of them at once while there are as many; returns `R`.
+#[inline(always)]
+unsafe fn strip<S: Dot, const R: usize, const L: usize>(task: &Task, row: usize, lanes: Range<usize>) -> usize {
+    let mut lane = lanes.start;
+    // SAFETY: rows and lanes are the task's.
+    unsafe {
+        while lane + L * LANES <= lanes.end {
+            tile::<S, R, L>(task, row, lane);
+            lane += L * LANES;
+        }
+        while L > 1 && lane < lanes.end {
+            tile::<S, R, 1>(task, row, lane);
+            lane += LANES;
+        }
+    }
+    R
+}
+
+/// `R` rows against `L` vectors of lanes.
+#[inline(always)]
+unsafe fn tile<S: Dot, const R: usize, const L: usize>(task: &Task, row: usize, lane: usize) {
+    let grid = task.grid;
+    let Vectors { plane, finish, .. } = task.vectors;
+    let groups = grid.reduce_groups.len();
+    let mut quad = 0;
+    // SAFETY: the levels have `reduce / 4` quads of all lanes, each row of codes as many.
+    unsafe {
+        let rows: [*mut i8; R] = std::array::from_fn(|r| task.vectors.row(row + r));
+        for (g, &end) in grid.reduce_groups.iter().enumerate() {
+            let mut sums = [[S::nothing(); L]; R];
+            while 4 * quad < end {
+                let levels = task.levels.add((quad * grid.lanes + lane) * 4);
+                let levels: [S::Levels; L] = std::array::from_fn(|l| S::levels(levels.add(l * 4 * LANES)));
+                for (sums, &codes) in sums.iter_mut().zip(&rows) {
+                    let codes = S::quad(codes, plane, quad);
+                    for (sum, &levels) in sums.iter_mut().zip(&levels) {
+                        *sum = S::dot(*sum, levels, codes);
+                    }
+                }
+                quad += 1;
             }
-            if let Some(offset) = grid.fold_offset.get(lg * grid.reduce + r) {
-                x += offset;
+            for (l, lane) in (lane..).step_by(LANES).take(L).enumerate() {
+                let lane_scale = Lane::<S>::new(grid, g, lane);
+                for (r, sums) in sums.iter().enumerate() {
+                    let finish = &*finish.add((row + r) * groups + g);
+                    let out = task.out.add((row + r) * task.out_stride + lane);
+                    lane_scale.add(S::total(sums[l]), finish, out);
+                }
             }
-            if let Some(scale) = grid.lane_scale.get(rg * grid.lanes + l) {
-                x *= scale;
+        }
+    }
+}
+
+/// Scales and offsets of sixteen lanes.
+pub(super) struct Lane<S: Simd> {
+    scale: S::F,
+    offset: Option<S::F>,
+}
+
+impl<S: Simd> Lane<S> {
+    /// Those of the lanes from `lane` in reduce group `g`.
+    #[inline(always)]
+    pub(super) unsafe fn new(grid: &Grid<'_>, g: usize, lane: usize) -> Lane<S> {
+        let at = g * grid.lanes + lane;
+        let (scale, offset) = (grid::from(grid.lane_scale, at), grid::from(grid.lane_offset, at));
+        // SAFETY: there are sixteen lanes from `lane` on.
+        unsafe {
+            Lane {
+                scale: if scale.is_null() { S::splat(1.0) } else { S::load(scale) },
+                offset: if offset.is_null() { None } else { Some(S::load(offset)) },
             }
-            if let Some(offset) = grid.lane_offset.get(rg * grid.lanes + l) {
-                x += offset * fold.unwrap_or(1.0);
+        }
+    }
+
+    /// The floating-point steps: adds what the products of one reduce group say.
+    #[inline(always)]
+    pub(super) unsafe fn add(&self, products: S::I, finish: &Finish, out: *mut f32) {
+        // SAFETY: `out` has sixteen lanes.
+        unsafe {
+            let n = S::to_f32(S::iadd(products, S::isplat(finish.start)));
+            let t = S::fma(n, S::splat(finish.scale), S::splat(finish.fold));
+            let mut sum = S::fma(self.scale, t, S::load(out));
+            if let Some(offset) = self.offset {
+                sum = S::fma(offset, S::splat(finish.sum), sum);
             }
-            out[r * out_stride + l] += x;
+            S::store(out, sum);
         }
     }
 }

@@ -197,6 +197,37 @@ impl Simd for Avx2 {
         unsafe { a.map(|a| _mm256_and_si256(_mm256_srli_epi16::<4>(a), _mm256_set1_epi8(15))) }
     }
     #[inline(always)]
+    unsafe fn field<const FROM: u32, const BITS: u32, const TO: u32>(a: I) -> I {
+        // Words are shifted for want of bytes; the mask takes off what came from the neighbour.
+        unsafe {
+            let mask = _mm256_set1_epi8(((u8::MAX >> (8 - BITS)) << TO) as i8);
+            a.map(|a| {
+                let moved = match FROM as i32 - TO as i32 {
+                    0 => a,
+                    n @ 1.. => _mm256_srl_epi16(a, _mm_cvtsi32_si128(n)),
+                    n => _mm256_sll_epi16(a, _mm_cvtsi32_si128(-n)),
+                };
+                _mm256_and_si256(moved, mask)
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: I, b: I) -> I {
+        both!(_mm256_or_si256, a, b)
+    }
+    #[inline(always)]
+    unsafe fn load_table(p: *const u8) -> I {
+        unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast())); 2] }
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: I, i: I) -> I {
+        both!(_mm256_shuffle_epi8, table, i)
+    }
+    #[inline(always)]
+    unsafe fn low_byte(a: I) -> I {
+        unsafe { a.map(|a| _mm256_and_si256(a, _mm256_set1_epi32(0xff))) }
+    }
+    #[inline(always)]
     unsafe fn dot_u8i8(acc: I, w: I, x: I) -> I {
         // `maddubs` saturates its 16-bit pair sums, so even and odd bytes are widened and multiplied apart: exact.
         unsafe {

@@ -158,6 +158,34 @@ impl Simd for Avx512 {
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(a), _mm512_set1_epi8(15)) }
     }
     #[inline(always)]
+    unsafe fn field<const FROM: u32, const BITS: u32, const TO: u32>(a: __m512i) -> __m512i {
+        // Words are shifted for want of bytes; the mask takes off what came from the neighbour.
+        unsafe {
+            let moved = match FROM as i32 - TO as i32 {
+                0 => a,
+                n @ 1.. => _mm512_srl_epi16(a, _mm_cvtsi32_si128(n)),
+                n => _mm512_sll_epi16(a, _mm_cvtsi32_si128(-n)),
+            };
+            _mm512_and_si512(moved, _mm512_set1_epi8(((u8::MAX >> (8 - BITS)) << TO) as i8))
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn load_table(p: *const u8) -> __m512i {
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: __m512i, i: __m512i) -> __m512i {
+        unsafe { _mm512_shuffle_epi8(table, i) }
+    }
+    #[inline(always)]
+    unsafe fn low_byte(a: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(a, _mm512_set1_epi32(0xff)) }
+    }
+    #[inline(always)]
     unsafe fn dot_u8i8(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(acc, w, x) }
     }

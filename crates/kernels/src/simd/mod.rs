@@ -85,6 +85,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn low_nibbles(a: Self::I) -> Self::I;
     /// The high nibbles of 64 packed bytes, each in a byte of its own.
     unsafe fn high_nibbles(a: Self::I) -> Self::I;
+    /// `BITS` bits of each byte from bit `FROM`, moved to bit `TO`; the rest zero. Both places lie within a byte.
+    unsafe fn field<const FROM: u32, const BITS: u32, const TO: u32>(a: Self::I) -> Self::I;
+    unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    /// A table of sixteen bytes, for [`Simd::lookup`].
+    unsafe fn load_table(p: *const u8) -> Self::I;
+    /// `table[i]` of each byte `i`, all of them below sixteen.
+    unsafe fn lookup(table: Self::I, i: Self::I) -> Self::I;
+    /// The lowest byte of each lane.
+    unsafe fn low_byte(a: Self::I) -> Self::I;
     /// Per lane: `acc + Σ_{b<4} w.u8[b] * x.i8[b]`, exact.
     unsafe fn dot_u8i8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
     /// As [`Simd::dot_u8i8`], exact where no byte of `w` exceeds 128 and none of `x` is -128.

@@ -170,6 +170,27 @@ impl Simd for Portable {
         map_bytes(a, |b| b >> 4)
     }
     #[inline(always)]
+    unsafe fn field<const FROM: u32, const BITS: u32, const TO: u32>(a: I) -> I {
+        map_bytes(a, |b| (b >> FROM & (u8::MAX >> (8 - BITS))) << TO)
+    }
+    #[inline(always)]
+    unsafe fn or(a: I, b: I) -> I {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    unsafe fn load_table(p: *const u8) -> I {
+        let quarter = unsafe { p.cast::<[[u8; 4]; 4]>().read_unaligned() }.map(i32::from_le_bytes);
+        std::array::from_fn(|i| quarter[i % 4])
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: I, i: I) -> I {
+        map_bytes(i, |b| table[usize::from(b >> 2 & 3)].to_le_bytes()[usize::from(b & 3)])
+    }
+    #[inline(always)]
+    unsafe fn low_byte(a: I) -> I {
+        a.map(|x| x & 0xff)
+    }
+    #[inline(always)]
     unsafe fn dot_u8i8(acc: I, w: I, x: I) -> I {
         std::array::from_fn(|i| {
             let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());

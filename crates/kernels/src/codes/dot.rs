@@ -1,0 +1,175 @@
+//! How an instruction set multiplies levels with sixteen-bit codes: exactly, each in the way it is good at.
+
+use crate::simd::{Portable, Simd};
+#[cfg(target_arch = "x86_64")]
+use {
+    crate::simd::{Avx2, Avx512},
+    std::arch::x86_64::*,
+};
+
+/// Exact products of levels and codes of sixteen bits.
+///
+/// A row of codes takes `2 * plane` bytes. AVX-512 keeps two planes of signed bytes, `code = 256 * high + low`, for its
+/// eight-bit products of four (and for AMX tiles); the others keep the codes as they are, for sixteen-bit products of
+/// two, those of even and odd rows of each four apart.
+///
+/// # Safety
+/// As for [`Simd`]; the row holds `plane` codes, of at most 32512 each way.
+#[allow(clippy::missing_safety_doc)]
+pub(super) trait Dot: Simd {
+    /// Four consecutive codes, in every lane.
+    type Quad: Copy;
+    /// Sixteen lanes of four levels.
+    type Levels: Copy;
+    /// Sixteen sums.
+    type Sums: Copy;
+
+    /// Writes sixteen codes from index `at` (a multiple of four) of a row.
+    unsafe fn put(codes: Self::I, row: *mut i8, plane: usize, at: usize);
+    /// The codes from index `4 * quad` of a row.
+    unsafe fn quad(row: *const i8, plane: usize, quad: usize) -> Self::Quad;
+    unsafe fn levels(p: *const u8) -> Self::Levels;
+    unsafe fn nothing() -> Self::Sums;
+    unsafe fn dot(sums: Self::Sums, levels: Self::Levels, quad: Self::Quad) -> Self::Sums;
+    unsafe fn total(sums: Self::Sums) -> Self::I;
+}
+
+// SAFETY of all bodies: the trait's contract.
+impl Dot for Portable {
+    /// Even and odd codes.
+    type Quad = [i16; 4];
+    type Levels = Self::I;
+    type Sums = Self::I;
+
+    #[inline(always)]
+    unsafe fn put(codes: Self::I, row: *mut i8, _: usize, at: usize) {
+        let to = unsafe { row.add(2 * at).cast::<[[i16; 4]; 4]>() };
+        let c = codes.map(|c| c as i16);
+        let quads = std::array::from_fn(|q| [c[4 * q], c[4 * q + 2], c[4 * q + 1], c[4 * q + 3]]);
+        unsafe { to.write_unaligned(quads) };
+    }
+    #[inline(always)]
+    unsafe fn quad(row: *const i8, _: usize, quad: usize) -> [i16; 4] {
+        unsafe { row.add(8 * quad).cast::<[i16; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn levels(p: *const u8) -> Self::I {
+        unsafe { Self::load_bytes(p) }
+    }
+    #[inline(always)]
+    unsafe fn nothing() -> Self::I {
+        unsafe { Self::isplat(0) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: Self::I, levels: Self::I, quad: [i16; 4]) -> Self::I {
+        let [c0, c2, c1, c3] = quad.map(i32::from);
+        std::array::from_fn(|i| {
+            let w = levels[i];
+            // Every partial sum of products fits, see `LARGEST_GROUP`; wrapping says so to the compiler.
+            (sums[i])
+                .wrapping_add((w & 0xff) * c0)
+                .wrapping_add((w >> 8 & 0xff) * c1)
+                .wrapping_add((w >> 16 & 0xff) * c2)
+                .wrapping_add((w >> 24 & 0xff) * c3)
+        })
+    }
+    #[inline(always)]
+    unsafe fn total(sums: Self::I) -> Self::I {
+        sums
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Dot for Avx2 {
+    /// Even and odd codes.
+    type Quad = [__m256i; 2];
+    /// Even and odd levels of both halves, widened to sixteen bits.
+    type Levels = [[__m256i; 2]; 2];
+    type Sums = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn put(codes: Self::I, row: *mut i8, _: usize, at: usize) {
+        unsafe {
+            let order = _mm256_setr_epi8(
+                0, 1, 8, 9, 4, 5, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, //
+                0, 1, 8, 9, 4, 5, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1,
+            );
+            for (half, codes) in codes.into_iter().enumerate() {
+                let words = _mm256_permute4x64_epi64::<0b_11_01_10_00>(_mm256_shuffle_epi8(codes, order));
+                _mm_storeu_si128(row.add(2 * at + 16 * half).cast(), _mm256_castsi256_si128(words));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn quad(row: *const i8, _: usize, quad: usize) -> [__m256i; 2] {
+        unsafe {
+            let p = row.add(8 * quad).cast::<i32>();
+            [_mm256_set1_epi32(p.read_unaligned()), _mm256_set1_epi32(p.add(1).read_unaligned())]
+        }
+    }
+    #[inline(always)]
+    unsafe fn levels(p: *const u8) -> Self::Levels {
+        unsafe {
+            let low = _mm256_set1_epi16(0xff);
+            Self::load_bytes(p).map(|w| [_mm256_and_si256(w, low), _mm256_srli_epi16::<8>(w)])
+        }
+    }
+    #[inline(always)]
+    unsafe fn nothing() -> Self::Sums {
+        unsafe { Self::isplat(0) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Sums, levels: Self::Levels, quad: [__m256i; 2]) -> Self::Sums {
+        unsafe {
+            std::array::from_fn(|h| {
+                let even = _mm256_add_epi32(sums[h], _mm256_madd_epi16(levels[h][0], quad[0]));
+                _mm256_add_epi32(even, _mm256_madd_epi16(levels[h][1], quad[1]))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn total(sums: Self::Sums) -> Self::I {
+        sums
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Dot for Avx512 {
+    /// High and low plane.
+    type Quad = [__m512i; 2];
+    type Levels = __m512i;
+    /// Of the high and the low plane.
+    type Sums = [__m512i; 2];
+
+    #[inline(always)]
+    unsafe fn put(codes: __m512i, row: *mut i8, plane: usize, at: usize) {
+        unsafe {
+            // The low byte, taken as signed, is what `256 * high` leaves over.
+            Self::store_bytes(row.add(at), Self::sar8(Self::iadd(codes, Self::isplat(128))));
+            Self::store_bytes(row.add(plane + at), codes);
+        }
+    }
+    #[inline(always)]
+    unsafe fn quad(row: *const i8, plane: usize, quad: usize) -> [__m512i; 2] {
+        unsafe {
+            let p = row.add(4 * quad);
+            [p, p.add(plane)].map(|p| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()))
+        }
+    }
+    #[inline(always)]
+    unsafe fn levels(p: *const u8) -> __m512i {
+        unsafe { Self::load_bytes(p) }
+    }
+    #[inline(always)]
+    unsafe fn nothing() -> Self::Sums {
+        unsafe { [Self::isplat(0); 2] }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Sums, levels: __m512i, quad: [__m512i; 2]) -> Self::Sums {
+        unsafe { [Self::dot_u8i8(sums[0], levels, quad[0]), Self::dot_u8i8(sums[1], levels, quad[1])] }
+    }
+    #[inline(always)]
+    unsafe fn total(sums: Self::Sums) -> __m512i {
+        unsafe { Self::iadd(Self::shl8(sums[0]), sums[1]) }
+    }
+}
