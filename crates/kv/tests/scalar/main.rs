@@ -1,0 +1,7 @@
+//! Scalar formats: third-party bytes, the numbers their papers give, and what holds for all of them.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod ggml;
+mod methods;
+mod properties;
+mod support;
