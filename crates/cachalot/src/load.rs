@@ -59,7 +59,12 @@ pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Res
 
 /// Bytes for the key-value cache: as asked, or half of what the machine has free.
 pub fn budget(kv: &KvArgs) -> u64 {
-    kv.kv_budget.unwrap_or_else(|| machine::available_memory().unwrap_or(4 << 30) / 2)
+    budget_or_half(kv.kv_budget)
+}
+
+/// As asked, or half of what the machine has free.
+pub fn budget_or_half(asked: Option<u64>) -> u64 {
+    asked.unwrap_or_else(|| machine::available_memory().unwrap_or(4 << 30) / 2)
 }
 
 /// A progress bar on standard error; invisible where that is not a terminal.

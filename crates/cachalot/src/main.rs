@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod embedded;
 mod info;
+mod lab;
 mod load;
 mod run;
 mod serve;
@@ -32,6 +33,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show a model's architecture, what its KV cache costs, and how much context fits into this machine.
     Info(info::InfoArgs),
+    /// Measure what KV recipes cost in answers, memory and speed, on your own model and text.
+    Lab(lab::LabArgs),
 }
 
 /// What ends a command early: a message for a person.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args),
         Command::Bench(args) => bench::bench(args),
         Command::Info(args) => info::info(args),
+        Command::Lab(args) => lab::lab(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
