@@ -16,6 +16,8 @@ pub mod ranges;
 pub mod registry;
 mod shorthand;
 mod text;
+#[cfg(test)]
+mod tests;
 
 pub use error::RecipeError;
 pub use nearest::nearest;
