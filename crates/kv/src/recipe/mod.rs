@@ -15,9 +15,9 @@ pub mod plan;
 pub mod ranges;
 pub mod registry;
 mod shorthand;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use error::RecipeError;
 pub use nearest::nearest;

@@ -37,7 +37,14 @@ fn plain_formats_need_no_body() {
 
 #[test]
 fn expressions_print_as_they_parse() {
-    for text in ["f16", "k=f16,v=bf16", "f16(sinks=4, window=64)", "k=f32", "k=[f16],v=[before-rope, bf16]", "int4(rotate=hadamard)"] {
+    for text in [
+        "f16",
+        "k=f16,v=bf16",
+        "f16(sinks=4, window=64)",
+        "k=f32",
+        "k=[f16],v=[before-rope, bf16]",
+        "int4(rotate=hadamard)",
+    ] {
         let recipe = parse(text).unwrap();
         assert_eq!(recipe.to_string(), text);
         assert_eq!(parse(&recipe.to_string()).unwrap(), recipe);
@@ -119,7 +126,10 @@ fn a_path_is_read_where_files_are_allowed() {
     let path = path.to_str().unwrap();
     let recipe = Recipe::parse(path, Files::Allowed).unwrap();
     assert_eq!((recipe.name.as_str(), recipe.encode.window), (path, 5));
-    assert!(matches!(Recipe::parse(path, Files::Refused), Err(RecipeError::Syntax { .. } | RecipeError::Unknown { .. })));
+    assert!(matches!(
+        Recipe::parse(path, Files::Refused),
+        Err(RecipeError::Syntax { .. } | RecipeError::Unknown { .. })
+    ));
 }
 
 #[test]
@@ -154,10 +164,19 @@ fn lanes_share_what_does_not_depend_on_them() {
 #[test]
 fn impossible_pipelines_name_the_lane_and_the_stage() {
     for (encode, said) in [
-        ("v = [\"before-rope\", \"f16\"]", "test.toml:3:6: recipe test, values of layer 0, head 0: before-rope: only keys"),
+        (
+            "v = [\"before-rope\", \"f16\"]",
+            "test.toml:3:6: recipe test, values of layer 0, head 0: before-rope: only keys",
+        ),
         ("k = [\"before-rope\"]", "recipe test, keys of layer 0, head 0: no stage writes anything"),
-        ("k = [\"f16\", \"before-rope\"]", "test.toml:3:13: recipe test, keys of layer 0, head 0: before-rope: must be the first"),
-        ("k = [\"f16(bits=3)\"]", "test.toml:3:6: recipe test, keys of layer 0, head 0: f16(bits=3): takes no arguments"),
+        (
+            "k = [\"f16\", \"before-rope\"]",
+            "test.toml:3:13: recipe test, keys of layer 0, head 0: before-rope: must be the first",
+        ),
+        (
+            "k = [\"f16(bits=3)\"]",
+            "test.toml:3:6: recipe test, keys of layer 0, head 0: f16(bits=3): takes no arguments",
+        ),
     ] {
         let error = toml(encode).unwrap().plan(&layers(2, 64), None).unwrap_err().to_string();
         assert!(error.starts_with(said) || error.contains(said), "{encode}: {error}");
