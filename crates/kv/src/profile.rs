@@ -293,3 +293,100 @@ pub fn hex(bytes: &[u8]) -> String {
 fn bytes_of(data: &[f32]) -> Vec<u8> {
     data.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile() -> Profile {
+        let origin = Origin {
+            model: hex(&[7; 32]),
+            model_name: "toy".to_owned(),
+            recipe: "toy-2".to_owned(),
+            keys: "k".repeat(64),
+            values: "v".repeat(64),
+            seed: 42,
+            text: hex(&[9; 32]),
+            tokens: 512,
+        };
+        let tensor = |name: &str, shape: &[usize], data: &[f32]| NamedTensor {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            data: data.to_vec(),
+        };
+        let tensors = [
+            tensor("layer.0.head.0.k.0.codebook", &[2, 3], &[1.0, -2.5, 3.0, f32::MIN_POSITIVE, 0.0, -0.0]),
+            tensor("bits", &[1, 2], &[4.0, 2.0]),
+            tensor("nothing", &[0, 3], &[]),
+        ];
+        Profile::new(origin, tensors)
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_the_bytes_are_always_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("toy.safetensors");
+        profile().write(&path).unwrap();
+        let read = Profile::read(&path).unwrap();
+        assert_eq!(read, profile());
+        assert_eq!(read.tensor("bits"), Some((&[1, 2][..], &[4.0, 2.0][..])));
+        assert_eq!(read.tensor("bit"), None);
+        assert_eq!(std::fs::read(&path).unwrap(), profile().to_bytes().unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_bit_is_noticed() {
+        let bytes = profile().to_bytes().unwrap();
+        for len in 0..bytes.len() {
+            let error = Profile::from_bytes(&bytes[..len], "p").unwrap_err();
+            assert!(matches!(error, ProfileError::Corrupt { .. }), "{len}: {error}");
+        }
+        for at in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1 << (at % 8);
+            // What a flip leaves readable (spaces, the order of keys) says the same as before.
+            if let Ok(read) = Profile::from_bytes(&bytes, "p") {
+                assert_eq!(read, profile(), "byte {at}");
+            }
+        }
+        let mut longer = bytes;
+        longer.extend_from_slice(&[0; 4]);
+        assert!(matches!(Profile::from_bytes(&longer, "p"), Err(ProfileError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_refused() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let tensor = NamedTensor { name: "x".to_owned(), shape: vec![1], data: vec![bad] };
+            let bytes = Profile::new(profile().origin, [tensor]).to_bytes().unwrap();
+            let error = Profile::from_bytes(&bytes, "p").unwrap_err().to_string();
+            assert!(error.contains("tensor `x` has values that are no finite numbers"), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_files_other_versions_other_models_and_other_recipes_are_told_apart() {
+        let weights = [("w", TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap())];
+        let weights = safetensors::serialize(weights, None).unwrap();
+        assert!(matches!(Profile::from_bytes(&weights, "p"), Err(ProfileError::NotAProfile { .. })));
+
+        let none: [(&str, TensorView<'_>); 0] = [];
+        let next = HashMap::from([(KEY.to_owned(), "{\"version\": 2, \"shape\": \"unheard of\"}".to_owned())]);
+        let next = safetensors::serialize(none, Some(next)).unwrap();
+        let error = Profile::from_bytes(&next, "p").unwrap_err();
+        assert_eq!(error, ProfileError::Version { path: "p".to_owned(), found: 2 });
+
+        assert_eq!(profile().check_model(&[7; 32]), Ok(()));
+        let error = profile().check_model(&[8; 32]).unwrap_err();
+        assert!(matches!(error, ProfileError::Model { .. }));
+        assert!(error.to_string().contains("toy (070707070707…), and this one is 080808080808…"), "{error}");
+
+        assert_eq!(profile().check_recipe("toy-2", Side::Keys, &"k".repeat(64)), Ok(()));
+        let error = profile().check_recipe("toy-3", Side::Values, &"k".repeat(64)).unwrap_err();
+        assert!(error.to_string().contains("the recipe toy-2, whose values differ from those of toy-3"), "{error}");
+
+        let missing = Profile::read(Path::new("/nowhere/p")).unwrap_err();
+        assert!(matches!(missing, ProfileError::Io { verb: "read", .. }));
+    }
+}

@@ -15,6 +15,8 @@ pub mod plan;
 pub mod ranges;
 pub mod registry;
 mod shorthand;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use error::RecipeError;
