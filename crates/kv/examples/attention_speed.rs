@@ -1,7 +1,8 @@
 //! Speed of attention alone, over the cache of a SmolLM2-shaped model (30 layers, 9 query and 3 KV heads of 64):
-//! `cargo run --release -p cachalot-kv --example attention_speed [FORMAT]`.
+//! `cargo run --release -p cachalot-kv --example attention_speed [RECIPE]`.
 
 use cachalot_kernels::{Isa, Team};
+use cachalot_kv::recipe::{Recipe, expression::Files};
 use cachalot_kv::{CacheConfig, KvCache, LayerGeometry, Rope, Segment};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use std::time::Instant;
 const LAYERS: usize = 30;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let format = std::env::args().nth(1).unwrap_or_else(|| "f16".to_owned()).parse()?;
+    let recipe = std::env::args().nth(1).unwrap_or_else(|| "f16".to_owned());
     let rope = Arc::new(Rope::new((0..32).map(|i| 1e5f32.powf(-i as f32 / 32.0)).collect(), 1.0, 8192));
     let layer = LayerGeometry {
         heads: 9,
@@ -21,8 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         rope: Some(rope),
     };
     let team = Arc::new(Team::of_all_cores());
+    let layers = vec![layer; LAYERS];
+    let plan = Arc::new(Recipe::parse(&recipe, Files::Allowed)?.plan(&layers, None)?);
     for isa in Isa::available() {
-        let config = CacheConfig::new(vec![layer.clone(); LAYERS], 1 << 30, format);
+        let config = CacheConfig::with_plan(layers.clone(), 1 << 30, plan.clone());
         let cache = KvCache::new(config, team.clone(), isa)?;
         let mut seq = cache.create();
         let chunk = 512;
