@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod ggml;
+mod golden;
 mod methods;
 mod properties;
 mod support;
