@@ -4,5 +4,6 @@
 mod ggml;
 mod golden;
 mod methods;
+mod mixed;
 mod properties;
 mod support;
