@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod ggml;
+mod golden;
 mod methods;
+mod mixed;
 mod properties;
 mod support;

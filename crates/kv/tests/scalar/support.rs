@@ -4,8 +4,30 @@ use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::encode::codec::{Hints, Part, Queries, Shape, Side, Work};
 use cachalot_kv::encode::registry;
-use cachalot_kv::encode::stage::{Args, Built, Context, StageError, StageSpec, Tensors};
+use cachalot_kv::encode::stage::{Args, Built, Context, NamedTensor, Samples, StageError, StageSpec, Tensors};
 use std::sync::Arc;
+
+/// Tensors by name.
+pub struct Profile(pub Vec<NamedTensor>);
+
+impl Tensors for Profile {
+    fn tensor(&self, name: &str) -> Option<(&[usize], &[f32])> {
+        self.0.iter().find(|tensor| tensor.name == name).map(|tensor| (&tensor.shape[..], &tensor.data[..]))
+    }
+}
+
+/// What calibration makes of rows.
+pub fn calibrated(text: &str, shape: Shape, rows: &[f32]) -> Profile {
+    let mut tensors = Vec::new();
+    for text in text.split('|') {
+        let args = Args::new(spec(text.trim()));
+        if let Some(calibrate) = registry::stage(&args.spec().name).unwrap().calibrate {
+            let samples = Samples { rows, queries: &[], seed: 0 };
+            tensors.extend(calibrate(&args, &context(shape, None), &samples).unwrap());
+        }
+    }
+    Profile(tensors)
+}
 
 /// `name(key=value, …)`.
 pub fn spec(text: &str) -> StageSpec {

@@ -3,12 +3,21 @@
 //! A quantizer sees one group at a time; which numbers form a group, where the codes lie and how they are multiplied is
 //! the business of [`super::part::matrix`].
 
+mod block_float;
 pub mod float8;
 pub mod ggml;
+mod hqq;
+pub mod lloyd;
+mod nuq;
+mod olive;
 mod store;
+mod table;
+mod ternary;
 mod uniform;
 
+pub(in crate::encode) use olive::levels as pair_levels;
 pub use store::Store;
+pub use table::Table;
 pub use uniform::{Rounding, Uniform, Zero};
 
 use super::stage::StageEntry;
@@ -17,8 +26,24 @@ use std::fmt;
 use std::sync::Arc;
 
 /// One line a quantizer.
-pub const STAGES: &[StageEntry] =
-    &[uniform::STAGE, ggml::Q8_0, ggml::Q5_1, ggml::Q5_0, ggml::Q4_1, ggml::Q4_0, ggml::IQ4_NL];
+pub const STAGES: &[StageEntry] = &[
+    uniform::STAGE,
+    ggml::Q8_0,
+    ggml::Q5_1,
+    ggml::Q5_0,
+    ggml::Q4_1,
+    ggml::Q4_0,
+    ggml::IQ4_NL,
+    block_float::MXFP4,
+    block_float::NVFP4,
+    block_float::BFP,
+    hqq::STAGE,
+    lloyd::STAGE,
+    nuq::STAGE,
+    ternary::TERNARY,
+    ternary::SIGN,
+    olive::STAGE,
+];
 
 /// How the codes of a matrix are packed, and what they mean.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +55,13 @@ pub enum Packing {
         /// Levels by code.
         table: Option<[u8; 16]>,
     },
+    /// Nibbles whose meaning depends on the neighbouring channel's: outlier-victim pairs.
+    Pairs {
+        /// Levels from a channel to the next.
+        distance: usize,
+    },
+    /// Three levels, five to a byte.
+    Ternary,
 }
 
 /// A parameter of every group: where its values are.

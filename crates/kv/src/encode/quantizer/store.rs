@@ -115,9 +115,11 @@ fn brain(x: f32) -> bf16 {
 
 /// The smallest power of two from `x / unit` up.
 fn byte_of_power(x: f32, unit: f32) -> u8 {
-    let ratio = x / unit;
-    let above = i32::from(ratio > 0.0 && ratio.to_bits() & 0x7f_ffff != 0);
-    (exponent(ratio.max(0.0)) + above).clamp(-127, 127).wrapping_add(127) as u8
+    let ratio = (x / unit).max(0.0);
+    match exponent(ratio) {
+        -127 => u8::from(ratio > power_of_two(-127)),
+        e => (e + 127 + i32::from(ratio.to_bits() & 0x7f_ffff != 0)).min(254) as u8,
+    }
 }
 
 fn power(byte: u8, unit: f32) -> f32 {
@@ -176,7 +178,7 @@ mod tests {
     fn powers_of_two_round_up_and_extremes_stay_finite() {
         let power = Store::E8m0 { unit: 1.0 };
         assert_eq!([1.0, 1.1, 0.75, 2.0].map(|x| power.round(x)), [1.0, 2.0, 1.0, 2.0]);
-        assert!(power.round(0.0) > 0.0 && power.round(0.0) < 1e-38);
+        assert_eq!([0.0, 1e-45, 1e-38].map(|x| power.round(x)), [-127, -127, -126].map(|e| 2f32.powi(e)));
         for store in ALL {
             for x in [f32::MAX, 1e9, 65520.0, f32::MIN_POSITIVE, 1e-45, 0.0] {
                 assert!(store.round(x).is_finite(), "{store} {x}");
