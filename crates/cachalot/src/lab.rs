@@ -4,13 +4,15 @@ use crate::args::ModelArgs;
 use crate::bench::machine;
 use crate::load::{self, Ready};
 use crate::{Failure, size};
+use cachalot_kv::profile::Profile;
 use cachalot_lab::quality::{self, Event, QualitySettings};
 use cachalot_lab::report::{Lines, Run, table};
-use cachalot_lab::{LabError, Subject, Text, recipe};
+use cachalot_lab::{LabError, Subject, Text, candidate};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Args)]
@@ -32,12 +34,15 @@ struct QualityArgs {
     /// The text that is predicted, and that needles are hidden in.
     #[arg(long, value_name = "PATH")]
     text: PathBuf,
-    /// KV recipes to measure, separated by commas.
+    /// KV recipes to measure, separated by commas; `all` is every one that needs nothing or has a profile.
     #[arg(long, value_name = "LIST")]
     recipes: String,
     /// The cache they are compared with.
     #[arg(long, default_value = "f16", value_name = "RECIPE")]
     reference: String,
+    /// Calibration profiles of this model, each used for the recipe it was made for.
+    #[arg(long, value_delimiter = ',', value_name = "FILES")]
+    profiles: Vec<PathBuf>,
     /// Tokens of a window.
     #[arg(long, default_value_t = 4096)]
     window: usize,
@@ -75,7 +80,9 @@ pub fn lab(args: LabArgs) -> Result<(), Failure> {
 
 fn quality(args: &QualityArgs) -> Result<(), Failure> {
     // Names and text first: they cost nothing, a model may take long to load.
-    let recipes = recipe::resolve_list(&args.recipes)?;
+    let profiles = args.profiles.iter().map(|path| Ok(Arc::new(Profile::read(path)?)));
+    let profiles = profiles.collect::<Result<Vec<_>, Failure>>()?;
+    let recipes = candidate::resolve_list(&args.recipes, &profiles)?;
     let settings = QualitySettings {
         window: args.window,
         windows: args.windows,
@@ -84,7 +91,7 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
         needles: args.needles,
         needle_tokens: args.needle_tokens,
         seed: args.seed,
-        ..QualitySettings::new(recipe::resolve(&args.reference)?, load::budget_or_half(args.kv_budget))
+        ..QualitySettings::new(candidate::resolve(&args.reference, &profiles)?, load::budget_or_half(args.kv_budget))
     };
     let text = Text::read(&args.text)?;
     let ready = load::load(&args.model)?;

@@ -1,6 +1,7 @@
 //! What can go wrong in the laboratory.
 
 use cachalot_kv::KvError;
+use cachalot_kv::recipe::RecipeError;
 use cachalot_model::ModelError;
 use std::path::PathBuf;
 
@@ -19,9 +20,12 @@ pub enum LabError {
     /// Settings that contradict each other or the model.
     #[error("{0}")]
     Settings(String),
-    /// A recipe that nobody knows, or one that the list of recipes cannot mean.
-    #[error("recipe: {0}")]
-    Recipe(#[source] KvError),
+    /// A recipe that nobody knows, that cannot be read, or that the model does not go together with.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A cache that cannot be built.
+    #[error(transparent)]
+    Kv(#[from] KvError),
     /// A step of the reference failed; without it there is nothing to compare with.
     #[error("the reference {name} failed: {reason}")]
     Reference {

@@ -3,7 +3,7 @@
 //! [`quality::measure`] runs recipes and a full-precision reference in lock step over the same tokens and reports
 //! everything from that one run.
 //!
-//! - [`recipe`]: names to caches.
+//! - [`candidate`]: names to caches.
 //! - [`measures`]: two next-token distributions compared.
 //! - [`statistics`]: quantiles, proportions, bootstrap intervals, all seeded.
 //! - [`tasks`]: questions generated from a seed at any length.
@@ -11,17 +11,17 @@
 //! - [`quality`]: the run.
 //! - [`report`]: JSON lines with everything needed to repeat it, and a Markdown table.
 
+pub mod candidate;
 pub mod error;
 pub mod measures;
 pub mod quality;
-pub mod recipe;
 pub mod report;
 pub mod statistics;
 pub mod subject;
 pub mod tasks;
 pub mod text;
 
+pub use candidate::Candidate;
 pub use error::LabError;
-pub use recipe::Recipe;
 pub use subject::Subject;
 pub use text::Text;

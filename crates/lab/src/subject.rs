@@ -14,6 +14,8 @@ pub struct Subject<'a> {
     pub decoder: &'a dyn Decoder,
     /// What caches for it need to know.
     pub layers: Vec<LayerGeometry>,
+    /// What the model's numbers depend on; profiles belong to it.
+    pub digest: [u8; 32],
     /// Text to ids and back.
     pub tokenizer: &'a Tokenizer,
     /// How questions become prompts, where the model has a template.
@@ -30,6 +32,7 @@ impl<'a> Subject<'a> {
         Subject {
             decoder: &*loaded.model,
             layers: loaded.model.layer_geometry(),
+            digest: loaded.digest,
             tokenizer: &loaded.tokenizer,
             template: loaded.template.as_ref(),
             team,

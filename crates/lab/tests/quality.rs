@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use cachalot_kernels::Team;
-use cachalot_kv::{CacheConfig, KvCache, KvError, KvFormat, Rope, Segment};
+use cachalot_kv::{CacheConfig, KvCache, KvFormat, Rope, Segment};
 use cachalot_lab::quality::{Event, Outcome, QualitySettings, measure};
-use cachalot_lab::{LabError, Recipe, Subject, Text, recipe};
+use cachalot_lab::{Candidate, LabError, Subject, Text, candidate};
 use cachalot_model::spec::ModelSpec;
 use cachalot_model::{Decoder, LoadOptions, Loaded, Model, ModelError};
 use std::num::NonZeroUsize;
@@ -52,30 +52,30 @@ fn settings() -> QualitySettings {
         needles: 0,
         needle_tokens: 400,
         resamples: 200,
-        ..QualitySettings::new(recipe::resolve("f16").unwrap(), 1 << 30)
+        ..QualitySettings::new(candidate::resolve("f16", &[]).unwrap(), 1 << 30)
     }
 }
 
-fn run(subject: &Subject<'_>, recipes: &[Arc<dyn Recipe>], settings: &QualitySettings) -> Vec<Outcome> {
+fn run(subject: &Subject<'_>, recipes: &[Arc<dyn Candidate>], settings: &QualitySettings) -> Vec<Outcome> {
     measure(subject, &text(400), recipes, settings, &mut |_| Ok(())).unwrap()
 }
 
-fn named(list: &str) -> Vec<Arc<dyn Recipe>> {
-    recipe::resolve_list(list).unwrap()
+fn named(list: &str) -> Vec<Arc<dyn Candidate>> {
+    candidate::resolve_list(list, &[]).unwrap()
 }
 
 /// A cache that someone got wrong: its geometry is not the model's.
 struct Planted(&'static str, fn(&mut CacheConfig));
 
-impl Recipe for Planted {
+impl Candidate for Planted {
     fn name(&self) -> &str {
         self.0
     }
 
-    fn cache(&self, subject: &Subject<'_>, budget_bytes: u64) -> Result<KvCache, KvError> {
+    fn cache(&self, subject: &Subject<'_>, budget_bytes: u64) -> Result<KvCache, LabError> {
         let mut config = CacheConfig::new(subject.layers.clone(), budget_bytes, "f16".parse::<KvFormat>()?);
         (self.1)(&mut config);
-        KvCache::new(config, subject.team.clone(), subject.isa)
+        Ok(KvCache::new(config, subject.team.clone(), subject.isa)?)
     }
 }
 
@@ -112,7 +112,7 @@ fn chunks_and_groups_change_no_digit() {
     let whole = scores(&settings());
     assert_eq!(scores(&QualitySettings { chunk: 37, ..settings() }), whole);
     // Memory for the reference and one recipe at a time.
-    let bytes = |name| recipe::resolve(name).unwrap().cache(&subject(), 0).unwrap().bytes_for_tokens(302);
+    let bytes = |name| candidate::resolve(name, &[]).unwrap().cache(&subject(), 0).unwrap().bytes_for_tokens(320);
     let kv_budget_bytes = bytes("f16") + bytes("f32");
     assert_eq!(scores(&QualitySettings { kv_budget_bytes, ..settings() }), whole);
     let tight = QualitySettings { kv_budget_bytes: kv_budget_bytes - 1, ..settings() };
@@ -122,7 +122,7 @@ fn chunks_and_groups_change_no_digit() {
 
 #[test]
 fn planted_bugs_are_seen() {
-    let recipes: Vec<Arc<dyn Recipe>> = vec![
+    let recipes: Vec<Arc<dyn Candidate>> = vec![
         Arc::new(Planted("nothing", |_| {})),
         Arc::new(Planted("off by one", |c| c.layers.iter_mut().for_each(|l| l.window = Some(298)))),
         Arc::new(Planted("window of 128", |c| c.layers.iter_mut().for_each(|l| l.window = Some(128)))),
@@ -163,8 +163,8 @@ fn planted_bugs_are_seen() {
 #[test]
 fn needles_are_found_and_lost() {
     let settings = QualitySettings { windows: 0, needles: 6, ..settings() };
-    let recipes: Vec<Arc<dyn Recipe>> = vec![
-        recipe::resolve("f32").unwrap(),
+    let recipes: Vec<Arc<dyn Candidate>> = vec![
+        candidate::resolve("f32", &[]).unwrap(),
         Arc::new(Planted("window of 16", |c| c.layers.iter_mut().for_each(|l| l.window = Some(16)))),
     ];
     let mut answers = Vec::new();
@@ -216,7 +216,7 @@ fn a_recipe_that_breaks_breaks_alone() {
         assert!(whole.failure.is_none() && whole.scores.as_ref().unwrap().tokens == 2 * 299);
     }
     // Without the reference there is nothing to compare with.
-    let settings = QualitySettings { reference: recipe::resolve("f32").unwrap(), ..settings() };
+    let settings = QualitySettings { reference: candidate::resolve("f32", &[]).unwrap(), ..settings() };
     let error = measure(&subject, &text(400), &named("bf16"), &settings, &mut |_| Ok(())).unwrap_err();
     assert!(matches!(&error, LabError::Reference { name, .. } if name == "f32"), "{error}");
 }

@@ -45,8 +45,9 @@ pub(super) fn ask(
                 progress.advance(case.prompt.len())?;
                 continue;
             }
-            let mut trial = Trial::new(subject, &collected.recipe, case.prompt.len() + case.answer_tokens);
-            let answer = answer(&mut trial, subject, case, settings.chunk, collected.recipe.name(), progress)?;
+            let mut trial =
+                Trial::new(subject, &collected.candidate, case.prompt.len() + case.answer_tokens, settings.chunk);
+            let answer = answer(&mut trial, subject, case, settings.chunk, collected.candidate.name(), progress)?;
             if i == 0 {
                 trial.must_run()?;
             }

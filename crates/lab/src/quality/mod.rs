@@ -14,8 +14,7 @@ pub use ask::Answer;
 pub use outcome::{AnswerScore, BlockSums, DepthScore, Memory, Outcome, Scores, Speed, WindowScore};
 pub use settings::QualitySettings;
 
-use crate::recipe::Recipe;
-use crate::{LabError, Subject, Text};
+use crate::{Candidate, LabError, Subject, Text};
 use outcome::Collected;
 use std::sync::Arc;
 
@@ -46,7 +45,7 @@ pub type Observer<'a> = dyn FnMut(Event<'_>) -> Result<(), LabError> + 'a;
 pub fn measure(
     subject: &Subject<'_>,
     text: &Text,
-    recipes: &[Arc<dyn Recipe>],
+    recipes: &[Arc<dyn Candidate>],
     settings: &QualitySettings,
     observe: &mut Observer<'_>,
 ) -> Result<Vec<Outcome>, LabError> {

@@ -1,8 +1,8 @@
 //! What a run found, recipe by recipe.
 
 use super::{Answer, QualitySettings};
+use crate::Candidate;
 use crate::measures::{TOP, TokenMeasure};
-use crate::recipe::Recipe;
 use crate::statistics::{Interval, bootstrap, median, quantile, wilson};
 use serde::Serialize;
 use std::sync::Arc;
@@ -121,8 +121,10 @@ pub struct Memory {
     pub bytes: u64,
     /// Bytes that the cache predicts for so many tokens.
     pub predicted_bytes: u64,
-    /// Bits per key or value, metadata and padding included.
+    /// Bits per key or value, with metadata, padding, and what a recipe keeps exact.
     pub bits_per_element: f64,
+    /// The same of one more token of a long sequence: what is kept exact at its ends does not count any more.
+    pub bits_per_element_long: f64,
 }
 
 /// Tokens per second, from steps that took turns with the reference's.
@@ -219,7 +221,7 @@ fn perplexity_ratio(sums: &BlockSums) -> f64 {
 
 /// What one recipe has come to so far.
 pub(super) struct Collected {
-    pub recipe: Arc<dyn Recipe>,
+    pub candidate: Arc<dyn Candidate>,
     windows: Vec<Vec<TokenMeasure>>,
     memory: Option<Memory>,
     scoring: (usize, Duration),
@@ -229,9 +231,9 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    pub fn new(recipe: &Arc<dyn Recipe>) -> Collected {
+    pub fn new(candidate: &Arc<dyn Candidate>) -> Collected {
         Collected {
-            recipe: recipe.clone(),
+            candidate: candidate.clone(),
             windows: Vec::new(),
             memory: None,
             scoring: (0, Duration::ZERO),
@@ -253,14 +255,9 @@ impl Collected {
         self.decoding.push(time.as_secs_f64());
     }
 
-    /// Adds a window; `bytes` are the ledger's and the predicted ones after it.
-    pub fn window(&mut self, tokens: Vec<TokenMeasure>, bytes: Option<(u64, u64)>, elements: u64) {
-        self.memory = bytes.map(|(bytes, predicted_bytes)| Memory {
-            tokens: tokens.len() + 1,
-            bytes,
-            predicted_bytes,
-            bits_per_element: 8.0 * bytes as f64 / elements.max(1) as f64,
-        });
+    /// Adds a window, and what the cache held after it.
+    pub fn window(&mut self, tokens: Vec<TokenMeasure>, memory: Option<Memory>) {
+        self.memory = memory;
         self.windows.push(tokens);
     }
 
@@ -291,7 +288,7 @@ impl Collected {
         let of = self.answers.len();
         let same = self.answers.iter().zip(reference).filter(|(answer, other)| answer.answer == **other).count();
         Outcome {
-            recipe: self.recipe.name().to_owned(),
+            recipe: self.candidate.name().to_owned(),
             is_reference,
             scores: Scores::of(&self.windows, settings),
             answers: (of > 0).then(|| AnswerScore {
@@ -322,7 +319,8 @@ mod tests {
 
     #[test]
     fn scores_by_hand() {
-        let settings = QualitySettings { block: 2, ..QualitySettings::new(crate::recipe::resolve("f16").unwrap(), 0) };
+        let settings =
+            QualitySettings { block: 2, ..QualitySettings::new(crate::candidate::resolve("f16", &[]).unwrap(), 0) };
         let windows = vec![
             vec![token(0.0, 1.0, true, 5), token(0.2, 1.5, false, 4)],
             vec![token(0.1, 0.5, true, 5), token(0.5, 2.0, true, 1)],

@@ -23,11 +23,12 @@ pub(super) fn score(
     progress: &mut Progress<'_, '_>,
 ) -> Result<(), LabError> {
     let tokens = settings.window + settings.decode;
-    let mut reference = Trial::new(subject, &settings.reference, tokens);
+    let mut reference = Trial::new(subject, &settings.reference, tokens, settings.chunk);
     reference.must_run()?;
     let (first, others) = all.split_at_mut(1);
     let others = &mut others[group.clone()];
-    let mut trials: Vec<Trial<'_>> = others.iter().map(|c| Trial::new(subject, &c.recipe, tokens)).collect();
+    let mut trials: Vec<Trial<'_>> =
+        others.iter().map(|c| Trial::new(subject, &c.candidate, tokens, settings.chunk)).collect();
     for (index, window) in windows.iter().enumerate() {
         let mut into_reference = Vec::new();
         let mut into: Vec<Vec<TokenMeasure>> = trials.iter().map(|_| Vec::new()).collect();
@@ -63,15 +64,13 @@ pub(super) fn score(
             }
             at += chunk.len();
         }
-        let memory = |trial: &Trial<'_>| trial.bytes();
-        let elements = subject.elements(window.len());
         if collect_reference {
-            first[0].window(into_reference, memory(&reference), elements);
+            first[0].window(into_reference, reference.memory());
         }
         for ((trial, tokens), collected) in trials.iter().zip(into).zip(others.iter_mut()) {
             if trial.failure().is_none() {
-                let score = WindowScore::of(collected.recipe.name(), index, &tokens, settings);
-                collected.window(tokens, memory(trial), elements);
+                let score = WindowScore::of(collected.candidate.name(), index, &tokens, settings);
+                collected.window(tokens, trial.memory());
                 (progress.observe)(Event::Window(&score))?;
             }
         }

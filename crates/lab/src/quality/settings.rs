@@ -1,15 +1,14 @@
 //! What a run does, and whether it can.
 
-use crate::recipe::Recipe;
 use crate::tasks::{self, Case, SingleNeedle, Task};
-use crate::{LabError, Subject, Text};
+use crate::{Candidate, LabError, Subject, Text};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// What a run measures.
 pub struct QualitySettings {
     /// The full-precision cache that recipes are compared with.
-    pub reference: Arc<dyn Recipe>,
+    pub reference: Arc<dyn Candidate>,
     /// Tokens of a window.
     pub window: usize,
     /// Windows, spread evenly over the text; 0 for none.
@@ -34,7 +33,7 @@ pub struct QualitySettings {
 
 impl QualitySettings {
     /// Four windows of 4,096 tokens, 20 needles at 3,500.
-    pub fn new(reference: Arc<dyn Recipe>, kv_budget_bytes: u64) -> QualitySettings {
+    pub fn new(reference: Arc<dyn Candidate>, kv_budget_bytes: u64) -> QualitySettings {
         QualitySettings {
             reference,
             window: 4096,
@@ -50,7 +49,7 @@ impl QualitySettings {
         }
     }
 
-    pub(super) fn check(&self, subject: &Subject<'_>, recipes: &[Arc<dyn Recipe>]) -> Result<(), LabError> {
+    pub(super) fn check(&self, subject: &Subject<'_>, recipes: &[Arc<dyn Candidate>]) -> Result<(), LabError> {
         let fail = |reason: String| Err(LabError::Settings(reason));
         let context = subject.context();
         if recipes.is_empty() {
@@ -98,9 +97,12 @@ impl QualitySettings {
     pub(super) fn groups(
         &self,
         subject: &Subject<'_>,
-        recipes: &[Arc<dyn Recipe>],
+        recipes: &[Arc<dyn Candidate>],
     ) -> Result<Vec<Range<usize>>, LabError> {
-        let bytes = |recipe: &Arc<dyn Recipe>| recipe.cache(subject, 0).map(|c| c.bytes_for_tokens(self.longest()));
+        let bytes = |candidate: &Arc<dyn Candidate>| -> Result<u64, LabError> {
+            let cache = candidate.cache(subject, 0)?;
+            Ok(cache.peak_bytes(&cache.config().plan, self.longest(), self.chunk))
+        };
         let reference = bytes(&self.reference)
             .map_err(|e| LabError::Reference { name: self.reference.name().into(), reason: e.to_string() })?;
         let (mut groups, mut start, mut held) = (Vec::new(), 0, reference);

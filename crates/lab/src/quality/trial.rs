@@ -1,7 +1,7 @@
 //! One recipe at work: its cache, its sequence, and how long its steps take.
 
-use crate::recipe::Recipe;
-use crate::{LabError, Subject};
+use super::Memory;
+use crate::{Candidate, LabError, Subject};
 use cachalot_kv::{KvCache, Segment, SequenceKv};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// A recipe with a cache and one sequence. After the first failure it does nothing any more.
 pub(super) struct Trial<'a> {
     subject: &'a Subject<'a>,
-    recipe: Arc<dyn Recipe>,
+    candidate: Arc<dyn Candidate>,
     running: Option<(KvCache, SequenceKv)>,
     failure: Option<String>,
 }
@@ -21,19 +21,18 @@ pub(super) struct Step {
 }
 
 impl<'a> Trial<'a> {
-    /// An empty sequence with room for `tokens`.
-    pub fn new(subject: &'a Subject<'a>, recipe: &Arc<dyn Recipe>, tokens: usize) -> Trial<'a> {
-        let recipe = recipe.clone();
-        let opened = recipe.cache(subject, 0).and_then(|sized| {
-            // One page of each lane beyond, for formats that hold the page being written beside the finished one.
-            let budget = sized.bytes_for_tokens(tokens) + sized.bytes_for_tokens(1);
-            let cache = recipe.cache(subject, budget)?;
-            let sequence = recipe.sequence(&cache);
+    /// An empty sequence with room for `tokens`, in steps of at most `chunk`.
+    pub fn new(subject: &'a Subject<'a>, candidate: &Arc<dyn Candidate>, tokens: usize, chunk: usize) -> Trial<'a> {
+        let candidate = candidate.clone();
+        let opened = candidate.cache(subject, 0).and_then(|sized| {
+            let budget = sized.peak_bytes(&sized.config().plan, tokens, chunk);
+            let cache = candidate.cache(subject, budget)?;
+            let sequence = cache.create();
             Ok((cache, sequence))
         });
         match opened {
-            Ok(running) => Trial { subject, recipe, running: Some(running), failure: None },
-            Err(error) => Trial { subject, recipe, running: None, failure: Some(error.to_string()) },
+            Ok(running) => Trial { subject, candidate, running: Some(running), failure: None },
+            Err(error) => Trial { subject, candidate, running: None, failure: Some(error.to_string()) },
         }
     }
 
@@ -61,7 +60,7 @@ impl<'a> Trial<'a> {
     /// Begins an empty sequence.
     pub fn restart(&mut self) {
         if let Some((cache, seq)) = &mut self.running {
-            *seq = self.recipe.sequence(cache);
+            *seq = cache.create();
         }
     }
 
@@ -80,13 +79,21 @@ impl<'a> Trial<'a> {
     pub fn must_run(&self) -> Result<(), LabError> {
         match &self.failure {
             None => Ok(()),
-            Some(reason) => Err(LabError::Reference { name: self.recipe.name().into(), reason: reason.clone() }),
+            Some(reason) => Err(LabError::Reference { name: self.candidate.name().into(), reason: reason.clone() }),
         }
     }
 
-    /// Bytes of pages: by the cache's ledger now, and as the cache predicts for the sequence's length.
-    pub fn bytes(&self) -> Option<(u64, u64)> {
+    /// What the cache holds now: by its ledger, and as it predicts for the sequence's length.
+    pub fn memory(&self) -> Option<Memory> {
         let (cache, seq) = self.running.as_ref()?;
-        Some((cache.ledger().used(), cache.bytes_for_tokens(seq.len())))
+        let bytes = cache.ledger().used();
+        let each = self.subject.layers.iter().map(|layer| 2 * layer.kv_heads * layer.head_dim).sum::<usize>();
+        Some(Memory {
+            tokens: seq.len(),
+            bytes,
+            predicted_bytes: cache.bytes_for_tokens(seq.len()),
+            bits_per_element: 8.0 * bytes as f64 / self.subject.elements(seq.len()).max(1) as f64,
+            bits_per_element_long: 8.0 * cache.bytes_per_token() / each.max(1) as f64,
+        })
     }
 }

@@ -8,15 +8,15 @@ pub fn table(outcomes: &[Outcome]) -> String {
     let reference = outcomes.iter().find(|outcome| outcome.is_reference);
     let name = reference.map_or("the reference", |outcome| &outcome.recipe);
     let mut text = String::from(
-        "| KV | bits | KV MiB | mean KL [95%] | p99 KL | max KL | top-1 % [95%] | top-5 % | perplexity | ratio [95%] \
+        "| KV | bits | long | KV MiB | mean KL [95%] | p99 KL | max KL | top-1 % [95%] | top-5 % | perplexity | ratio [95%] \
          | needles [95%] | prefill tok/s | ratio | decode tok/s | ratio |\n\
-         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for outcome in outcomes {
         text += &row(outcome, reference);
     }
     text += &format!(
-        "\nKL in nats, agreement and perplexity ratio against {name}; top-5 is the share of the five most likely tokens \
+        "\nBits per key or value, everything included: after a window, and of one more token of a long text. KL in nats, agreement and perplexity ratio against {name}; top-5 is the share of the five most likely tokens \
          that both have. Intervals of KL, agreement and perplexity: bootstrap over blocks of tokens, paired; of needles: \
          Wilson. Speed ratios against {name} in the same run.\n"
     );
@@ -27,12 +27,16 @@ fn row(outcome: &Outcome, reference: Option<&Outcome>) -> String {
     let name = if outcome.is_reference { format!("{} (reference)", outcome.recipe) } else { outcome.recipe.clone() };
     if let Some(failure) = &outcome.failure {
         let failure = failure.replace('|', "\\|").replace('\n', " ");
-        return format!("| {name} | failed: {failure} |{}\n", " |".repeat(13));
+        return format!("| {name} | failed: {failure} |{}\n", " |".repeat(14));
     }
     let mut cells = vec![name];
     match &outcome.memory {
-        Some(m) => cells.extend([format!("{:.2}", m.bits_per_element), format!("{:.1}", m.bytes as f64 / 1048576.0)]),
-        None => cells.extend(none(2)),
+        Some(m) => cells.extend([
+            format!("{:.2}", m.bits_per_element),
+            format!("{:.2}", m.bits_per_element_long),
+            format!("{:.1}", m.bytes as f64 / 1048576.0),
+        ]),
+        None => cells.extend(none(3)),
     }
     match &outcome.scores {
         Some(s) => cells.extend([
@@ -115,7 +119,13 @@ mod tests {
                 interval: wilson(19, 20),
                 same_as_reference: 20,
             }),
-            memory: Some(Memory { tokens: 64, bytes: 1 << 20, predicted_bytes: 1 << 20, bits_per_element: 16.0 }),
+            memory: Some(Memory {
+                tokens: 64,
+                bytes: 1 << 20,
+                predicted_bytes: 1 << 20,
+                bits_per_element: 16.0,
+                bits_per_element_long: 15.5,
+            }),
             speed,
         };
         let failed =
@@ -125,7 +135,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().take(4).collect();
         assert!(lines.iter().all(|line| cells(line) == cells(lines[0])), "{text}");
         assert!(
-            lines[2].contains("f16 (reference) | 16.00 | 1.0 |") && lines[2].contains("19/20 [76%, 99%]"),
+            lines[2].contains("f16 (reference) | 16.00 | 15.50 | 1.0 |") && lines[2].contains("19/20 [76%, 99%]"),
             "{text}"
         );
         assert!(lines[2].ends_with("50.0 | 1.00 | 10.0 | 1.00 |"), "{text}");
