@@ -87,6 +87,7 @@ impl Scheduler {
             ticket: Ticket { choice, ..first.ticket },
             tokens: first.tokens.clone(),
             prompt: first.prompt,
+            plan: first.plan.clone(),
             // Those beyond the batch have no use for a cache now.
             kv: match self.running.len() + choice < self.limits.max_batch {
                 true => first.kv.as_ref().and_then(|kv| self.cache.fork(kv).ok()),

@@ -191,6 +191,21 @@ impl Rule {
     }
 }
 
+impl Default for Recipe {
+    /// Half floats: exact for most purposes, and what every other recipe is compared with.
+    fn default() -> Recipe {
+        Recipe {
+            name: "f16".to_owned(),
+            paper: String::new(),
+            summary: String::new(),
+            needs: Needs::Nothing,
+            deviations: Vec::new(),
+            encode: Encode::default(),
+            places: Places::default(),
+        }
+    }
+}
+
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
