@@ -4,6 +4,7 @@ use crate::support::{Random, build, calibrated, decode, encode, fused, part, til
 use cachalot_kernels::Isa;
 use cachalot_kv::encode::codec::{Part, Shape, Side};
 use cachalot_kv::encode::{part as parts, quantizer};
+use proptest::prelude::*;
 use std::sync::Arc;
 
 /// As written in recipes; every argument that changes arithmetic at least once.
@@ -235,5 +236,26 @@ fn uniform_errors_are_at_most_half_a_step() {
                 assert!(x.iter().zip(y).all(|(x, y)| (x - y).abs() <= half + ends), "{text} {side:?}");
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Numbers of any magnitude and sign, mixed in one page.
+    #[test]
+    fn any_finite_page_stays_finite(text in prop::sample::select(STAGES), keys: bool, seed: u64) {
+        let side = if keys { Side::Keys } else { Side::Values };
+        let part = stage(text, side, 64);
+        let mut random = Random::new(seed);
+        let mut number = || {
+            let x = f32::from_bits((random.uniform() * 65536.0) as u32 * 65537);
+            if x.is_finite() { x.clamp(-65504.0, 65504.0) } else { 0.0 }
+        };
+        let x: Vec<f32> = (0..64 * 64).map(|_| number()).collect();
+        let page = encode(&*part, &x);
+        let y = decode(&*part, &page);
+        prop_assert!(y.iter().all(|y| y.is_finite()), "{}", text);
+        prop_assert!(tile(&*part, Isa::detect(), &page).iter().zip(&y).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", text);
     }
 }

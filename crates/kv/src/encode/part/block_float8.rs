@@ -152,10 +152,16 @@ impl Part for BlockFloat8 {
         work.floats.clear();
         work.floats.resize(line, 0.0);
         for (i, codes) in page[..self.shape.elements()].chunks_exact(line).enumerate() {
-            let fresh = side == Side::Values || i % BLOCK == 0;
-            if fresh {
-                let scale = |j: usize| if side == Side::Keys { self.scale(page, j, i) } else { self.scale(page, i, j) };
-                work.floats.iter_mut().enumerate().for_each(|(j, to)| *to = scale(j));
+            match (self.scaling, side) {
+                (Scaling::Constant(scale), _) => work.floats.fill(scale),
+                (Scaling::Blocks, Side::Keys) => {
+                    let scales = &page[self.scale_at(0, i / BLOCK)..];
+                    work.floats.iter_mut().zip(scales).for_each(|(to, &byte)| *to = power(byte));
+                }
+                (Scaling::Blocks, Side::Values) => {
+                    let scales = &page[self.scale_at(i, 0)..];
+                    work.floats.chunks_mut(BLOCK).zip(scales).for_each(|(to, &byte)| to.fill(power(byte)));
+                }
             }
             let to = &mut tile[i * stride..][..line];
             match self.kind {

@@ -10,6 +10,7 @@ use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use half::f16;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -103,14 +104,13 @@ impl Outliers {
         entries.filter_map(|(i, (value, place))| Some((self.index(i / self.each, place)?, value)))
     }
 
-    /// Places of the outliers of a line: the least, then the greatest; earlier ones first among equals.
+    /// Places of the outliers of a line, ascending: the least and the greatest.
     fn extremes(&self, line: &[f32]) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..line.len()).collect();
-        order.sort_by(|&a, &b| line[a].total_cmp(&line[b]).then(a.cmp(&b)));
         let half = self.each / 2;
-        let (least, rest) = order.split_at(half);
-        let mut places = least.to_vec();
-        places.extend(&rest[rest.len() - half..]);
+        let mut places = first(line.len(), half, |a, b| line[a].total_cmp(&line[b]));
+        let greatest = first(line.len(), half, |a, b| line[b].total_cmp(&line[a]).then(b.cmp(&a)));
+        places.extend(greatest);
+        places.sort_unstable();
         places
     }
 
@@ -130,6 +130,16 @@ impl Outliers {
         }
         places
     }
+}
+
+/// So many of the indices below `len`, those that come first in an order; the lower of equals.
+fn first(len: usize, count: usize, order: impl Fn(usize, usize) -> Ordering) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..len).collect();
+    if count < len {
+        all.select_nth_unstable_by(count, |&a, &b| order(a, b).then(a.cmp(&b)));
+    }
+    all.truncate(count);
+    all
 }
 
 impl Part for Outliers {
@@ -168,11 +178,9 @@ impl Part for Outliers {
             self.inner.encode(x, hints, inner);
             self.inner.decode(inner, &mut decoded);
             let error = |i: usize| (x[i] - decoded[i]).abs();
-            let mut order: Vec<usize> = (0..x.len()).collect();
-            order.sort_by(|&a, &b| error(b).total_cmp(&error(a)).then(a.cmp(&b)));
-            order.truncate(self.each);
-            order.sort_unstable();
-            order
+            let mut places = first(x.len(), self.each, |a, b| error(b).total_cmp(&error(a)));
+            places.sort_unstable();
+            places
         } else {
             let places = self.set_apart(&mut rest);
             self.inner.encode(&rest, hints, inner);

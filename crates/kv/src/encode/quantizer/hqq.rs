@@ -47,15 +47,14 @@ impl Hqq {
     fn refined(&self, x: &[f32], scale: f32, start: f32) -> f32 {
         let (mut point, mut best, mut least, mut beta) = (start, start, f32::INFINITY, 10f32);
         for _ in 0..ITERATIONS {
+            // Errors up to here shrink to nothing; most are, and need no power.
+            let nothing = f64::from(beta).powf(1.0 / (f64::from(NORM) - 2.0)) as f32;
             let (mut error, mut next) = (0.0, 0.0);
             for &x in x {
                 let code = self.code(x, scale, point);
                 let off = x - (code - point) * scale;
                 error += off.abs();
-                // The proximal step of the norm; without an error there is nothing to shrink. In double precision, so
-                // that nobody's power function shows in the result.
-                let shrink = f64::from(off.abs()).powf(f64::from(NORM) - 1.0) as f32 / beta;
-                let shrunk = if off == 0.0 { 0.0 } else { (off.abs() - shrink).max(0.0).copysign(off) };
+                let shrunk = if off.abs() <= nothing { 0.0 } else { shrink(off, beta) };
                 next += code - (x - shrunk) / scale;
             }
             if error >= least {
@@ -67,6 +66,12 @@ impl Hqq {
         }
         best
     }
+}
+
+/// The proximal step of the norm. In double precision, so that nobody's power function shows in the result.
+fn shrink(off: f32, beta: f32) -> f32 {
+    let by = f64::from(off.abs()).powf(f64::from(NORM) - 1.0) as f32 / beta;
+    (off.abs() - by).max(0.0).copysign(off)
 }
 
 impl GroupQuantizer for Hqq {
