@@ -5,9 +5,10 @@ pub mod machine;
 use crate::args::{KvArgs, ModelArgs};
 use crate::load::Ready;
 use crate::{Failure, load, size};
-use cachalot_kv::{CacheConfig, KvCache, Segment, SequenceKv};
+use cachalot_kv::{CacheConfig, CachePlan, KvCache, Segment, SequenceKv};
 use cachalot_model::Decoder;
 use clap::Args;
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Args)]
@@ -58,13 +59,15 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     if depths.is_empty() || args.repeat == 0 || args.chunk == 0 || args.decode == 0 {
         return Err(format!("nothing to measure: choose depths below {context} and at least one token").into());
     }
+    let layers = ready.loaded.model.layer_geometry();
+    let plan = Arc::new(args.kv.kv.plan(&layers, load::profile(&ready, &args.kv)?.as_deref())?);
     let bar = load::bar("measuring");
     bar.set_length((depths.len() * args.repeat) as u64);
     let mut rows = Vec::new();
     for &depth in &depths {
         let mut runs = Vec::new();
         for _ in 0..args.repeat {
-            runs.push(measure(&ready, &args, depth)?);
+            runs.push(measure(&ready, &args, &plan, depth)?);
             bar.inc(1);
         }
         rows.push((depth, runs));
@@ -110,9 +113,9 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
 }
 
 /// One run: prefill and decode tokens per second, and the bytes of cache at the end.
-fn measure(ready: &Ready, args: &BenchArgs, depth: usize) -> Result<(f64, f64, u64), Failure> {
+fn measure(ready: &Ready, args: &BenchArgs, plan: &Arc<CachePlan>, depth: usize) -> Result<(f64, f64, u64), Failure> {
     let model = &ready.loaded.model;
-    let config = CacheConfig::new(model.layer_geometry(), load::budget(&args.kv), args.kv.kv);
+    let config = CacheConfig::with_plan(model.layer_geometry(), load::budget(&args.kv), plan.clone());
     let cache = KvCache::new(config, ready.team.clone(), ready.isa)?;
     let vocab = model.spec.vocab;
     let tokens: Vec<u32> = (0..depth).map(|i| ((i * 7919 % 40000 + 100) % vocab) as u32).collect();

@@ -3,10 +3,10 @@
 
 use super::error::Lane;
 use super::plan::{Assembly, Builder};
-use super::{Recipe, RecipeError};
+use super::{Bits, Recipe, RecipeError, search};
 use crate::encode::codec::{Hints, Item, Part, Shape, Side};
 use crate::encode::stage::{Args, Built, NamedTensor, Samples, StageSpec, Tensors};
-use crate::{LayerGeometry, Recorder, Segment};
+use crate::{CachePlan, LayerGeometry, Recorder, Segment};
 use cachalot_kernels::Team;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Every so many positions, queries are kept: neighbours say nearly the same.
 const QUERY_STRIDE: usize = 8;
+
+/// Rows of random numbers of a synthetic profile.
+const SYNTHETIC_ROWS: usize = 4 * PAGE_TOKENS;
 
 /// Collects what [`calibrate`] needs.
 pub struct Collector {
@@ -33,6 +36,16 @@ struct LayerRows {
     q: Vec<f32>,
 }
 
+/// One lane's rows of the beginning of a text, rotated.
+pub(super) struct Beginning {
+    pub positions: Vec<usize>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub query_positions: Vec<usize>,
+    /// `[query_positions][group][head_dim]`.
+    pub q: Vec<f32>,
+}
+
 impl Collector {
     /// For a model with these layers; the first `skip` tokens of every sequence are left out.
     pub fn new(layers: Vec<LayerGeometry>, skip: usize) -> Collector {
@@ -44,6 +57,27 @@ impl Collector {
     pub fn rows(&self) -> usize {
         let first = self.rows.first();
         first.map_or(0, |rows| rows.lock().unwrap_or_else(PoisonError::into_inner).positions.len())
+    }
+
+    pub(super) fn layers(&self) -> &[LayerGeometry] {
+        &self.layers
+    }
+
+    /// The first tokens of the first text, as one lane has them.
+    pub(super) fn beginning(&self, layer: usize, head: usize, most: usize) -> Beginning {
+        let (mut k, mut q) = self.samples(Lane { layer, head, side: Side::Keys }, true);
+        let (mut v, _) = self.samples(Lane { layer, head, side: Side::Values }, true);
+        let g = &self.layers[layer];
+        let rows = self.rows[layer].lock().unwrap_or_else(PoisonError::into_inner);
+        // Positions grow within a text, and start again with the next.
+        let run = |positions: &[usize]| positions.windows(2).position(|w| w[1] <= w[0]).map_or(positions.len(), |i| i + 1);
+        let positions = rows.positions[..run(&rows.positions).min(most)].to_vec();
+        let mut query_positions = rows.query_positions[..run(&rows.query_positions)].to_vec();
+        query_positions.retain(|position| positions.last().is_some_and(|last| position <= last));
+        k.truncate(positions.len() * g.head_dim);
+        v.truncate(positions.len() * g.head_dim);
+        q.truncate(query_positions.len() * g.group() * g.head_dim);
+        Beginning { positions, k, v, query_positions, q }
     }
 
     /// Rows and queries of one side of a lane, rotated unless they are wanted before that.
@@ -103,6 +137,12 @@ impl Recorder for Collector {
 #[derive(Default)]
 pub(super) struct Made(BTreeMap<String, NamedTensor>);
 
+impl Made {
+    pub fn of(tensors: impl IntoIterator<Item = NamedTensor>) -> Made {
+        Made(tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect())
+    }
+}
+
 impl Tensors for Made {
     fn tensor(&self, name: &str) -> Option<(&[usize], &[f32])> {
         self.0.get(name).map(|tensor| (tensor.shape.as_slice(), tensor.data.as_slice()))
@@ -123,6 +163,7 @@ pub fn calibrate(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Vec<NamedTensor>, RecipeError> {
     let layers = &collected.layers;
+    let bits = (recipe.encode.bits == Bits::Profile).then(|| search::bits(recipe, collected, team)).transpose()?;
     let sides = [Side::Keys, Side::Values];
     let lanes = (0..layers.len()).flat_map(|layer| (0..layers[layer].kv_heads).map(move |head| (layer, head)));
     let lanes: Vec<Lane> = lanes.flat_map(|(layer, head)| sides.map(|side| Lane { layer, head, side })).collect();
@@ -130,13 +171,13 @@ pub fn calibrate(
     let results: Vec<Mutex<Option<Result<Vec<NamedTensor>, RecipeError>>>> =
         lanes.iter().map(|_| Mutex::default()).collect();
     team.for_each(lanes.len(), |i| {
-        let result = walk(recipe, collected, lanes[i], seed);
+        let result = walk(recipe, collected, bits.as_ref(), lanes[i], seed);
         *results[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
         *done += 1;
         progress(*done, lanes.len());
     });
-    let mut tensors = Vec::new();
+    let mut tensors = Vec::from_iter(bits.clone());
     for result in results {
         if let Some(result) = result.into_inner().unwrap_or_else(PoisonError::into_inner) {
             tensors.extend(result?);
@@ -145,9 +186,49 @@ pub fn calibrate(
     Ok(tensors)
 }
 
+/// The plan of a recipe with a profile of random numbers: for what does not depend on the numbers, such as bytes.
+///
+/// # Errors
+/// As [`calibrate`], and what [`Recipe::plan`] finds.
+pub fn synthetic(recipe: &Recipe, layers: &[LayerGeometry]) -> Result<CachePlan, RecipeError> {
+    recipe.plan_with(layers, Some(&synthetic_tensors(recipe, layers)?))
+}
+
+/// Tensors for [`synthetic`].
+pub(super) fn synthetic_tensors(recipe: &Recipe, layers: &[LayerGeometry]) -> Result<Made, RecipeError> {
+    let collected = Collector::new(layers.to_vec(), 0);
+    let mut state = 1u64;
+    // A sum of uniform numbers is normal enough.
+    let mut normal = move || {
+        (0..4).fold(0.0, |sum, _| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            sum + (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+        })
+    };
+    for (g, rows) in layers.iter().zip(&collected.rows) {
+        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fill = |count: usize, width: usize| (0..count * width).map(|_| normal()).collect::<Vec<f32>>();
+        rows.positions = (0..SYNTHETIC_ROWS).collect();
+        rows.query_positions = (0..SYNTHETIC_ROWS).step_by(QUERY_STRIDE).collect();
+        rows.k = fill(SYNTHETIC_ROWS, g.kv_heads * g.head_dim);
+        rows.v = fill(SYNTHETIC_ROWS, g.kv_heads * g.head_dim);
+        rows.q = fill(SYNTHETIC_ROWS / QUERY_STRIDE, g.heads * g.head_dim);
+    }
+    let tensors = calibrate(recipe, &collected, 0, &Team::new(std::num::NonZeroUsize::MIN), &|_, _| {})?;
+    Ok(Made::of(tensors))
+}
+
 /// One side of one lane.
-fn walk(recipe: &Recipe, collected: &Collector, lane: Lane, seed: u64) -> Result<Vec<NamedTensor>, RecipeError> {
-    let builder = Builder { recipe, layers: &collected.layers, profile: None, shared: HashMap::new() };
+fn walk(
+    recipe: &Recipe,
+    collected: &Collector,
+    bits: Option<&NamedTensor>,
+    lane: Lane,
+    seed: u64,
+) -> Result<Vec<NamedTensor>, RecipeError> {
+    let bits = bits.map(|bits| Made::of([bits.clone()]));
+    let profile = bits.as_ref().map(|made| made as &dyn Tensors);
+    let builder = Builder { recipe, layers: &collected.layers, profile, shared: HashMap::new() };
     let stages = builder.stages(lane.side, lane.layer, lane.head)?;
     let calibrated =
         |spec: &StageSpec| crate::encode::registry::stage(&spec.name).is_some_and(|e| e.calibrate.is_some());

@@ -8,7 +8,7 @@ use crate::profile::ProfileError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecipeError {
     /// No such recipe, or no such stage.
-    #[error("unknown {what} `{name}`{}; `cachalot kv list` shows what there is", meant(.nearest))]
+    #[error("unknown {what} `{name}`{}", meant(.nearest))]
     Unknown {
         /// `recipe`, `stage`, …
         what: &'static str,
@@ -133,7 +133,8 @@ impl std::fmt::Display for Lane {
 }
 
 fn meant(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or(String::new(), |name| format!(", did you mean `{name}`?"))
+    let all = "`cachalot kv list` shows what there is";
+    nearest.as_ref().map_or(format!("; {all}"), |name| format!(", did you mean `{name}`? ({all})"))
 }
 
 fn at(place: &Option<String>) -> String {

@@ -7,6 +7,7 @@
 //! - [`calibrate`]: how a profile is made.
 
 pub mod calibrate;
+pub mod card;
 pub mod error;
 pub mod expression;
 pub mod file;
@@ -14,11 +15,13 @@ mod nearest;
 pub mod plan;
 pub mod ranges;
 pub mod registry;
+mod search;
 mod shorthand;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use card::Card;
 pub use error::RecipeError;
 pub use nearest::nearest;
 pub use ranges::Ranges;

@@ -136,7 +136,7 @@ impl Builder<'_> {
         Err(fail(format!("the profile gives layer {layer} {bits} bits; 1 to 8 are possible")))
     }
 
-    fn pipeline(&mut self, lane: Lane, mut stages: Vec<StageSpec>) -> Result<Arc<Pipeline>, RecipeError> {
+    pub fn pipeline(&mut self, lane: Lane, mut stages: Vec<StageSpec>) -> Result<Arc<Pipeline>, RecipeError> {
         if stages.is_empty() {
             // Exact beside a side that is not: the body is written by pipelines on both sides.
             let exact = self.recipe.encode.exact;

@@ -66,7 +66,7 @@ fn wrong_expressions_say_what_and_where() {
         ("", "column 1: expected the name of a recipe"),
         ("f16 +", "column 6: expected the name of a recipe, found the end"),
         ("f16 f32", "column 5: expected `+` or the end"),
-        ("f17", "unknown recipe `f17`, did you mean `f16`?"),
+        ("f17", "unknown recipe `f17`, did you mean `f16`? (`cachalot kv list` shows"),
         ("snapkv(budget=0.25) + f16", "unknown recipe `snapkv`"),
         ("f16 + bf16", "`f16` and `bf16` clash: both set the format of the keys"),
         ("k=f16,k=f32", "`k=f16` and `k=f32` clash: both set the format of the keys"),
