@@ -110,17 +110,12 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn run_body<S: Dot>(task: &Task) {
-    // SAFETY: `multiply` checked the lengths.
-    unsafe { each_fold::<S>(task, |lanes| strips::<S>(task, lanes)) }
-}
-
-/// Rounds the rows for each fold, and multiplies them with its lanes.
-#[inline(always)]
-pub(super) unsafe fn each_fold<S: Dot>(task: &Task, mut multiply: impl FnMut(Range<usize>)) {
     for fold in 0..task.grid.folds() {
-        // SAFETY: the task's rows exist.
-        unsafe { quantize::<S>(task.grid, fold, task.x, task.x_stride, task.rows, task.vectors) };
-        multiply(task.grid.fold(fold));
+        // SAFETY: `multiply` checked the lengths.
+        unsafe {
+            quantize::<S>(task.grid, fold, task.x, task.x_stride, task.rows, task.vectors);
+            strips::<S>(task, task.grid.fold(fold));
+        }
     }
 }
 
