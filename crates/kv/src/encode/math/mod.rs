@@ -5,6 +5,7 @@
 
 pub mod dense;
 pub mod elementary;
+pub mod kmeans;
 pub mod rng;
 #[cfg(test)]
 pub(crate) mod sample;
