@@ -41,8 +41,8 @@ struct QualityArgs {
     #[arg(long, default_value = "f16", value_name = "RECIPE")]
     reference: String,
     /// Calibration profiles of this model, each used for the recipe it was made for.
-    #[arg(long, value_delimiter = ',', value_name = "FILES")]
-    profiles: Vec<PathBuf>,
+    #[arg(long, value_delimiter = ',', value_name = "FILES", env = "CACHALOT_KV_PROFILE")]
+    kv_profile: Vec<PathBuf>,
     /// Tokens of a window.
     #[arg(long, default_value_t = 4096)]
     window: usize,
@@ -80,7 +80,7 @@ pub fn lab(args: LabArgs) -> Result<(), Failure> {
 
 fn quality(args: &QualityArgs) -> Result<(), Failure> {
     // Names and text first: they cost nothing, a model may take long to load.
-    let profiles = args.profiles.iter().map(|path| Ok(Arc::new(Profile::read(path)?)));
+    let profiles = args.kv_profile.iter().map(|path| Ok(Arc::new(Profile::read(path)?)));
     let profiles = profiles.collect::<Result<Vec<_>, Failure>>()?;
     let recipes = candidate::resolve_list(&args.recipes, &profiles)?;
     let settings = QualitySettings {
