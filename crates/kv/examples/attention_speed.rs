@@ -1,5 +1,5 @@
 //! Speed of attention alone, over the cache of a SmolLM2-shaped model (30 layers, 9 query and 3 KV heads of 64):
-//! `cargo run --release -p cachalot-kv --example attention_speed [RECIPE]`.
+//! `cargo run --release -p cachalot-kv --example attention_speed [RECIPE [INSTRUCTION_SET]]`.
 
 use cachalot_kernels::{Isa, Team};
 use cachalot_kv::recipe::{Recipe, expression::Files};
@@ -24,45 +24,41 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let team = Arc::new(Team::of_all_cores());
     let layers = vec![layer; LAYERS];
     let plan = Arc::new(Recipe::parse(&recipe, Files::Allowed)?.plan(&layers, None)?);
-    for isa in Isa::available() {
-        let config = CacheConfig::with_plan(layers.clone(), 1 << 30, plan.clone());
-        let cache = KvCache::new(config, team.clone(), isa)?;
-        let mut seq = cache.create();
-        let chunk = 512;
-        let rows = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect() };
-        let mut step = |tokens: usize| -> Result<f64, Box<dyn std::error::Error>> {
-            cache.reserve(&mut seq, tokens)?;
-            let (q, k, v) = (rows(tokens * 576), rows(tokens * 192), rows(tokens * 192));
-            let mut out = vec![0.0; tokens * 576];
-            let mut segments = [Segment { seq: &mut seq, rows: tokens }];
-            let start = Instant::now();
-            for layer in 0..LAYERS {
-                cache.attend(layer, &mut segments, &q, &k, &v, &mut out)?;
-            }
-            cache.advance(&mut segments);
-            cache.settle(&mut seq);
-            Ok(start.elapsed().as_secs_f64())
-        };
-        let mut done = 0;
-        for depth in [512, 4096, 7680] {
-            if isa == Isa::Portable {
-                continue;
-            }
-            let mut last = 0.0;
-            while done < depth {
-                last = step(chunk)?;
-                done += chunk;
-            }
-            let mut times = (0..20).map(|_| step(1)).collect::<Result<Vec<_>, _>>()?;
-            times.sort_by(f64::total_cmp);
-            let bytes = cache.bytes_per_token() * depth as f64;
-            println!(
-                "{isa} depth {depth}: prefill chunk {:.3} ms a token, decode {:.2} ms, {:.1} GB/s",
-                last / chunk as f64 * 1e3,
-                times[0] * 1e3,
-                bytes / times[0] / 1e9
-            );
+    let isa = std::env::args().nth(2).map_or(Ok(Isa::detect()), |name| name.parse())?;
+    let config = CacheConfig::with_plan(layers.clone(), 1 << 30, plan.clone());
+    let cache = KvCache::new(config, team.clone(), isa)?;
+    let mut seq = cache.create();
+    let chunk = 512;
+    let rows = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect() };
+    let mut step = |tokens: usize| -> Result<f64, Box<dyn std::error::Error>> {
+        cache.reserve(&mut seq, tokens)?;
+        let (q, k, v) = (rows(tokens * 576), rows(tokens * 192), rows(tokens * 192));
+        let mut out = vec![0.0; tokens * 576];
+        let mut segments = [Segment { seq: &mut seq, rows: tokens }];
+        let start = Instant::now();
+        for layer in 0..LAYERS {
+            cache.attend(layer, &mut segments, &q, &k, &v, &mut out)?;
         }
+        cache.advance(&mut segments);
+        cache.settle(&mut seq);
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let mut done = 0;
+    for depth in [512, 4096, 7680] {
+        let mut last = 0.0;
+        while done < depth {
+            last = step(chunk)?;
+            done += chunk;
+        }
+        let mut times = (0..20).map(|_| step(1)).collect::<Result<Vec<_>, _>>()?;
+        times.sort_by(f64::total_cmp);
+        let bytes = cache.bytes_per_token() * depth as f64;
+        println!(
+            "{isa} depth {depth}: prefill chunk {:.3} ms a token, decode {:.2} ms, {:.1} GB/s",
+            last / chunk as f64 * 1e3,
+            times[0] * 1e3,
+            bytes / times[0] / 1e9
+        );
     }
     Ok(())
 }
