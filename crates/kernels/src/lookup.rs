@@ -160,15 +160,18 @@ unsafe fn tile_rows<S: Simd, const R: usize>(
         for first in (0..channels).step_by(dims) {
             let mut parts = [[S::splat(0.0); VECTORS]; R];
             for c in first..first + dims {
-                let keys: [S::F; VECTORS] =
-                    std::array::from_fn(|v| S::load(keys.as_ptr().add(c * PAGE_TOKENS + v * LANES)));
+                let keys = keys.as_ptr().add(c * PAGE_TOKENS);
                 for (r, part) in parts.iter_mut().enumerate() {
                     let q = S::splat(*q.as_ptr().add(r * width + c));
-                    part.iter_mut().zip(&keys).for_each(|(part, &key)| *part = S::fma(q, key, *part));
+                    for (v, part) in part.iter_mut().enumerate() {
+                        *part = S::fma(q, S::load(keys.add(v * LANES)), *part);
+                    }
                 }
             }
-            for (sum, part) in sums.iter_mut().flatten().zip(parts.iter().flatten()) {
-                *sum = S::add(*sum, *part);
+            for (sums, parts) in sums.iter_mut().zip(&parts) {
+                for (sum, &part) in sums.iter_mut().zip(parts) {
+                    *sum = S::add(*sum, part);
+                }
             }
         }
         for (r, sums) in sums.iter().enumerate() {

@@ -37,19 +37,25 @@ impl Permute for crate::simd::Avx2 {
         use std::arch::x86_64::*;
         // SAFETY: by the contract.
         unsafe {
-            Self::load_u16(index).map(|index| {
-                let low = _mm256_permutevar8x32_ps(table[0], index);
-                let high = _mm256_permutevar8x32_ps(table[1], index);
-                // Bit three says which half; blending looks at the sign.
-                _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
-            })
+            let [a, b] = Self::load_u16(index);
+            // Bit three says which half of the table; blending looks at the sign.
+            let (high_a, high_b) = (_mm256_slli_epi32::<28>(a), _mm256_slli_epi32::<28>(b));
+            let [low, high] = table;
+            let (low_a, low_b) = (_mm256_permutevar8x32_ps(low, a), _mm256_permutevar8x32_ps(low, b));
+            let (top_a, top_b) = (_mm256_permutevar8x32_ps(high, a), _mm256_permutevar8x32_ps(high, b));
+            [
+                _mm256_blendv_ps(low_a, top_a, _mm256_castsi256_ps(high_a)),
+                _mm256_blendv_ps(low_b, top_b, _mm256_castsi256_ps(high_b)),
+            ]
         }
     }
     #[inline(always)]
     unsafe fn load_u16(p: *const u16) -> Self::I {
         use std::arch::x86_64::*;
         // SAFETY: by the contract.
-        unsafe { [p, p.add(8)].map(|p| _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))) }
+        unsafe {
+            [_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())), _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(8).cast()))]
+        }
     }
 }
 
@@ -68,22 +74,32 @@ impl Permute for crate::simd::Avx512 {
     }
 }
 
+/// Horner's scheme, the highest power first.
+#[inline(always)]
+unsafe fn polynomial<S: Simd>(x: S::F, factors: [f32; 5]) -> S::F {
+    // SAFETY: the features are the dispatcher's business.
+    unsafe {
+        let mut sum = S::splat(factors[0]);
+        for &factor in &factors[1..] {
+            sum = S::fma(sum, x, S::splat(factor));
+        }
+        sum
+    }
+}
+
 /// Sine and cosine of angles of a few turns, absolute error below 3e-7.
 #[inline(always)]
 unsafe fn sin_cos<S: Simd>(x: S::F) -> (S::F, S::F) {
     // SAFETY: the features are the dispatcher's business.
     unsafe {
-        let polynomial = |x: S::F, factors: &[f32]| {
-            factors.iter().fold(S::splat(0.0), |sum, &factor| S::fma(sum, x, S::splat(factor)))
-        };
         let quarter = S::round(S::mul(x, S::splat(std::f32::consts::FRAC_2_PI)));
         // π/2 in two parts, so that the difference keeps its low bits.
         let r = S::fma(quarter, S::splat(-1.570_796_4), x);
         let r = S::fma(quarter, S::splat(4.371_139e-8), r);
         let square = S::mul(r, r);
-        let sin = polynomial(square, &[2.755_731_9e-6, -1.984_127e-4, 8.333_333e-3, -1.666_666_7e-1, 1.0]);
+        let sin = polynomial::<S>(square, [2.755_731_9e-6, -1.984_127e-4, 8.333_333e-3, -1.666_666_7e-1, 1.0]);
         let sin = S::mul(sin, r);
-        let cos = polynomial(square, &[2.480_158_7e-5, -1.388_888_9e-3, 4.166_666_8e-2, -0.5, 1.0]);
+        let cos = polynomial::<S>(square, [2.480_158_7e-5, -1.388_888_9e-3, 4.166_666_8e-2, -0.5, 1.0]);
         // The quarter turn, from -2 to 2.
         let turn = S::fma(S::round(S::mul(quarter, S::splat(0.25))), S::splat(-4.0), quarter);
         let half = S::lt(S::splat(1.5), S::abs(turn));

@@ -56,15 +56,19 @@ impl Expand for crate::simd::Avx2 {
         use std::arch::x86_64::*;
         // SAFETY: eight elements from `p`, and eight from at most eight further on.
         unsafe {
-            let half = |mask: u16, p: *const u8| {
-                let packed = _mm256_cvtph_ps(_mm_loadu_si128(p.cast()));
-                let take = _mm256_cvtepi8_epi32(_mm_loadl_epi64(TAKE[usize::from(mask)].as_ptr().cast()));
-                let spread = _mm256_permutevar8x32_ps(packed, take);
-                // Negative where there is no element: the sign, spread over the lane, clears it.
-                _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32::<31>(take)), spread)
-            };
-            let low = mask & 0xff;
-            [half(low, p), half(mask >> 8, p.add(2 * low.count_ones() as usize))]
+            let (low, high) = (usize::from(mask & 0xff), usize::from(mask >> 8));
+            let behind = p.add(2 * low.count_ones() as usize);
+            let packed_low = _mm256_cvtph_ps(_mm_loadu_si128(p.cast()));
+            let packed_high = _mm256_cvtph_ps(_mm_loadu_si128(behind.cast()));
+            let take_low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(TAKE[low].as_ptr().cast()));
+            let take_high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(TAKE[high].as_ptr().cast()));
+            // Negative where there is no element: the sign, spread over the lane, clears it.
+            let none_low = _mm256_castsi256_ps(_mm256_srai_epi32::<31>(take_low));
+            let none_high = _mm256_castsi256_ps(_mm256_srai_epi32::<31>(take_high));
+            [
+                _mm256_andnot_ps(none_low, _mm256_permutevar8x32_ps(packed_low, take_low)),
+                _mm256_andnot_ps(none_high, _mm256_permutevar8x32_ps(packed_high, take_high)),
+            ]
         }
     }
 }

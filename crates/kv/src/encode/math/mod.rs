@@ -6,6 +6,7 @@
 pub mod dense;
 pub mod elementary;
 pub mod kmeans;
+pub mod lloyd;
 pub mod rng;
 #[cfg(test)]
 pub(crate) mod sample;

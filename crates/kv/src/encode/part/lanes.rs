@@ -49,3 +49,20 @@ pub(super) fn accumulate_tile(isa: Isa, tile: &[f32], shape: Shape, weights: &[f
         accumulate_page(isa, weights, tile, Element::F32, width, &visible[..out.len() / width], out);
     }
 }
+
+dispatch! {
+    /// `y += a + b`: the sum of the two first.
+    pub(super) fn add_rows(a: &[f32], b: &[f32], y: &mut [f32]) = add_rows_body
+}
+
+#[inline(always)]
+unsafe fn add_rows_body<S: Simd>(a: &[f32], b: &[f32], y: &mut [f32]) {
+    let rows = a.chunks_exact(LANES).zip(b.chunks_exact(LANES));
+    for ((a, b), y) in rows.zip(y.chunks_exact_mut(LANES)) {
+        // SAFETY: the chunks have sixteen elements; the features are the dispatcher's business.
+        unsafe {
+            let sum = S::add(S::load(a.as_ptr()), S::load(b.as_ptr()));
+            S::store(y.as_mut_ptr(), S::add(S::load(y.as_ptr()), sum));
+        }
+    }
+}

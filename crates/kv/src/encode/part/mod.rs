@@ -4,16 +4,19 @@ mod bitmap;
 mod block_float8;
 mod classes;
 mod codebook;
+mod commvq;
 mod fields;
 mod lanes;
 mod lowrank;
 pub mod matrix;
 mod mean;
+mod octahedral;
 mod outliers;
 mod polar;
 mod polar_keys;
 mod product;
 mod sketch;
+mod spectral;
 #[cfg(test)]
 mod tests;
 
@@ -33,4 +36,7 @@ pub const STAGES: &[StageEntry] = &[
     sketch::STAGE,
     polar::STAGE,
     polar_keys::STAGE,
+    octahedral::STAGE,
+    spectral::STAGE,
+    commvq::STAGE,
 ];

@@ -1,9 +1,12 @@
 //! What holds for every part, and the published facts of each method.
 
+mod commvq;
 mod everywhere;
+mod octahedral;
 mod polar;
 mod sketches;
 mod sparse;
+mod spectral;
 mod vectors;
 
 use super::super::codec::{Hints, Part};

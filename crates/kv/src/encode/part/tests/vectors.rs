@@ -114,6 +114,10 @@ fn impossible_parts_are_refused_by_name() {
         ("polar", Side::Keys, 72, "blocks of 16"),
         ("keypolar", Side::Values, 64, "for keys"),
         ("bitmap(sparsity=1)", Side::Keys, 64, "0 to 0.99"),
+        ("octahedral(bits=5)", Side::Values, 64, "2 to 4"),
+        ("spectral", Side::Values, 64, "for keys"),
+        ("spectral", Side::Keys, 12, "12 channels"),
+        ("commvq(stages=99)", Side::Keys, 64, "0 to 64"),
         ("mean(of=2)", Side::Keys, 64, "takes no arguments"),
     ];
     for (text, side, d, mend) in cases {
