@@ -1,5 +1,6 @@
 //! Ways of writing rows.
 
+mod allotted;
 mod bitmap;
 mod block_float8;
 mod classes;
@@ -28,6 +29,7 @@ pub const STAGES: &[StageEntry] = &[
     block_float8::MXFP8,
     outliers::STAGE,
     classes::STAGE,
+    allotted::STAGE,
     mean::STAGE,
     lowrank::STAGE,
     product::STAGE,
