@@ -89,10 +89,13 @@ fn pieces(ready: &Ready, text: &str, args: &CalibrateArgs) -> Result<Vec<Vec<u32
     let ids = &ids[..ids.len().min(args.tokens.get())];
     if ids.len() < LEAST {
         let (have, file) = (ids.len(), args.text.display());
-        return Err(format!("{file} gives {have} tokens; calibration needs at least {LEAST}, and better thousands").into());
+        return Err(
+            format!("{file} gives {have} tokens; calibration needs at least {LEAST}, and better thousands").into()
+        );
     }
     let start = tokenizer.bos().filter(|_| tokenizer.add_bos());
-    let piece = args.piece.get().clamp(LEAST, ready.loaded.model.spec.context.max(LEAST)) - usize::from(start.is_some());
+    let piece =
+        args.piece.get().clamp(LEAST, ready.loaded.model.spec.context.max(LEAST)) - usize::from(start.is_some());
     Ok(ids.chunks(piece).map(|piece| start.into_iter().chain(piece.iter().copied()).collect()).collect())
 }
 

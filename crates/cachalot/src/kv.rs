@@ -213,7 +213,8 @@ fn lanes(list: &[(usize, usize)], plan: &CachePlan) -> String {
     layers.dedup();
     let whole = layers.iter().map(|&layer| plan.lanes[layer].len()).sum::<usize>() == list.len();
     if !whole {
-        return list.iter().map(|(layer, head)| format!("{layer}:{head}")).collect::<Vec<_>>().join(", ") + " (layer:head)";
+        return list.iter().map(|(layer, head)| format!("{layer}:{head}")).collect::<Vec<_>>().join(", ")
+            + " (layer:head)";
     }
     let runs = layers.chunk_by(|a, b| b - a == 1);
     let run = |run: &[usize]| match run {

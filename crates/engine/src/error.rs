@@ -132,11 +132,9 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         use EngineError::*;
         match self {
-            EmptyPrompt
-            | UnknownToken { .. }
-            | InvalidParameter { .. }
-            | InvalidConstraint { .. }
-            | Recipe(_) => ErrorKind::Request,
+            EmptyPrompt | UnknownToken { .. } | InvalidParameter { .. } | InvalidConstraint { .. } | Recipe(_) => {
+                ErrorKind::Request
+            }
             PromptTooLong { .. } | KvTooSmall { .. } => ErrorKind::TooLarge,
             QueueFull { .. } => ErrorKind::Busy,
             ShuttingDown | Stopped => ErrorKind::Unavailable,

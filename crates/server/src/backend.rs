@@ -2,8 +2,8 @@
 
 use std::pin::Pin;
 
-use cachalot_kv::recipe::Card;
 use cachalot_engine::{EngineError, Event, Request};
+use cachalot_kv::recipe::Card;
 use futures::Stream;
 
 use crate::request::{Conversation, SamplingFields};

@@ -70,7 +70,8 @@ impl Collector {
         let g = &self.layers[layer];
         let rows = self.rows[layer].lock().unwrap_or_else(PoisonError::into_inner);
         // Positions grow within a text, and start again with the next.
-        let run = |positions: &[usize]| positions.windows(2).position(|w| w[1] <= w[0]).map_or(positions.len(), |i| i + 1);
+        let run =
+            |positions: &[usize]| positions.windows(2).position(|w| w[1] <= w[0]).map_or(positions.len(), |i| i + 1);
         let positions = rows.positions[..run(&rows.positions).min(most)].to_vec();
         let mut query_positions = rows.query_positions[..run(&rows.query_positions)].to_vec();
         query_positions.retain(|position| positions.last().is_some_and(|last| position <= last));
@@ -140,6 +141,13 @@ pub(super) struct Made(BTreeMap<String, NamedTensor>);
 impl Made {
     pub fn of(tensors: impl IntoIterator<Item = NamedTensor>) -> Made {
         Made(tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect())
+    }
+}
+
+#[cfg(test)]
+impl Made {
+    pub fn into_tensors(self) -> impl Iterator<Item = NamedTensor> {
+        self.0.into_values()
     }
 }
 
