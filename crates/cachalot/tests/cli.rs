@@ -1,6 +1,7 @@
 //! The program as people and scripts meet it: exit codes, messages and JSON, with the embedded model.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use cachalot_kv::Profile;
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -10,7 +11,7 @@ fn cachalot(arguments: &[&str]) -> Command {
     command.args(arguments).stdin(Stdio::null());
     // The embedded model is laid out in a folder of the tests', and nobody's settings leak in.
     command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
-    for name in ["CACHALOT_MODEL", "CACHALOT_ISA", "CACHALOT_LOG"] {
+    for name in ["CACHALOT_MODEL", "CACHALOT_ISA", "CACHALOT_LOG", "CACHALOT_KV_PROFILE"] {
         command.env_remove(name);
     }
     command
@@ -117,13 +118,110 @@ fn a_damaged_model_is_an_error_that_names_it() {
 }
 
 #[test]
-fn an_unknown_kv_recipe_is_wrong_usage_and_lists_those_there_are() {
-    for bad in ["f17", "", "k=f16", "k=f16,v=nope"] {
+fn an_impossible_kv_recipe_is_wrong_usage_and_says_what_was_meant() {
+    for (bad, said) in [
+        ("f17", "did you mean `f16`?"),
+        ("kivi2", "did you mean `kivi-2`?"),
+        ("no such thing", "column 4"),
+        ("", "expected the name of a recipe"),
+        ("k=f16,v=nope", "`cachalot kv list` shows what there is"),
+        ("kivi-2 + q4_0", "`kivi-2` and `q4_0` clash"),
+        ("kivi-2(windw=3)", "did you mean `window`?"),
+        ("nowhere.toml", "nowhere.toml"),
+    ] {
         let message = stderr_of_failure(&["run", "-p", "x", "--kv", bad], 2);
-        for name in ["f32", "f16", "bf16"] {
-            assert!(message.contains(name), "{bad:?}: {message}");
-        }
+        assert!(message.contains(said), "{bad:?}: {message}");
     }
+}
+
+#[test]
+fn a_recipe_file_with_a_mistake_is_cited_by_line_and_column() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.toml");
+    std::fs::write(&path, "name = \"mine\"\n[encode]\nwindow = 64\nk = [\"uniform(bits=4)\", \"unifrom(bits=4)\"]\n")
+        .unwrap();
+    let path = path.to_str().unwrap();
+    let message = stderr_of_failure(&["run", "-p", "x", "--kv", path], 2);
+    assert!(message.contains(&format!("{path}:4:25: unknown stage `unifrom`, did you mean `uniform`?")), "{message}");
+    // What only the model can tell.
+    std::fs::write(path, "[encode]\nk = [\"uniform(bits=9)\"]\n").unwrap();
+    let message = stderr_of_failure(&["run", "-p", "x", "--kv", path], 1);
+    assert!(message.contains(&format!("{path}:2:6: recipe {path}, keys of layer 0, head 0: ")), "{message}");
+    assert!(message.contains("`bits=9` is out of range; 1 to 8 are possible"), "{message}");
+}
+
+#[test]
+fn recipes_are_listed_and_shown() {
+    let list = json(&["kv", "list", "--head-dim", "64", "--json"]);
+    let card = |name: &str| list.as_array().unwrap().iter().find(|card| card["name"] == name).cloned().unwrap();
+    assert_eq!((card("f16")["k_bits"].as_f64(), card("f16")["v_bits"].as_f64()), (Some(16.0), Some(16.0)));
+    assert_eq!((card("kivi-2")["k_bits"].as_f64(), card("q8_0")["v_bits"].as_f64()), (Some(3.0), Some(8.5)));
+    assert_eq!((&card("kvquant-3")["needs"], &card("kvquant-3")["available"]), (&"profile".into(), &false.into()));
+
+    let info = json(&["info", "--json"]);
+    let (model, dim) = (info["source"].as_str().unwrap().to_owned(), info["spec"]["head_dim"].as_u64().unwrap());
+    let shown = json(&["kv", "show", "k=kivi-2,v=q8_0", "-m", &model, "--json"]);
+    assert_eq!((shown["k_bits"].as_f64(), shown["v_bits"].as_f64()), (Some(3.0), Some(8.5)));
+    let keys = &shown["lanes"][0]["keys"];
+    let bytes: u64 =
+        keys["breakdown"].as_array().unwrap().iter().map(|item| item["page_bytes"].as_u64().unwrap()).sum();
+    assert_eq!(8 * bytes, 3 * 64 * dim, "the breakdown adds up to the bits");
+
+    let text = stdout(&["kv", "show", "kivi-2(window=64)"]);
+    for said in ["kivi-2(window=64)", "the last 64 tokens", "3.000 bits", "2.000 bits  codes", "differs from the paper"]
+    {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    for name in ["kivi-2", "saw-int4", "int4"] {
+        assert!(stdout(&["kv", "list"]).lines().any(|line| line.starts_with(&format!("{name} "))), "{name}");
+    }
+    assert!(stdout(&["kv", "stages"]).contains("hadamard"));
+    let message = stderr_of_failure(&["kv", "show", "kivi-3"], 1);
+    assert!(message.contains("did you mean `kivi-"), "{message}");
+}
+
+#[test]
+fn a_profile_is_made_once_and_serves_its_model_and_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (text, first, second) = (file("text.txt"), file("first"), file("second"));
+    std::fs::write(&text, "The whale swims on, and the sea is wide. ".repeat(60)).unwrap();
+    let make = |recipe: &str, output: &str, seed: &str| {
+        let args = ["calibrate", "--recipe", recipe, "--text", &text, "--tokens", "300", "--seed", seed, "-o", output];
+        stdout(&args);
+        std::fs::read(output).unwrap()
+    };
+    let bytes = make("kvquant-2", &first, "7");
+    assert_eq!(bytes, make("kvquant-2", &second, "7"), "the same for a seed");
+
+    let run = |recipe: &'static str, profile: &str| {
+        let profile = profile.to_owned();
+        move |check: &dyn Fn(&[&str]) -> String| {
+            check(&["run", "-p", "The whale", "-n", "2", "--kv", recipe, "--kv-profile", &profile])
+        }
+    };
+    let fails = |arguments: &[&str]| stderr_of_failure(arguments, 1);
+    run("kvquant-2(window=64)", &first)(&stdout);
+    let message = stderr_of_failure(&["run", "-p", "x", "--kv", "kvquant-2"], 1);
+    assert!(message.contains("needs a profile of this model; make one with `cachalot calibrate"), "{message}");
+    let message = run("kvquant-3", &first)(&fails);
+    assert!(message.contains("made for the recipe kvquant-2, whose keys differ from those of kvquant-3"), "{message}");
+    let message = run("kvquant-2", &file("nowhere"))(&fails);
+    assert!(message.contains("cannot read the profile"), "{message}");
+    std::fs::write(&second, &bytes[..bytes.len() - 1]).unwrap();
+    let message = run("kvquant-2", &second)(&fails);
+    assert!(message.contains("is damaged"), "{message}");
+    let mut origin = Profile::read(first.as_ref()).unwrap().origin().clone();
+    origin.model = "0".repeat(64);
+    Profile::new(origin, []).write(second.as_ref()).unwrap();
+    let message = run("kvquant-2", &second)(&fails);
+    assert!(message.contains("was made for the model calf (000000000000…)"), "{message}");
+
+    let none = ["calibrate", "--recipe", "kivi-2", "--text", &text, "-o", &second];
+    assert!(stderr_of_failure(&none, 1).contains("kivi-2 needs no profile"));
+    std::fs::write(&text, "too short").unwrap();
+    let short = ["calibrate", "--recipe", "kvquant-2", "--text", &text, "-o", &second];
+    assert!(stderr_of_failure(&short, 1).contains("calibration needs at least 256"));
 }
 
 #[test]

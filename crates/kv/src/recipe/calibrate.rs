@@ -144,6 +144,13 @@ impl Made {
     }
 }
 
+#[cfg(test)]
+impl Made {
+    pub fn into_tensors(self) -> impl Iterator<Item = NamedTensor> {
+        self.0.into_values()
+    }
+}
+
 impl Tensors for Made {
     fn tensor(&self, name: &str) -> Option<(&[usize], &[f32])> {
         self.0.get(name).map(|tensor| (tensor.shape.as_slice(), tensor.data.as_slice()))

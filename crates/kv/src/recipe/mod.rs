@@ -8,6 +8,8 @@
 
 pub mod calibrate;
 pub mod card;
+#[cfg(test)]
+mod conformance;
 pub mod error;
 pub mod expression;
 pub mod file;
@@ -158,6 +160,11 @@ impl Encode {
         self.side(side).iter().chain(self.rules.iter().filter_map(move |rule| rule.side(side)).flatten())
     }
 
+    /// Whether the profile sets widths of a side.
+    pub(crate) fn chooses_bits(&self, side: Side) -> bool {
+        self.bits == Bits::Profile && self.all_stages(side).any(|stage| stage.args.contains_key("bits"))
+    }
+
     /// What a profile must have been made for to fit one side: the stages, their order, and where they apply. Windows
     /// and sinks do not enter, so they may differ.
     pub fn digest(&self, side: Side) -> String {
@@ -168,7 +175,7 @@ impl Encode {
         };
         let list = |stages: &[StageSpec]| stages.iter().map(StageSpec::to_string).collect::<Vec<_>>().join("|");
         field(side.letter());
-        field(if self.bits == Bits::Profile { "bits from the profile" } else { "" });
+        field(if self.chooses_bits(side) { "bits from the profile" } else { "" });
         field(&list(self.side(side)));
         for rule in &self.rules {
             if let Some(stages) = rule.side(side) {

@@ -49,7 +49,7 @@ impl Recipe {
     fn check_profile(&self, profile: &Profile) -> Result<(), RecipeError> {
         for side in [Side::Keys, Side::Values] {
             let wants = |spec: &StageSpec| stage(&spec.name).is_some_and(|entry| entry.calibrate.is_some());
-            let used = self.encode.bits == Bits::Profile || self.encode.all_stages(side).any(wants);
+            let used = self.encode.chooses_bits(side) || self.encode.all_stages(side).any(wants);
             if used {
                 profile.check_recipe(&self.name, side, &self.encode.digest(side))?;
             }

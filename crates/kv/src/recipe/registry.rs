@@ -13,7 +13,50 @@ macro_rules! files {
     };
 }
 
-files!["f32", "f16", "bf16"];
+files![
+    "f32",
+    "f16",
+    "bf16",
+    "q8_0",
+    "q5_1",
+    "q5_0",
+    "q4_1",
+    "q4_0",
+    "iq4_nl",
+    "fp8-e4m3",
+    "fp8-e5m2",
+    "mxfp8",
+    "mxfp4",
+    "nvfp4",
+    "hqq-2",
+    "hqq-4",
+    "hqq-8",
+    "quanto-2",
+    "quanto-4",
+    "kivi-2",
+    "kivi-4",
+    "zipcache",
+    "mikv",
+    "kvquant-2",
+    "kvquant-3",
+    "kvquant-4",
+    "kvtuner-3",
+    "kvtuner-4",
+    "saw-int4",
+    "fireq",
+    "bfp-ksort",
+    "olive",
+    "prq-int4",
+    "quarot-kv-int4",
+    "quarot-4",
+    "rotatekv-2",
+    "rotatekv-3",
+    "rotatekv-4",
+    "turboquant-2",
+    "turboquant-3",
+    "turboquant-4",
+    "kvtc",
+];
 
 /// All recipes by name.
 pub struct Registry;
