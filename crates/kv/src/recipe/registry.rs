@@ -56,6 +56,9 @@ files![
     "turboquant-3",
     "turboquant-4",
     "kvtc",
+    "cachalot-2",
+    "cachalot-3",
+    "cachalot-4",
 ];
 
 /// All recipes by name.
