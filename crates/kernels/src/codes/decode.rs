@@ -25,9 +25,10 @@ unsafe fn decode_body<S: Simd>(grid: &Grid<'_>, levels: &[u8], out: &mut [f32], 
             for (rg, &rows) in grid.reduce_groups.iter().enumerate() {
                 // SAFETY: rows and lanes are the grid's, and all arrays hold as many.
                 unsafe {
-                    let at = |scales: &[f32]| grid::from(scales, rg * grid.lanes + lane);
-                    let [scale, offset] = [at(grid.lane_scale), at(grid.lane_offset)]
-                        .map(|p| if p.is_null() { None } else { Some(S::load(p)) });
+                    let at = rg * grid.lanes + lane;
+                    let (scale, offset) = (grid::from(grid.lane_scale, at), grid::from(grid.lane_offset, at));
+                    let scale = if scale.is_null() { None } else { Some(S::load(scale)) };
+                    let offset = if offset.is_null() { None } else { Some(S::load(offset)) };
                     while row < rows {
                         let mut quad = S::load_bytes(levels.as_ptr().add((row / 4 * grid.lanes + lane) * 4));
                         for r in row..row + 4 {
@@ -51,7 +52,7 @@ unsafe fn decode_body<S: Simd>(grid: &Grid<'_>, levels: &[u8], out: &mut [f32], 
 unsafe fn entry<S: Simd>(grid: &Grid<'_>, fold: usize, level: S::F, scale: Option<S::F>, offset: Option<S::F>) -> S::F {
     // SAFETY: the features are the dispatcher's business.
     unsafe {
-        let fold_scale = grid.fold_scale.get(fold).map(|&s| S::splat(s));
+        let fold_scale = grid.fold_scale.get(fold).map(|&scale| S::splat(scale));
         let mut x = S::sub(level, S::splat(f32::from(grid.zero)));
         if let Some(fold_scale) = fold_scale {
             x = S::mul(x, fold_scale);

@@ -7,6 +7,14 @@ use crate::simd::Simd;
 /// Unpacked vectors that whole vectors of every plane hold.
 const BLOCK: usize = 8;
 
+/// Room for `len` levels in a buffer, from a cache line's boundary on: elsewhere every load and store of a vector
+/// touches two lines. The same room again while `len` stays the same.
+pub fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    buffer.resize(len + VECTOR - 1, 0);
+    let at = buffer.as_ptr().align_offset(VECTOR).min(VECTOR - 1);
+    &mut buffer[at..at + len]
+}
+
 dispatch! {
     /// The levels of packed codes: `table[code]` (codes of at most four bits) or the codes themselves.
     ///
@@ -20,54 +28,45 @@ unsafe fn unpack_body<S: Simd>(bits: Bits, packed: &[u8], table: Option<&[u8; 16
     assert!(levels.len().is_multiple_of(BLOCK * VECTOR) && packed.len() == packed_bytes(bits, levels.len()));
     assert!(table.is_none() || bits <= Bits::B4);
     let blocks = levels.len() / (BLOCK * VECTOR);
-    let from = packed.as_ptr();
+    let (from, to) = (packed.as_ptr(), levels.as_mut_ptr());
+    // Loops written out by a macro: a closure would be a function of its own, without the instruction set's features.
+    macro_rules! each {
+        ($table:expr, |$block:ident| $unpacked:expr) => {
+            match $table {
+                Some(table) => {
+                    let table = S::load_table(table.as_ptr());
+                    for $block in 0..blocks {
+                        let unpacked: [S::I; BLOCK] = $unpacked;
+                        for (i, v) in unpacked.into_iter().enumerate() {
+                            S::istore(to.add(($block * BLOCK + i) * VECTOR).cast(), S::lookup(table, v));
+                        }
+                    }
+                }
+                None => {
+                    for $block in 0..blocks {
+                        let unpacked: [S::I; BLOCK] = $unpacked;
+                        for (i, v) in unpacked.into_iter().enumerate() {
+                            S::istore(to.add(($block * BLOCK + i) * VECTOR).cast(), v);
+                        }
+                    }
+                }
+            }
+        };
+    }
     // SAFETY: a plane of `p` bits has `p` vectors a block; the planes follow each other, and their bits sum to the
     // bits of a code, so all of them lie in `packed`.
     unsafe {
-        let to = levels.as_mut_ptr();
-        // Vector `p * block` of the plane that follows planes of `before` bits.
+        // Vectors `p * block` and on of the plane that follows planes of `before` bits.
         let plane = |before: usize, p: usize, block: usize| from.add((before * blocks + p * block) * VECTOR);
+        let bare: Option<&[u8; 16]> = None;
         match bits {
-            Bits::B1 => each::<S>(blocks, table, to, |b| one::<S, 0>(plane(0, 1, b))),
-            Bits::B2 => each::<S>(blocks, table, to, |b| two::<S, 0>(plane(0, 2, b))),
-            Bits::B3 => {
-                each::<S>(blocks, table, to, |b| both::<S>(two::<S, 0>(plane(0, 2, b)), one::<S, 2>(plane(2, 1, b))))
-            }
-            Bits::B4 => each::<S>(blocks, table, to, |b| four::<S>(plane(0, 4, b))),
-            Bits::B5 => {
-                each::<S>(blocks, None, to, |b| both::<S>(four::<S>(plane(0, 4, b)), one::<S, 4>(plane(4, 1, b))))
-            }
-            Bits::B6 => {
-                each::<S>(blocks, None, to, |b| both::<S>(four::<S>(plane(0, 4, b)), two::<S, 4>(plane(4, 2, b))))
-            }
+            Bits::B1 => each!(table, |b| one::<S, 0>(plane(0, 1, b))),
+            Bits::B2 => each!(table, |b| two::<S, 0>(plane(0, 2, b))),
+            Bits::B3 => each!(table, |b| both::<S>(two::<S, 0>(plane(0, 2, b)), one::<S, 2>(plane(2, 1, b)))),
+            Bits::B4 => each!(table, |b| four::<S>(plane(0, 4, b))),
+            Bits::B5 => each!(bare, |b| both::<S>(four::<S>(plane(0, 4, b)), one::<S, 4>(plane(4, 1, b)))),
+            Bits::B6 => each!(bare, |b| both::<S>(four::<S>(plane(0, 4, b)), two::<S, 4>(plane(4, 2, b)))),
             Bits::B8 => to.copy_from_nonoverlapping(from, levels.len()),
-        }
-    }
-}
-
-/// Every block, through the table where there is one.
-#[inline(always)]
-unsafe fn each<S: Simd>(
-    blocks: usize,
-    table: Option<&[u8; 16]>,
-    to: *mut u8,
-    unpacked: impl Fn(usize) -> [S::I; BLOCK],
-) {
-    // SAFETY: `to` has room for the blocks.
-    unsafe {
-        let store = |block: usize, i: usize, v: S::I| S::istore(to.add((block * BLOCK + i) * VECTOR).cast(), v);
-        match table {
-            Some(table) => {
-                let table = S::load_table(table.as_ptr());
-                for block in 0..blocks {
-                    unpacked(block).into_iter().enumerate().for_each(|(i, v)| store(block, i, S::lookup(table, v)));
-                }
-            }
-            None => {
-                for block in 0..blocks {
-                    unpacked(block).into_iter().enumerate().for_each(|(i, v)| store(block, i, v));
-                }
-            }
         }
     }
 }
@@ -116,8 +115,16 @@ unsafe fn four<S: Simd>(p: *const u8) -> [S::I; BLOCK] {
     // SAFETY: four vectors lie there.
     unsafe {
         let [a, b, c, d] = std::array::from_fn(|i| S::load_bytes(p.add(i * VECTOR)));
-        let (low, high) = (S::low_nibbles, S::high_nibbles);
-        [low(a), high(a), low(b), high(b), low(c), high(c), low(d), high(d)]
+        [
+            S::low_nibbles(a),
+            S::high_nibbles(a),
+            S::low_nibbles(b),
+            S::high_nibbles(b),
+            S::low_nibbles(c),
+            S::high_nibbles(c),
+            S::low_nibbles(d),
+            S::high_nibbles(d),
+        ]
     }
 }
 
