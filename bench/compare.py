@@ -50,13 +50,20 @@ def llama(args, depth, kv):
     return json.loads(out.strip().splitlines()[-1])
 
 
-def ours(args, depth):
+def ours(args, depth, kv="f16"):
     command = [args.cachalot, "bench", "-m", args.model, "--depths", str(depth), "--threads", str(args.threads),
-               "--decode", str(args.decode), "--repeat", "1", "--json"]
+               "--decode", str(args.decode), "--repeat", "1", "--kv", kv, "--json"]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    result = json.loads(out)
-    row = result["depths"][0]
-    return {"prefill": row["prefill_tokens_per_second"], "decode": row["decode_tokens_per_second"]}
+    rows = json.loads(out)["depths"]
+    for row in rows:
+        row |= {"prefill": row["prefill_tokens_per_second"], "decode": row["decode_tokens_per_second"]}
+    return rows
+
+
+def processor():
+    """The processor's name."""
+    names = (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    return next(names, "") or platform.processor()
 
 
 def main():
@@ -75,7 +82,7 @@ def main():
         flash = os.environ.get("LLAMA_FLASH", "1") == "1"
         return child(args.model, depths[0], args.decode, args.threads, args.child, flash)
 
-    engines = {"cachalot f16": lambda depth: ours(args, depth)}
+    engines = {"cachalot f16": lambda depth: ours(args, depth)[0]}
     for kv in args.llama_kv.split(","):
         engines[f"llama.cpp {kv}"] = lambda depth, kv=kv: llama(args, depth, kv)
     runs = {(name, depth): [] for name in engines for depth in depths}
@@ -86,8 +93,7 @@ def main():
                 print(f"round {round_ + 1}/{args.rounds} depth {depth} {name}: {runs[name, depth][-1]}", file=sys.stderr)
 
     median = lambda name, depth, what: statistics.median(run[what] for run in runs[name, depth])
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    print(f"{cpu or platform.processor()}, {args.threads} threads, medians of {args.rounds} rounds, tokens per second:\n")
+    print(f"{processor()}, {args.threads} threads, medians of {args.rounds} rounds, tokens per second:\n")
     print("| depth | engine and KV | prefill | ratio | decode | ratio |\n|---:|---|---:|---:|---:|---:|")
     for depth in depths:
         for name in engines:

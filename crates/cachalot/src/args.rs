@@ -3,10 +3,12 @@
 use crate::size;
 use cachalot_engine::Sampling;
 use cachalot_kernels::Isa;
-use cachalot_kv::KvFormat;
+use cachalot_kv::recipe::expression::Files;
+use cachalot_kv::{Recipe, RecipeError};
 use cachalot_model::tokenizer::GenerationDefaults;
 use clap::Args;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 /// Which model, and what runs it.
 #[derive(Args, Clone)]
@@ -28,15 +30,24 @@ pub struct ModelArgs {
 /// The key-value cache.
 #[derive(Args, Clone)]
 pub struct KvArgs {
-    /// How keys and values are written: f32, f16, bf16, or one for each as in k=f16,v=bf16.
-    #[arg(long, default_value = "f16", value_name = "RECIPE")]
-    pub kv: KvFormat,
+    /// How keys and values are kept: a recipe (see `cachalot kv list`), a .toml file, or an expression such as
+    /// "kivi-2(window=64)", "int4(rotate=hadamard)" or k=q8_0,v=q4_0.
+    #[arg(long, default_value = "f16", value_name = "RECIPE", value_parser = recipe)]
+    pub kv: Recipe,
+    /// What `cachalot calibrate` made for this model, for recipes that need it.
+    #[arg(long, value_name = "FILE", env = "CACHALOT_KV_PROFILE")]
+    pub kv_profile: Option<PathBuf>,
     /// Most bytes of key-value cache, as in 4GiB; half of the memory that is free if absent.
     #[arg(long, value_parser = size::parse, value_name = "BYTES")]
     pub kv_budget: Option<u64>,
     /// Most tokens of prompt and answer together; what the model was made for if absent.
     #[arg(short, long, default_value_t = 0, hide_default_value = true)]
     pub context: usize,
+}
+
+/// A recipe by name, by file or as an expression.
+pub fn recipe(text: &str) -> Result<Recipe, RecipeError> {
+    Recipe::parse(text, Files::Allowed)
 }
 
 /// How tokens are chosen. What is absent comes from the model's own defaults; where it has none, choice is greedy.

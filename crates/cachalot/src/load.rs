@@ -5,6 +5,7 @@ use crate::bench::machine;
 use crate::{Failure, embedded};
 use cachalot_engine::{Engine, EngineConfig};
 use cachalot_kernels::{Isa, Team};
+use cachalot_kv::Profile;
 use cachalot_model::{LoadOptions, LoadProgress, Loaded, Model, WeightMode, hub};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
@@ -48,7 +49,8 @@ pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Res
         max_batch,
         queue,
         max_context: kv.context,
-        kv_format: kv.kv,
+        kv: kv.kv.clone(),
+        kv_profile: profile(ready, kv)?,
         kv_budget_bytes: budget(kv),
         ..EngineConfig::default()
     };
@@ -57,9 +59,22 @@ pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Res
     Ok(Engine::start(decoder, ready.loaded.tokenizer.clone(), cache, config))
 }
 
+/// The profile of the arguments, if it is this model's.
+pub fn profile(ready: &Ready, kv: &KvArgs) -> Result<Option<Arc<Profile>>, Failure> {
+    let Some(path) = &kv.kv_profile else { return Ok(None) };
+    let profile = Profile::read(path)?;
+    profile.check_model(&ready.loaded.digest)?;
+    Ok(Some(Arc::new(profile)))
+}
+
 /// Bytes for the key-value cache: as asked, or half of what the machine has free.
 pub fn budget(kv: &KvArgs) -> u64 {
-    kv.kv_budget.unwrap_or_else(|| machine::available_memory().unwrap_or(4 << 30) / 2)
+    budget_or_half(kv.kv_budget)
+}
+
+/// As asked, or half of what the machine has free.
+pub fn budget_or_half(asked: Option<u64>) -> u64 {
+    asked.unwrap_or_else(|| machine::available_memory().unwrap_or(4 << 30) / 2)
 }
 
 /// A progress bar on standard error; invisible where that is not a terminal.

@@ -2,9 +2,12 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod chat;
 mod embedded;
 mod info;
+mod kv;
+mod lab;
 mod load;
 mod run;
 mod serve;
@@ -32,6 +35,12 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show a model's architecture, what its KV cache costs, and how much context fits into this machine.
     Info(info::InfoArgs),
+    /// List the recipes for the key-value cache, and show what each does and costs.
+    Kv(kv::KvCommand),
+    /// Make the profile that some recipes need, from a text that the model reads.
+    Calibrate(calibrate::CalibrateArgs),
+    /// Measure what KV recipes cost in answers, memory and speed, on your own model and text.
+    Lab(lab::LabArgs),
 }
 
 /// What ends a command early: a message for a person.
@@ -47,6 +56,9 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args),
         Command::Bench(args) => bench::bench(args),
         Command::Info(args) => info::info(args),
+        Command::Kv(args) => kv::kv(args),
+        Command::Calibrate(args) => calibrate::calibrate(args),
+        Command::Lab(args) => lab::lab(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -74,7 +74,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     runtime.block_on(async {
         let server = Server::bind(config, backend).await?;
         let budget = size::show(engine.handle().stats().kv_budget_bytes);
-        let (name, kv) = (&ready.loaded.name, args.kv.kv);
+        let (name, kv) = (&ready.loaded.name, &args.kv.kv);
         eprintln!("{name}, KV {kv} within {budget}; listening on http://{}", server.local_addr());
         server.run(stopped()).await;
         Ok::<(), Failure>(())

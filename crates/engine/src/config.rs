@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use cachalot_kernels::{Isa, Team};
-use cachalot_kv::{CacheConfig, KvCache, KvError, KvFormat, LayerGeometry};
+use cachalot_kv::{CacheConfig, KvCache, LayerGeometry, Profile, Recipe};
+
+use crate::EngineError;
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]
@@ -16,8 +18,11 @@ pub struct EngineConfig {
     pub queue: usize,
     /// Most tokens of prompt and answer together; 0, or more than the model has positions, means the model's.
     pub max_context: usize,
-    /// How keys and values are written.
-    pub kv_format: KvFormat,
+    /// How keys and values are written, where a request does not say.
+    pub kv: Recipe,
+    /// What calibration learned about the model, for recipes that need it. It must be the model's own
+    /// ([`Profile::check_model`]).
+    pub kv_profile: Option<Arc<Profile>>,
     /// Bytes of key-value cache all sequences share.
     pub kv_budget_bytes: u64,
 }
@@ -29,7 +34,8 @@ impl Default for EngineConfig {
             max_batch_tokens: 512,
             queue: 256,
             max_context: 0,
-            kv_format: KvFormat::default(),
+            kv: Recipe::default(),
+            kv_profile: None,
             kv_budget_bytes: 1 << 30,
         }
     }
@@ -39,9 +45,11 @@ impl EngineConfig {
     /// The cache this configuration calls for; `layers` are [`cachalot_model::Model::layer_geometry`].
     ///
     /// # Errors
-    /// [`KvError::Config`] where the geometry is impossible.
-    pub fn cache(&self, layers: Vec<LayerGeometry>, team: Arc<Team>, isa: Isa) -> Result<KvCache, KvError> {
-        KvCache::new(CacheConfig::new(layers, self.kv_budget_bytes, self.kv_format), team, isa)
+    /// [`EngineError::Recipe`] where the recipe is impossible on this model, [`EngineError::Cache`] where the geometry is.
+    pub fn cache(&self, layers: Vec<LayerGeometry>, team: Arc<Team>, isa: Isa) -> Result<KvCache, EngineError> {
+        let plan = Arc::new(self.kv.plan(&layers, self.kv_profile.as_deref())?);
+        let config = CacheConfig::with_plan(layers, self.kv_budget_bytes, plan);
+        KvCache::new(config, team, isa).map_err(|error| EngineError::Cache(error.to_string()))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::constraint::ConstraintFactory;
 use crate::generation::Generation;
 use crate::limits::Limits;
 use crate::queue::Queue;
+use crate::recipes::Recipes;
 use crate::scheduler::{Scheduler, Submission};
 use crate::text::Vocabulary;
 use crate::{EngineConfig, EngineError, EngineStats, Request, observe, panic_message};
@@ -37,6 +38,7 @@ struct Shared {
     decoder: Arc<dyn Decoder>,
     cache: Arc<KvCache>,
     constraints: ConstraintFactory,
+    recipes: Recipes,
     limits: Limits,
     queue: Queue,
     state: AtomicU8,
@@ -81,11 +83,13 @@ impl Engine {
         let vocabulary: Arc<dyn Vocabulary> = vocabulary;
         let cache = Arc::new(cache);
         let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
+        let recipes = Recipes::new(cache.config().layers.clone(), config.kv_profile, cache.config().plan.clone());
         let scheduler = Scheduler::new(cache.clone(), vocabulary.clone(), limits.clone());
         let shared = Arc::new(Shared {
             decoder,
             cache,
             constraints: ConstraintFactory::new(vocabulary),
+            recipes,
             limits,
             queue: Queue::new(config.queue),
             state: AtomicU8::new(OPEN),
@@ -149,7 +153,7 @@ impl Drop for Engine {
 impl EngineHandle {
     /// Takes a request into the queue.
     ///
-    /// Compiling a constraint takes milliseconds, on the caller's thread; asynchronous callers may want to do that
+    /// Compiling a constraint, or planning a recipe, takes milliseconds, on the caller's thread; asynchronous callers may want to do that
     /// where blocking is allowed.
     ///
     /// # Errors
@@ -163,7 +167,8 @@ impl EngineHandle {
         if shared.state.load(SeqCst) != OPEN {
             return Err(EngineError::ShuttingDown);
         }
-        shared.limits.check(&request, &shared.cache)?;
+        let plan = shared.recipes.plan(request.kv.as_deref())?;
+        shared.limits.check(&request, &shared.cache, &plan)?;
         let place = shared.queue.enter()?;
         let submitted = shared.now();
         let constraint = request.constraint.as_ref().map(|spec| shared.constraints.compile(spec)).transpose()?;
@@ -171,7 +176,7 @@ impl EngineHandle {
         let (events, receiver) = unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let generation = Generation::new(receiver, cancelled.clone());
-        let submission = Submission { request, constraint, seed, events, cancelled, place, submitted };
+        let submission = Submission { request, plan, constraint, seed, events, cancelled, place, submitted };
         self.commands.send(Command::Submit(Box::new(submission))).map_err(|_| EngineError::ShuttingDown)?;
         Ok(generation)
     }
@@ -181,6 +186,11 @@ impl EngineHandle {
         let mut stats = *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.queued = stats.queued.max(self.shared.queue.len());
         stats
+    }
+
+    /// The recipes that requests may name.
+    pub fn recipes(&self) -> &Recipes {
+        &self.shared.recipes
     }
 
     /// Most tokens of prompt and answer together.

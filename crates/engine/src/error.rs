@@ -74,6 +74,9 @@ pub enum EngineError {
         /// The grammar compiler's words.
         reason: String,
     },
+    /// A recipe for the cache that does not exist or is impossible on this model.
+    #[error(transparent)]
+    Recipe(#[from] Box<cachalot_kv::RecipeError>),
     /// The queue is full.
     #[error("the queue is full: {queued} requests wait, the limit is {limit}; try again later")]
     QueueFull {
@@ -113,6 +116,12 @@ pub enum EngineError {
     Panicked(String),
 }
 
+impl From<cachalot_kv::RecipeError> for EngineError {
+    fn from(error: cachalot_kv::RecipeError) -> EngineError {
+        EngineError::Recipe(Box::new(error))
+    }
+}
+
 impl EngineError {
     /// A parameter out of its range.
     pub fn invalid(name: &'static str, value: impl ToString, allowed: impl Into<String>) -> EngineError {
@@ -123,9 +132,11 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         use EngineError::*;
         match self {
-            EmptyPrompt | UnknownToken { .. } | InvalidParameter { .. } | InvalidConstraint { .. } => {
-                ErrorKind::Request
-            }
+            EmptyPrompt
+            | UnknownToken { .. }
+            | InvalidParameter { .. }
+            | InvalidConstraint { .. }
+            | Recipe(_) => ErrorKind::Request,
             PromptTooLong { .. } | KvTooSmall { .. } => ErrorKind::TooLarge,
             QueueFull { .. } => ErrorKind::Busy,
             ShuttingDown | Stopped => ErrorKind::Unavailable,

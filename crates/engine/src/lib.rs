@@ -8,6 +8,7 @@
 //! - [`constraint`]: JSON schemas, regular expressions and grammars.
 //! - [`stop`], [`text`]: from tokens to text that ends where it should.
 //! - [`limits`], [`queue`]: what is refused, and when.
+//! - [`recipes`]: how requests want their cache kept.
 //! - [`observe`]: the table of metrics.
 
 pub mod config;
@@ -18,6 +19,7 @@ pub mod generation;
 pub mod limits;
 pub mod observe;
 pub mod queue;
+pub mod recipes;
 pub mod request;
 pub mod sampling;
 pub mod scheduler;

@@ -1,7 +1,6 @@
 //! What this engine can hold, known before a request is accepted.
 
-use cachalot_kv::KvCache;
-use cachalot_kv::page::PageKind;
+use cachalot_kv::{CachePlan, KvCache};
 
 use crate::{EngineConfig, EngineError, Request};
 
@@ -12,7 +11,7 @@ pub struct Limits {
     pub vocab: usize,
     /// Most tokens of prompt and answer together: the model's positions, or fewer if so configured.
     pub context: usize,
-    /// Most tokens whose cache fits the whole KV budget; no more than `context`.
+    /// Most tokens whose cache, kept as the engine keeps it by itself, fits the whole KV budget; no more than `context`.
     pub capacity: usize,
     /// Most sequences in a step.
     pub max_batch: usize,
@@ -24,48 +23,45 @@ impl Limits {
     /// For a model of `vocab` logits and `context` positions.
     pub fn new(vocab: usize, context: usize, cache: &KvCache, config: &EngineConfig) -> Limits {
         let context = if config.max_context == 0 { context } else { context.min(config.max_context) };
-        let budget = cache.ledger().budget();
         let (max_batch, step_tokens) = (config.max_batch.max(1), config.max_batch_tokens.max(1));
-        let mut limits = Limits { vocab, context, capacity: 0, max_batch, step_tokens };
+        let limits = Limits { vocab, context, capacity: 0, max_batch, step_tokens };
+        Limits { capacity: limits.capacity_of(cache, &cache.config().plan), ..limits }
+    }
+
+    /// [`Limits::capacity`] of a sequence with a plan of its own.
+    pub fn capacity_of(&self, cache: &KvCache, plan: &CachePlan) -> usize {
+        let budget = cache.ledger().budget();
         // The bytes never fall as tokens are added, so the largest number that fits is found by halving.
-        let mut over = context + 1;
-        while over - limits.capacity > 1 {
-            let middle = limits.capacity + (over - limits.capacity) / 2;
-            if limits.peak_bytes(cache, middle) <= budget { limits.capacity = middle } else { over = middle }
+        let (mut capacity, mut over) = (0, self.context + 1);
+        while over - capacity > 1 {
+            let middle = capacity + (over - capacity) / 2;
+            if self.peak_bytes(cache, plan, middle) <= budget { capacity = middle } else { over = middle }
         }
-        limits
+        capacity
     }
 
-    /// The most bytes a sequence holds on its way to `tokens`, computed in chunks of a step's tokens: layers with a
-    /// window let go of pages between steps.
-    pub fn peak_bytes(&self, cache: &KvCache, tokens: usize) -> u64 {
-        let config = cache.config();
-        let page = config.page_tokens.max(1);
-        let all = tokens.div_ceil(page);
-        let layer_bytes = |(layer, geometry): (usize, &cachalot_kv::LayerGeometry)| {
-            let kind = PageKind { layer: layer as u16, head: 0, width: geometry.width(), format: config.format };
-            // Window and chunk begin and end anywhere in a page.
-            let pages = geometry.window.map_or(all, |window| all.min((window + self.step_tokens).div_ceil(page) + 1));
-            (pages * geometry.kv_heads * kind.bytes()) as u64
-        };
-        config.layers.iter().enumerate().map(layer_bytes).sum()
+    /// The most bytes a sequence holds on its way to `tokens`, computed in chunks of a step's tokens.
+    pub fn peak_bytes(&self, cache: &KvCache, plan: &CachePlan, tokens: usize) -> u64 {
+        cache.peak_bytes(plan, tokens, self.step_tokens)
     }
 
-    /// Checks a request; returns the most tokens each of its choices may have.
+    /// Checks a request whose cache follows `plan`; returns the most tokens each of its choices may have.
     ///
     /// # Errors
     /// Everything [`Request::validate`] finds, [`EngineError::PromptTooLong`] and [`EngineError::KvTooSmall`].
-    pub fn check(&self, request: &Request, cache: &KvCache) -> Result<usize, EngineError> {
+    pub fn check(&self, request: &Request, cache: &KvCache, plan: &CachePlan) -> Result<usize, EngineError> {
         let prompt = request.prompt.len();
         // First the length: of a prompt that is much too long, nothing else matters.
         if prompt >= self.context {
             return Err(EngineError::PromptTooLong { prompt, context: self.context });
         }
         request.validate(self.vocab)?;
-        if prompt >= self.capacity {
-            let (needed, budget) = (self.peak_bytes(cache, prompt + 1), cache.ledger().budget());
+        let own = std::ptr::eq(plan, &*cache.config().plan);
+        let capacity = if own { self.capacity } else { self.capacity_of(cache, plan) };
+        if prompt >= capacity {
+            let (needed, budget) = (self.peak_bytes(cache, plan, prompt + 1), cache.ledger().budget());
             return Err(EngineError::KvTooSmall { prompt, needed, budget });
         }
-        Ok(request.max_tokens.unwrap_or(usize::MAX).min(self.capacity - prompt))
+        Ok(request.max_tokens.unwrap_or(usize::MAX).min(capacity - prompt))
     }
 }

@@ -28,6 +28,8 @@ pub struct Request {
     pub n: usize,
     /// Log-probabilities of each token, with this many alternatives (at most 20).
     pub logprobs: Option<usize>,
+    /// How its keys and values are kept: a recipe's name or an expression; `None` for the engine's own.
+    pub kv: Option<String>,
     /// What the text must look like.
     pub constraint: Option<ConstraintSpec>,
     /// Treat the model's end-of-generation tokens as any other.
@@ -47,6 +49,7 @@ impl Default for Request {
             stop_tokens: Vec::new(),
             n: 1,
             logprobs: None,
+            kv: None,
             constraint: None,
             ignore_eos: false,
             starts_text: false,

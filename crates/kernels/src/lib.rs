@@ -11,8 +11,11 @@ pub mod attention;
 pub mod codes;
 pub mod isa;
 pub mod linear;
+pub mod lookup;
 pub mod ops;
+pub mod polar;
 pub mod simd;
+pub mod sparse;
 pub mod team;
 
 pub use isa::Isa;

@@ -2,12 +2,14 @@
 
 use crate::attend::{Attention, Scratch};
 use crate::lane::Lane;
-use crate::page::PageKind;
+use crate::plan::CachePlan;
 use crate::pool::{Pool, ledger::Ledger};
-use crate::{CacheConfig, KvError, SequenceKv};
+use crate::record::Recorder;
+use crate::{CacheConfig, KvError, LayerGeometry, SequenceKv};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::{Isa, Team};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A pool of pages, the geometry of a model, and the threads that attend. Shared by all sequences.
@@ -18,6 +20,9 @@ pub struct KvCache {
     isa: Isa,
     layer_start: Arc<[usize]>,
     scratch: Mutex<Scratch>,
+    odd: AtomicU64,
+    local_peak: AtomicU64,
+    recorder: Option<Arc<dyn Recorder>>,
 }
 
 /// Consecutive rows of a step that belong to one sequence. Their positions follow on its length.
@@ -43,12 +48,51 @@ impl KvCache {
         let layer_start = layer_start.collect();
         let pool = Pool::new(config.budget_bytes);
         let scratch = Mutex::new(Scratch::new(pool.ledger()));
-        Ok(KvCache { config, pool, team, isa, layer_start, scratch })
+        Ok(KvCache {
+            config,
+            pool,
+            team,
+            isa,
+            layer_start,
+            scratch,
+            odd: AtomicU64::new(0),
+            local_peak: AtomicU64::new(0),
+            recorder: None,
+        })
     }
 
-    /// An empty sequence; it holds nothing yet.
+    /// Shows every step's queries, keys and values to `recorder`, as calibration wants them.
+    pub fn with_recorder(self, recorder: Arc<dyn Recorder>) -> KvCache {
+        KvCache { recorder: Some(recorder), ..self }
+    }
+
+    /// An empty sequence with the cache's own plan; it holds nothing yet.
     pub fn create(&self) -> SequenceKv {
-        SequenceKv { lanes: self.kinds().map(Lane::new).collect(), layer_start: self.layer_start.clone(), len: 0 }
+        self.build(&self.config.plan)
+    }
+
+    /// An empty sequence with a plan of its own.
+    ///
+    /// # Errors
+    /// [`KvError::Config`] where the plan was made for another model.
+    pub fn create_with(&self, plan: &Arc<CachePlan>) -> Result<SequenceKv, KvError> {
+        plan.check(&self.config.layers)?;
+        Ok(self.build(plan))
+    }
+
+    fn build(&self, plan: &Arc<CachePlan>) -> SequenceKv {
+        SequenceKv {
+            lanes: self.lanes(plan).collect(),
+            plan: plan.clone(),
+            layer_start: self.layer_start.clone(),
+            len: 0,
+            spare: BTreeMap::new(),
+            scrubbed: 0,
+        }
+    }
+
+    fn lanes<'a>(&'a self, plan: &'a CachePlan) -> impl Iterator<Item = Lane> + 'a {
+        self.lanes_by_layer(plan).flat_map(|(_, lanes)| lanes)
     }
 
     /// The account of the pool.
@@ -66,21 +110,104 @@ impl KvCache {
         &self.config
     }
 
+    /// Numbers that were not finite when their page was encoded: NaN is stored as zero, infinity as the largest half float.
+    pub fn odd_values(&self) -> u64 {
+        self.odd.load(Relaxed)
+    }
+
+    /// The most bytes that one thread has held to read pages: a few pages and one block of queries, however long the context.
+    pub fn thread_scratch(&self) -> u64 {
+        self.local_peak.load(Relaxed)
+    }
+
     /// Bytes that [`KvCache::reserve`] would take for `tokens` more.
     pub fn bytes_to_extend(&self, seq: &SequenceKv, tokens: usize) -> u64 {
-        let end = (seq.len + tokens).div_ceil(PAGE_TOKENS);
-        seq.lanes.iter().map(|lane| (end.saturating_sub(lane.end()) * lane.kind.bytes()) as u64).sum()
+        self.demand(seq, tokens).into_iter().map(|(bytes, pages)| (bytes * pages) as u64).sum()
     }
 
-    /// Bytes of a new sequence while `tokens` are taken in at once. (Windows let go of some between steps.)
+    /// Bytes that a sequence of `tokens` with the cache's own plan holds between steps. (Windows let go of some.)
     pub fn bytes_for_tokens(&self, tokens: usize) -> u64 {
-        let pages = tokens.div_ceil(PAGE_TOKENS);
-        self.kinds().map(|kind| (pages * kind.bytes()) as u64).sum()
+        self.bytes_with(&self.config.plan, tokens)
     }
 
-    /// Bytes that one more token takes, without the rounding to pages.
+    /// Bytes that a sequence of `tokens` with this plan holds between steps. (Windows let go of some.)
+    pub fn bytes_with(&self, plan: &CachePlan, tokens: usize) -> u64 {
+        let pages = tokens.div_ceil(PAGE_TOKENS);
+        let bytes = |lane: Lane| {
+            let body = lane.plan.body_end(tokens.saturating_sub(1)).saturating_sub(lane.plan.sink_pages()).min(pages);
+            (body * lane.body_bytes() + (pages - body) * lane.exact_bytes()) as u64
+        };
+        self.lanes(plan).map(bytes).sum()
+    }
+
+    /// The most bytes a sequence with this plan holds on its way to `tokens`, computed in steps of at most `step`: layers with
+    /// a sliding window let go of pages between steps, those with a body of plain pages within one.
+    pub fn peak_bytes(&self, plan: &CachePlan, tokens: usize, step: usize) -> u64 {
+        let all = tokens.div_ceil(PAGE_TOKENS);
+        // Windows and steps begin and end anywhere in a page.
+        let around = |tokens: usize| all.min((tokens + step).div_ceil(PAGE_TOKENS) + 1);
+        let (mut held, mut passing) = (0, 0);
+        for (g, lanes) in self.lanes_by_layer(plan) {
+            let pages = g.window.map_or(all, around);
+            let mut layer = 0;
+            for lane in lanes {
+                if lane.body_kind().is_none() {
+                    held += pages * lane.exact_bytes();
+                    continue;
+                }
+                let plain = pages.min(lane.plan.sink_pages() + lane.plan.window.div_ceil(PAGE_TOKENS) + 2);
+                let body = lane.plan.body_end(tokens.saturating_sub(1)).saturating_sub(lane.plan.sink_pages());
+                held += plain * lane.exact_bytes() + body.min(pages) * lane.body_bytes();
+                layer += around(0) * lane.exact_bytes();
+            }
+            passing = passing.max(layer);
+        }
+        (held + passing) as u64
+    }
+
+    fn lanes_by_layer<'a>(
+        &'a self,
+        plan: &'a CachePlan,
+    ) -> impl Iterator<Item = (&'a LayerGeometry, impl Iterator<Item = Lane> + 'a)> + 'a {
+        self.config.layers.iter().zip(&plan.lanes).enumerate().map(|(layer, (g, lanes))| {
+            let lane = move |(head, lane)| Lane::new(layer, head, g.head_dim, lane);
+            (g, lanes.iter().enumerate().map(lane))
+        })
+    }
+
+    /// Bytes that one more token of a long sequence takes, without the rounding to pages.
     pub fn bytes_per_token(&self) -> f64 {
-        self.kinds().map(|kind| kind.bytes() as f64 / PAGE_TOKENS as f64).sum()
+        let bytes = |lane: Lane| if lane.body_kind().is_some() { lane.body_bytes() } else { lane.exact_bytes() };
+        self.lanes(&self.config.plan).map(|lane| bytes(lane) as f64 / PAGE_TOKENS as f64).sum()
+    }
+
+    /// Pages, by size, that the next step needs beyond what the sequence has set aside: layers take their plain pages in
+    /// turn, and those that a layer has encoded serve the next.
+    fn demand(&self, seq: &SequenceKv, tokens: usize) -> BTreeMap<usize, usize> {
+        let mut now: BTreeMap<usize, (isize, isize)> = BTreeMap::new();
+        let end = (seq.len + tokens).div_ceil(PAGE_TOKENS);
+        let last = (seq.len + tokens).saturating_sub(1);
+        for layer in self.lane_ranges() {
+            let lanes = &seq.lanes[layer];
+            let mut take = |bytes: usize, pages: usize| {
+                let (held, most) = now.entry(bytes).or_default();
+                *held += pages as isize;
+                *most = (*most).max(*held);
+            };
+            lanes.iter().for_each(|lane| take(lane.exact_bytes(), end.saturating_sub(lane.end())));
+            lanes.iter().for_each(|lane| take(lane.body_bytes(), lane.due_after(last, end)));
+            for lane in lanes {
+                now.entry(lane.exact_bytes()).or_default().0 -= lane.due_after(last, end) as isize;
+            }
+        }
+        let spare = |bytes: &usize| seq.spare.get(bytes).map_or(0, Vec::len);
+        let needed =
+            |(bytes, (_, most)): (usize, (isize, isize))| (bytes, (most.max(0) as usize).saturating_sub(spare(&bytes)));
+        now.into_iter().map(needed).filter(|&(_, pages)| pages > 0).collect()
+    }
+
+    fn lane_ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+        self.config.layers.iter().zip(self.layer_start.iter()).map(|(g, &start)| start..start + g.kv_heads)
     }
 
     /// Makes room for the next `tokens` of a sequence, so that the step that brings them cannot run out.
@@ -88,27 +215,18 @@ impl KvCache {
     /// # Errors
     /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`]; the sequence is as it was.
     pub fn reserve(&self, seq: &mut SequenceKv, tokens: usize) -> Result<(), KvError> {
-        let end = (seq.len + tokens).div_ceil(PAGE_TOKENS);
-        let mut needed: BTreeMap<usize, usize> = BTreeMap::new();
-        for lane in &seq.lanes {
-            *needed.entry(lane.kind.bytes()).or_default() += end.saturating_sub(lane.end());
-        }
-        let total = self.bytes_to_extend(seq, tokens);
+        let demand = self.demand(seq, tokens);
+        let total = demand.iter().map(|(bytes, pages)| (bytes * pages) as u64).sum();
         if total > self.ledger().free() {
             let (free, budget) = (self.ledger().free(), self.ledger().budget());
             return Err(KvError::OutOfBudget { needed: total, free, budget });
         }
-        let mut spare = BTreeMap::new();
-        for (bytes, pages) in needed.into_iter().filter(|&(_, pages)| pages > 0) {
-            let mut pages = self.pool.take(bytes, pages)?;
-            pages.reverse();
-            spare.insert(bytes, pages);
+        let mut taken = Vec::with_capacity(demand.len());
+        for (bytes, pages) in demand {
+            taken.push((bytes, self.pool.take(bytes, pages)?));
         }
-        for lane in &mut seq.lanes {
-            while lane.end() < end {
-                let Some(bytes) = spare.get_mut(&lane.kind.bytes()).and_then(Vec::pop) else { break };
-                lane.push(bytes);
-            }
+        for (bytes, pages) in taken {
+            seq.spare.entry(bytes).or_default().extend(pages);
         }
         Ok(())
     }
@@ -120,17 +238,25 @@ impl KvCache {
     pub fn fork(&self, seq: &SequenceKv) -> Result<SequenceKv, KvError> {
         let mut lanes = Vec::with_capacity(seq.lanes.len());
         for lane in &seq.lanes {
-            let mut spare = self.pool.take(lane.kind.bytes(), lane.fork_copies(seq.len))?;
+            let mut spare = self.pool.take(lane.exact_bytes(), lane.fork_copies(seq.len))?;
             lanes.push(lane.fork(seq.len, &mut spare));
         }
-        Ok(SequenceKv { lanes, layer_start: seq.layer_start.clone(), len: seq.len })
+        Ok(SequenceKv {
+            lanes,
+            plan: seq.plan.clone(),
+            layer_start: seq.layer_start.clone(),
+            len: seq.len,
+            spare: BTreeMap::new(),
+            scrubbed: 0,
+        })
     }
 
     /// Goes back to the first `tokens`.
     ///
     /// # Errors
     /// [`KvError::Misuse`] where there are fewer, [`KvError::Forgotten`] where a window let go of what the next token
-    /// would see, [`KvError::OutOfBudget`] where a shared page must be copied; the sequence is as it was.
+    /// would see, or where it would see exactly what is encoded by now; [`KvError::OutOfBudget`] where a shared page must
+    /// be copied. The sequence is as it was.
     pub fn truncate(&self, seq: &mut SequenceKv, tokens: usize) -> Result<(), KvError> {
         if tokens > seq.len {
             return Err(KvError::Misuse(format!("truncating {} tokens to {tokens}", seq.len)));
@@ -141,9 +267,12 @@ impl KvCache {
                 return Err(KvError::Forgotten { tokens, first });
             }
         }
+        if let Some(lane) = seq.lanes.iter().find(|lane| lane.encoded_beyond(tokens)) {
+            return Err(KvError::Forgotten { tokens, first: lane.encoded_tokens() });
+        }
         let mut spares = Vec::with_capacity(seq.lanes.len());
         for lane in &seq.lanes {
-            spares.push(self.pool.take(lane.kind.bytes(), usize::from(lane.truncation_copies(tokens)))?);
+            spares.push(self.pool.take(lane.exact_bytes(), usize::from(lane.truncation_copies(tokens)))?);
         }
         for (lane, mut spare) in seq.lanes.iter_mut().zip(spares) {
             lane.truncate(tokens, &mut spare);
@@ -152,8 +281,10 @@ impl KvCache {
         Ok(())
     }
 
-    /// Between steps: seals the pages that are full and lets go of those that fell out of a window.
+    /// Between steps: seals the pages that are full, lets go of those that fell out of a window and of what was reserved
+    /// but not used.
     pub fn settle(&self, seq: &mut SequenceKv) {
+        seq.spare.clear();
         let len = seq.len;
         let lanes = seq.lanes.iter_mut();
         let windows = self.config.layers.iter().flat_map(|l| std::iter::repeat_n(l.window, l.kv_heads));
@@ -162,7 +293,7 @@ impl KvCache {
             if let Some(window) = window {
                 lane.forget_before((len + 1).saturating_sub(window));
             }
-            if lane.fork_copies(len - len % PAGE_TOKENS) > 0 {
+            if lane.needs_seal(len) {
                 ready.push(Mutex::new(lane));
             }
         }
@@ -170,7 +301,7 @@ impl KvCache {
         self.team.for_each(ready.len(), |i| ready[i].lock().unwrap_or_else(PoisonError::into_inner).seal(len));
     }
 
-    /// One layer of one step: stores `k` and `v`, rotates, attends.
+    /// One layer of one step: stores `k` and `v`, rotates, encodes the pages that are due, attends.
     ///
     /// `q` is `[rows][heads * head_dim]`, `k` and `v` are `[rows][kv_heads * head_dim]`, all before rotary position;
     /// the result is shaped like `q`. Rows are those of the segments in order. Lengths of sequences do not change
@@ -187,10 +318,23 @@ impl KvCache {
         v: &[f32],
         out: &mut [f32],
     ) -> Result<(), KvError> {
-        let geometry = self.config.layers.get(layer);
-        let geometry = geometry.ok_or_else(|| KvError::Misuse(format!("there is no layer {layer}")))?;
+        let geometry = self.geometry(layer)?;
+        if let Some(recorder) = &self.recorder {
+            recorder.record(layer, geometry, segments, q, k, v);
+        }
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        Attention { team: &self.team, isa: self.isa, layer, geometry, segments }.run(&mut scratch, q, k, v, out)
+        let attention =
+            Attention { team: &self.team, isa: self.isa, layer, geometry, segments, local_peak: &self.local_peak };
+        let odd = attention.run(&mut scratch, q, k, v, out)?;
+        if odd > 0 {
+            self.odd.fetch_add(odd as u64, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn geometry(&self, layer: usize) -> Result<&LayerGeometry, KvError> {
+        let geometry = self.config.layers.get(layer);
+        geometry.ok_or_else(|| KvError::Misuse(format!("there is no layer {layer}")))
     }
 
     /// After the last layer of a step: the rows of each segment are now part of its sequence.
@@ -208,15 +352,17 @@ impl KvCache {
         seq.lanes.iter().try_for_each(Lane::verify)
     }
 
-    fn kinds(&self) -> impl Iterator<Item = PageKind> + '_ {
-        let format = self.config.format;
-        self.config.layers.iter().enumerate().flat_map(move |(layer, g)| {
-            (0..g.kv_heads).map(move |head| PageKind {
-                layer: layer as u16,
-                head: head as u16,
-                width: g.width(),
-                format,
-            })
-        })
+    /// Checks the next few sealed pages of a sequence, going round: what a server does with the time between steps.
+    ///
+    /// # Errors
+    /// [`KvError::Corrupt`] names the page that changed; only this sequence and those that share the page are concerned.
+    pub fn scrub(&self, seq: &mut SequenceKv, pages: usize) -> Result<(), KvError> {
+        let mut checked = 0;
+        for page in seq.lanes.iter().flat_map(Lane::sealed).skip(seq.scrubbed).take(pages) {
+            page.verify()?;
+            checked += 1;
+        }
+        seq.scrubbed = if checked < pages { 0 } else { seq.scrubbed + checked };
+        Ok(())
     }
 }

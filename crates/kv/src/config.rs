@@ -1,6 +1,6 @@
 //! The shape of a cache.
 
-use crate::{KvError, KvFormat, Rope};
+use crate::{CachePlan, KvError, KvFormat, Rope};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::simd::LANES;
 use std::sync::Arc;
@@ -43,16 +43,22 @@ pub struct CacheConfig {
     pub layers: Vec<LayerGeometry>,
     /// Most bytes that pages may take together.
     pub budget_bytes: u64,
-    /// How keys and values are written.
-    pub format: KvFormat,
+    /// How the lanes of a sequence are written, where it has no plan of its own.
+    pub plan: Arc<CachePlan>,
     /// Tokens of a page; 64 is what the kernels are built for.
     pub page_tokens: usize,
 }
 
 impl CacheConfig {
-    /// A configuration with pages of 64 tokens.
+    /// A configuration with everything in plain elements, in pages of 64 tokens.
     pub fn new(layers: Vec<LayerGeometry>, budget_bytes: u64, format: KvFormat) -> CacheConfig {
-        CacheConfig { layers, budget_bytes, format, page_tokens: PAGE_TOKENS }
+        let plan = Arc::new(CachePlan::exact(format, layers.iter().map(|g| g.kv_heads)));
+        CacheConfig::with_plan(layers, budget_bytes, plan)
+    }
+
+    /// A configuration whose sequences follow `plan` unless they have one of their own.
+    pub fn with_plan(layers: Vec<LayerGeometry>, budget_bytes: u64, plan: Arc<CachePlan>) -> CacheConfig {
+        CacheConfig { layers, budget_bytes, plan, page_tokens: PAGE_TOKENS }
     }
 
     pub(crate) fn check(&self) -> Result<(), KvError> {
@@ -80,6 +86,6 @@ impl CacheConfig {
                 return fail(format!("layer {i} rotates {} of {head_dim} channels", rope.rotated()));
             }
         }
-        Ok(())
+        self.plan.check(&self.layers)
     }
 }

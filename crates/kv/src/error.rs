@@ -39,7 +39,7 @@ pub enum KvError {
     #[error("misuse of the KV cache: {0}")]
     Misuse(String),
     /// Tokens that are no longer there.
-    #[error("cannot go back to {tokens} tokens: the sliding window has let go of what lies before {first}")]
+    #[error("cannot go back to {tokens} tokens: what lies before {first} is no longer held as it was then")]
     Forgotten {
         /// Length asked for.
         tokens: usize,

@@ -1,37 +1,48 @@
 //! The pages of one KV head of one layer of one sequence, in position order.
 
-use crate::page::{PageKind, SealedPage, WritablePage};
+use crate::page::{PageFormat, PageKind, SealedPage, SealedView, WritablePage};
+use crate::plan::LanePlan;
 use crate::pool::PageBytes;
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One page of a lane, in its state.
-pub(crate) enum Slot {
+enum Slot {
     Writable(WritablePage),
     Shared(Arc<SealedPage>),
 }
 
-impl Slot {
-    fn view(&self) -> PageView<'_> {
-        match self {
-            Slot::Writable(page) => page.view(),
-            Slot::Shared(page) => page.view(),
-        }
-    }
+/// A page, and its body form while a step reads it both ways.
+struct Entry {
+    slot: Slot,
+    body: Option<Arc<SealedPage>>,
 }
 
 /// A lane: page `i` of the sequence holds the tokens from `i * PAGE_TOKENS`; pages before the first held one have fallen
 /// out of the sliding window.
 pub(crate) struct Lane {
-    pub(crate) kind: PageKind,
+    pub(crate) plan: LanePlan,
+    exact: PageKind,
+    body: Option<PageKind>,
     first: usize,
-    pages: VecDeque<Slot>,
+    /// Pages below this one have been encoded, but for the sinks.
+    encoded: usize,
+    pages: VecDeque<Entry>,
 }
 
 impl Lane {
-    pub(crate) fn new(kind: PageKind) -> Lane {
-        Lane { kind, first: 0, pages: VecDeque::new() }
+    pub(crate) fn new(layer: usize, head: usize, dim: usize, plan: &LanePlan) -> Lane {
+        let kind = |format| PageKind { layer: layer as u16, head: head as u16, dim, format };
+        Lane {
+            exact: kind(PageFormat::Exact(plan.exact)),
+            body: plan.body.clone().map(|body| kind(PageFormat::Body(body))),
+            encoded: plan.sink_pages(),
+            plan: plan.clone(),
+            first: 0,
+            pages: VecDeque::new(),
+        }
     }
 
     /// Index of the first page held.
@@ -44,18 +55,55 @@ impl Lane {
         self.first + self.pages.len()
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
-        (self.pages.len() * self.kind.bytes()) as u64
+    /// Bytes of a page in plain elements.
+    pub(crate) fn exact_bytes(&self) -> usize {
+        self.exact.bytes()
     }
 
-    /// Page `index` as attention reads it.
-    pub(crate) fn view(&self, index: usize) -> Option<PageView<'_>> {
-        self.pages.get(index.checked_sub(self.first)?).map(Slot::view)
+    /// Bytes of a page of the body.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.body.as_ref().map_or(0, PageKind::bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = |entry: &Entry| match &entry.slot {
+            Slot::Writable(_) => self.exact.bytes(),
+            Slot::Shared(page) => page.len(),
+        };
+        self.pages.iter().map(|entry| bytes(entry) as u64).sum()
+    }
+
+    fn entry(&self, index: usize) -> Option<&Entry> {
+        self.pages.get(index.checked_sub(self.first)?)
+    }
+
+    /// Page `index` in plain elements, where it has that form.
+    pub(crate) fn exact(&self, index: usize) -> Option<PageView<'_>> {
+        match &self.entry(index)?.slot {
+            Slot::Writable(page) => Some(page.view()),
+            Slot::Shared(page) => match page.view() {
+                SealedView::Exact(view) => Some(view),
+                SealedView::Body { .. } => None,
+            },
+        }
+    }
+
+    /// Keys and values of page `index` in the body format, where it has that form.
+    pub(crate) fn body(&self, index: usize) -> Option<(&[u8], &[u8])> {
+        let entry = self.entry(index)?;
+        let page = entry.body.as_ref().or(match &entry.slot {
+            Slot::Shared(page) => Some(page),
+            Slot::Writable(_) => None,
+        })?;
+        match page.view() {
+            SealedView::Body { k, v } => Some((k, v)),
+            SealedView::Exact(_) => None,
+        }
     }
 
     /// Page `index`, if it can be written.
     pub(crate) fn writable(&self, index: usize) -> Option<&WritablePage> {
-        match self.pages.get(index.checked_sub(self.first)?)? {
+        match &self.entry(index)?.slot {
             Slot::Writable(page) => Some(page),
             Slot::Shared(_) => None,
         }
@@ -63,22 +111,74 @@ impl Lane {
 
     /// Adds an empty page behind the last.
     pub(crate) fn push(&mut self, bytes: PageBytes) {
-        self.pages.push_back(Slot::Writable(WritablePage::new(self.kind, bytes)));
+        let page = WritablePage::new(self.exact.clone(), self.plan.exact, bytes);
+        self.pages.push_back(Entry { slot: Slot::Writable(page), body: None });
     }
 
-    /// Seals every page that lies below `tokens` wholly.
-    pub(crate) fn seal(&mut self, tokens: usize) {
-        let full = (tokens / PAGE_TOKENS).saturating_sub(self.first).min(self.pages.len());
-        // Writable pages are always the last ones, so going backwards ends early.
-        for i in (0..full).rev() {
-            if matches!(self.pages[i], Slot::Shared(_)) {
-                break;
-            }
-            if let Some(Slot::Writable(page)) = self.pages.remove(i) {
-                let start = (self.first + i) * PAGE_TOKENS;
-                self.pages.insert(i, Slot::Shared(Arc::new(page.seal(start as u64))));
+    /// Pages to encode before a query at `position` attends.
+    pub(crate) fn due(&self, position: usize) -> Range<usize> {
+        let end = self.plan.body_end(position).min(self.end());
+        let start = self.encoded.max(self.first).min(end);
+        if self.body.is_some() { start..end } else { 0..0 }
+    }
+
+    /// Pages that a step will encode whose last query is at `position` and after which the lane ends with page `end`.
+    pub(crate) fn due_after(&self, position: usize, end: usize) -> usize {
+        let end = self.plan.body_end(position).min(end.max(self.end()));
+        if self.body.is_some() { end.saturating_sub(self.encoded.max(self.first)) } else { 0 }
+    }
+
+    /// The kind of a body page.
+    pub(crate) fn body_kind(&self) -> Option<&PageKind> {
+        self.body.as_ref()
+    }
+
+    /// Gives page `index` its body form, beside the plain one.
+    pub(crate) fn set_body(&mut self, index: usize, page: SealedPage) {
+        self.encoded = self.encoded.max(index + 1);
+        if let Some(entry) = index.checked_sub(self.first).and_then(|i| self.pages.get_mut(i)) {
+            entry.body = Some(Arc::new(page));
+        }
+    }
+
+    /// Lets go of the plain form of the pages in `range` that have a body form; their bytes go to `spare`.
+    pub(crate) fn drop_plain(&mut self, range: Range<usize>, spare: &mut Vec<PageBytes>) {
+        for index in range {
+            let Some(entry) = index.checked_sub(self.first).and_then(|i| self.pages.get_mut(i)) else { continue };
+            if let Some(body) = entry.body.take()
+                && let Slot::Writable(page) = std::mem::replace(&mut entry.slot, Slot::Shared(body))
+            {
+                spare.push(page.into_bytes());
             }
         }
+    }
+
+    /// Seals every page that lies below `tokens` wholly and will stay as it is.
+    pub(crate) fn seal(&mut self, tokens: usize) {
+        let full = self.sealable(tokens).saturating_sub(self.first).min(self.pages.len());
+        // Writable pages are always the last ones, so going backwards ends early.
+        for i in (0..full).rev() {
+            if matches!(self.pages[i].slot, Slot::Shared(_)) {
+                break;
+            }
+            if let Some(Entry { slot: Slot::Writable(page), .. }) = self.pages.remove(i) {
+                let start = (self.first + i) * PAGE_TOKENS;
+                let slot = Slot::Shared(Arc::new(page.seal(start as u64)));
+                self.pages.insert(i, Entry { slot, body: None });
+            }
+        }
+    }
+
+    /// Pages below this one do not change any more: where there is a body, the others wait to be encoded.
+    fn sealable(&self, tokens: usize) -> usize {
+        let full = tokens / PAGE_TOKENS;
+        if self.body.is_some() { full.min(self.plan.sink_pages()) } else { full }
+    }
+
+    /// Whether [`Lane::seal`] would do anything.
+    pub(crate) fn needs_seal(&self, tokens: usize) -> bool {
+        let held = self.sealable(tokens).saturating_sub(self.first);
+        self.pages.iter().take(held).any(|entry| matches!(entry.slot, Slot::Writable(_)))
     }
 
     /// Lets go of pages that lie below position `from` wholly.
@@ -88,10 +188,20 @@ impl Lane {
         }
     }
 
+    /// Whether pages are encoded that a query at position `tokens` would read exactly: going back there is impossible.
+    pub(crate) fn encoded_beyond(&self, tokens: usize) -> bool {
+        self.body.is_some() && self.encoded > self.plan.body_end(tokens)
+    }
+
+    /// Position before which all is encoded.
+    pub(crate) fn encoded_tokens(&self) -> usize {
+        self.encoded * PAGE_TOKENS
+    }
+
     /// Whether going back to `tokens` needs a page to copy the last shared one into.
     pub(crate) fn truncation_copies(&self, tokens: usize) -> bool {
         match self.cut(tokens) {
-            Some(cut) => matches!(&self.pages[cut], Slot::Shared(page) if Arc::strong_count(page) > 1),
+            Some(cut) => matches!(&self.pages[cut].slot, Slot::Shared(page) if Arc::strong_count(page) > 1),
             None => false,
         }
     }
@@ -100,19 +210,22 @@ impl Lane {
     pub(crate) fn truncate(&mut self, tokens: usize, spare: &mut Vec<PageBytes>) {
         self.pages.truncate(tokens.div_ceil(PAGE_TOKENS).saturating_sub(self.first));
         let Some(cut) = self.cut(tokens) else { return };
-        if let Some(slot) = self.pages.remove(cut) {
-            let page = match slot {
-                Slot::Writable(page) => page,
+        if let Some(Entry { slot, .. }) = self.pages.remove(cut) {
+            let slot = match slot {
+                Slot::Writable(page) => Slot::Writable(page),
                 Slot::Shared(page) => match Arc::try_unwrap(page) {
-                    Ok(page) => page.reopen(),
-                    Err(page) => match spare.pop() {
-                        Some(bytes) => page.copy_to(bytes),
-                        // Not announced: keep it shared, the next append refuses rather than write into it.
-                        None => return self.pages.insert(cut, Slot::Shared(page)),
+                    Ok(page) => match page.reopen() {
+                        Ok(page) => Slot::Writable(page),
+                        Err(page) => Slot::Shared(Arc::new(page)),
+                    },
+                    // A copy not announced: kept shared, so that the next append refuses rather than write into it.
+                    Err(page) => match spare.pop().and_then(|bytes| page.copy_to(bytes)) {
+                        Some(copy) => Slot::Writable(copy),
+                        None => Slot::Shared(page),
                     },
                 },
             };
-            self.pages.insert(cut, Slot::Writable(page));
+            self.pages.insert(cut, Entry { slot, body: None });
         }
     }
 
@@ -125,24 +238,35 @@ impl Lane {
     /// Pages that a fork at `tokens` must copy because they are still written.
     pub(crate) fn fork_copies(&self, tokens: usize) -> usize {
         let held = tokens.div_ceil(PAGE_TOKENS).saturating_sub(self.first);
-        self.pages.iter().take(held).filter(|slot| matches!(slot, Slot::Writable(_))).count()
+        self.pages.iter().take(held).filter(|entry| matches!(entry.slot, Slot::Writable(_))).count()
     }
 
     /// A lane with the same tokens: sealed pages shared, those still written copied to `spare`.
     pub(crate) fn fork(&self, tokens: usize, spare: &mut Vec<PageBytes>) -> Lane {
         let held = tokens.div_ceil(PAGE_TOKENS).saturating_sub(self.first);
-        let pages = self.pages.iter().take(held).map_while(|slot| match slot {
+        let slots = self.pages.iter().take(held).map_while(|entry| match &entry.slot {
             Slot::Shared(page) => Some(Slot::Shared(page.clone())),
             Slot::Writable(page) => spare.pop().map(|bytes| Slot::Writable(page.copy_to(bytes))),
         });
-        Lane { kind: self.kind, first: self.first, pages: pages.collect() }
+        Lane {
+            pages: slots.map(|slot| Entry { slot, body: None }).collect(),
+            plan: self.plan.clone(),
+            exact: self.exact.clone(),
+            body: self.body.clone(),
+            ..*self
+        }
+    }
+
+    /// Sealed pages, first to last.
+    pub(crate) fn sealed(&self) -> impl Iterator<Item = &Arc<SealedPage>> {
+        self.pages.iter().filter_map(|entry| match &entry.slot {
+            Slot::Shared(page) => Some(page),
+            Slot::Writable(_) => None,
+        })
     }
 
     /// Checks every sealed page against its checksum.
     pub(crate) fn verify(&self) -> Result<(), crate::KvError> {
-        self.pages.iter().try_for_each(|slot| match slot {
-            Slot::Shared(page) => page.verify(),
-            Slot::Writable(_) => Ok(()),
-        })
+        self.sealed().try_for_each(|page| page.verify())
     }
 }

@@ -8,7 +8,8 @@
 //! - [`page`]: page states as types: writable, sealed, shared.
 //! - [`lane`], [`sequence`]: the pages of one KV head of one layer, and of all of them.
 //! - [`rope`]: rotary position.
-//! - [`encode`]: how keys and values are written.
+//! - [`encode`]: how keys and values are written; [`plan`]: which lane is written how.
+//! - [`recipe`]: methods by name; [`profile`]: what calibration learned about a model.
 //! - [`attend`]: how they are read.
 //! - [`cache`]: all of it behind one type.
 
@@ -21,6 +22,9 @@ pub mod lane;
 pub mod page;
 pub mod plan;
 pub mod pool;
+pub mod profile;
+pub mod recipe;
+pub mod record;
 pub mod rope;
 pub mod sequence;
 
@@ -29,6 +33,10 @@ pub use cache::{KvCache, Segment};
 pub use config::{CacheConfig, LayerGeometry};
 pub use encode::KvFormat;
 pub use error::KvError;
+pub use plan::{Body, CachePlan, LanePlan};
 pub use pool::ledger::{Ledger, Purpose};
+pub use profile::Profile;
+pub use recipe::{Recipe, RecipeError, Registry};
+pub use record::Recorder;
 pub use rope::Rope;
 pub use sequence::SequenceKv;

@@ -4,54 +4,90 @@
 //! A page is a header of [`HEADER`] bytes that describes it, the keys and the values.
 
 use crate::KvError;
-use crate::encode::{KvFormat, write_keys, write_values};
+use crate::encode::codec::Hints;
+use crate::encode::{KvFormat, read_keys, read_values, write_keys, write_values};
+use crate::plan::Body;
 use crate::pool::PageBytes;
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};
+use std::ops::Range;
 
 /// Bytes before the keys of a page.
 pub const HEADER: usize = 64;
 const MAGIC: [u8; 4] = *b"KVPG";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Where the checksum lies in the header: 16 bytes of BLAKE3 over the header before it and all bytes after it.
-const CHECKSUM: std::ops::Range<usize> = 48..64;
+const CHECKSUM: Range<usize> = 48..64;
+
+/// How a page is written.
+#[derive(Clone, Debug)]
+pub enum PageFormat {
+    /// In plain elements, token by token.
+    Exact(KvFormat),
+    /// By the pipelines of a recipe, all tokens at once.
+    Body(Body),
+}
 
 /// Where a page belongs and how it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PageKind {
     /// Layer of the lane.
     pub layer: u16,
     /// KV head of the lane.
     pub head: u16,
-    /// Channels, rounded up to a vector.
-    pub width: usize,
-    /// Element types.
-    pub format: KvFormat,
+    /// Channels of a head.
+    pub dim: usize,
+    /// How keys and values are written.
+    pub format: PageFormat,
 }
 
 impl PageKind {
+    /// Channels as exact pages hold them: rounded up to a vector.
+    pub fn width(&self) -> usize {
+        self.dim.next_multiple_of(cachalot_kernels::simd::LANES)
+    }
+
     /// Bytes of a page, header included; what the ledger counts for it.
     pub fn bytes(&self) -> usize {
-        (HEADER + PAGE_TOKENS * self.format.token_bytes(self.width)).next_multiple_of(crate::pool::ALIGNMENT)
+        self.values().end.next_multiple_of(crate::pool::ALIGNMENT)
     }
 
-    fn keys(&self) -> std::ops::Range<usize> {
-        HEADER..HEADER + PAGE_TOKENS * self.width * self.format.k.bytes()
+    fn keys(&self) -> Range<usize> {
+        let bytes = match &self.format {
+            PageFormat::Exact(format) => PAGE_TOKENS * self.width() * format.k.bytes(),
+            PageFormat::Body(body) => body.k.bytes(),
+        };
+        HEADER..HEADER + bytes
     }
 
-    fn values(&self) -> std::ops::Range<usize> {
+    fn values(&self) -> Range<usize> {
         let from = self.keys().end;
-        from..from + PAGE_TOKENS * self.width * self.format.v.bytes()
+        let bytes = match &self.format {
+            PageFormat::Exact(format) => PAGE_TOKENS * self.width() * format.v.bytes(),
+            PageFormat::Body(body) => body.v.bytes(),
+        };
+        from..from + bytes
     }
 
-    fn view<'a>(&self, bytes: &'a [u8]) -> PageView<'a> {
-        let PageKind { format: KvFormat { k: k_element, v: v_element }, .. } = *self;
+    fn view<'a>(&self, format: KvFormat, bytes: &'a [u8]) -> PageView<'a> {
+        let KvFormat { k: k_element, v: v_element } = format;
         PageView { k: &bytes[self.keys()], v: &bytes[self.values()], k_element, v_element }
+    }
+
+    /// Twelve bytes that tell formats apart: element types, or a digest of the stages.
+    fn format_id(&self) -> [u8; 12] {
+        let mut id = [0; 12];
+        match &self.format {
+            PageFormat::Exact(format) => id[..2].copy_from_slice(&[format.k as u8, format.v as u8]),
+            PageFormat::Body(body) => id.copy_from_slice(&body.digest()[..12]),
+        }
+        id
     }
 }
 
 /// A page that is being filled. Only its owner reads it.
 pub struct WritablePage {
     kind: PageKind,
+    format: KvFormat,
     bytes: PageBytes,
 }
 
@@ -62,16 +98,30 @@ pub struct SealedPage {
     bytes: PageBytes,
 }
 
+/// A sealed page as attention reads it.
+#[derive(Clone, Copy)]
+pub enum SealedView<'a> {
+    /// Plain elements.
+    Exact(PageView<'a>),
+    /// Keys and values as the pipelines of the body wrote them.
+    Body {
+        /// Bytes of the keys.
+        k: &'a [u8],
+        /// Bytes of the values.
+        v: &'a [u8],
+    },
+}
+
 impl WritablePage {
-    /// An empty page over bytes of [`PageKind::bytes`].
-    pub(crate) fn new(kind: PageKind, bytes: PageBytes) -> WritablePage {
+    /// An empty page in plain elements over bytes of [`PageKind::bytes`].
+    pub(crate) fn new(kind: PageKind, format: KvFormat, bytes: PageBytes) -> WritablePage {
         debug_assert!(bytes.len() >= kind.bytes());
-        WritablePage { kind, bytes }
+        WritablePage { kind, format, bytes }
     }
 
     /// As attention reads it; slots not yet written hold anything.
     pub fn view(&self) -> PageView<'_> {
-        self.kind.view(self.bytes.bytes())
+        self.kind.view(self.format, self.bytes.bytes())
     }
 
     /// Writes consecutive tokens, `k` and `v` of `[tokens][width]`, to the slots from `slot`.
@@ -80,48 +130,83 @@ impl WritablePage {
     /// No other thread writes the same slots or reads them meanwhile. (Several writers fill one page side by side,
     /// which is why this takes a shared reference.)
     pub(crate) unsafe fn write(&self, k: &[f32], v: &[f32], slot: usize) {
-        let width = self.kind.width;
+        let width = self.kind.width();
         assert!(k.len() == v.len() && slot + k.len() / width <= PAGE_TOKENS);
-        let part = |range: std::ops::Range<usize>| {
+        let part = |range: Range<usize>| {
             // SAFETY: the range lies within the page; slots are disjoint between writers by the contract.
             unsafe { std::slice::from_raw_parts_mut(self.bytes.as_ptr().add(range.start), range.len()) }
         };
-        write_keys(self.kind.format.k, part(self.kind.keys()), k, width, slot);
-        write_values(self.kind.format.v, part(self.kind.values()), v, width, slot);
+        write_keys(self.format.k, part(self.kind.keys()), k, width, slot);
+        write_values(self.format.v, part(self.kind.values()), v, width, slot);
+    }
+
+    /// Keys and values of all tokens, `[tokens][dim]` each.
+    pub(crate) fn read(&self, k: &mut [f32], v: &mut [f32]) {
+        let view = self.view();
+        read_keys(view.k_element, view.k, self.kind.width(), self.kind.dim, k);
+        read_values(view.v_element, view.v, self.kind.width(), self.kind.dim, v);
     }
 
     /// A copy over other bytes of the same length.
-    pub(crate) fn copy_to(&self, bytes: PageBytes) -> WritablePage {
-        copy(self.kind, &self.bytes, bytes)
+    pub(crate) fn copy_to(&self, mut bytes: PageBytes) -> WritablePage {
+        bytes.bytes_mut().copy_from_slice(self.bytes.bytes());
+        WritablePage { kind: self.kind.clone(), format: self.format, bytes }
     }
 
     /// Ends writing: the page holds the tokens from position `start`.
-    pub(crate) fn seal(mut self, start: u64) -> SealedPage {
-        let PageKind { layer, head, width, format } = self.kind;
-        let header = &mut self.bytes.bytes_mut()[..HEADER];
-        header.fill(0);
-        header[..4].copy_from_slice(&MAGIC);
-        header[4..8].copy_from_slice(&[VERSION, format.k as u8, format.v as u8, 0]);
-        header[8..10].copy_from_slice(&layer.to_le_bytes());
-        header[10..12].copy_from_slice(&head.to_le_bytes());
-        header[12..16].copy_from_slice(&(width as u32).to_le_bytes());
-        header[16..24].copy_from_slice(&start.to_le_bytes());
-        header[24..28].copy_from_slice(&(PAGE_TOKENS as u32).to_le_bytes());
-        let sum = checksum(self.bytes.bytes());
-        self.bytes.bytes_mut()[CHECKSUM].copy_from_slice(&sum);
-        SealedPage { kind: self.kind, start, bytes: self.bytes }
+    pub(crate) fn seal(self, start: u64) -> SealedPage {
+        seal(self.kind, start, self.bytes)
+    }
+
+    /// The bytes, for the next page of this size.
+    pub(crate) fn into_bytes(self) -> PageBytes {
+        self.bytes
     }
 }
 
 impl SealedPage {
+    /// Encodes keys and values of a page, `[tokens][dim]` each, in the body format of `kind`. Returns with the page how
+    /// many of them were not finite.
+    pub(crate) fn encode(
+        kind: PageKind,
+        mut bytes: PageBytes,
+        k: &[f32],
+        v: &[f32],
+        hints: Hints<'_>,
+    ) -> (Self, usize) {
+        let (keys, values) = (kind.keys(), kind.values());
+        let mut odd = 0;
+        if let PageFormat::Body(body) = &kind.format {
+            let bytes = bytes.bytes_mut();
+            odd += body.k.encode(k, hints, &mut bytes[keys]);
+            odd += body.v.encode(v, hints, &mut bytes[values.clone()]);
+            bytes[values.end..].fill(0);
+        }
+        (seal(kind, hints.start as u64, bytes), odd)
+    }
+
     /// As attention reads it.
-    pub fn view(&self) -> PageView<'_> {
-        self.kind.view(self.bytes.bytes())
+    pub fn view(&self) -> SealedView<'_> {
+        let bytes = self.bytes.bytes();
+        match &self.kind.format {
+            PageFormat::Exact(format) => SealedView::Exact(self.kind.view(*format, bytes)),
+            PageFormat::Body(_) => SealedView::Body { k: &bytes[self.kind.keys()], v: &bytes[self.kind.values()] },
+        }
     }
 
     /// Position of the first token.
     pub fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Bytes of the page.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never: a page has a header.
+    pub fn is_empty(&self) -> bool {
+        false
     }
 
     /// Whether the bytes are those that were sealed.
@@ -136,20 +221,43 @@ impl SealedPage {
         Err(KvError::Corrupt { layer: self.kind.layer, head: self.kind.head, start: self.start })
     }
 
-    /// Writable again, with the same content.
-    pub(crate) fn reopen(self) -> WritablePage {
-        WritablePage { kind: self.kind, bytes: self.bytes }
+    /// Writable again, with the same content; a page of a body format cannot be.
+    pub(crate) fn reopen(self) -> Result<WritablePage, SealedPage> {
+        match self.kind.format {
+            PageFormat::Exact(format) => Ok(WritablePage { kind: self.kind, format, bytes: self.bytes }),
+            PageFormat::Body(_) => Err(self),
+        }
     }
 
-    /// A writable copy over other bytes of the same length.
-    pub(crate) fn copy_to(&self, bytes: PageBytes) -> WritablePage {
-        copy(self.kind, &self.bytes, bytes)
+    /// A writable copy over other bytes of the same length, where [`SealedPage::reopen`] would succeed.
+    pub(crate) fn copy_to(&self, mut bytes: PageBytes) -> Option<WritablePage> {
+        let PageFormat::Exact(format) = self.kind.format else { return None };
+        bytes.bytes_mut().copy_from_slice(self.bytes.bytes());
+        Some(WritablePage { kind: self.kind.clone(), format, bytes })
+    }
+
+    /// Flips one bit, as failing memory would: for tests of what follows.
+    #[doc(hidden)]
+    pub fn damage(&self, byte: usize) {
+        // SAFETY: not sound against concurrent readers; tests call it between steps.
+        unsafe { *self.bytes.as_ptr().add(byte % self.bytes.len()) ^= 4 };
     }
 }
 
-fn copy(kind: PageKind, from: &PageBytes, mut to: PageBytes) -> WritablePage {
-    to.bytes_mut().copy_from_slice(from.bytes());
-    WritablePage { kind, bytes: to }
+fn seal(kind: PageKind, start: u64, mut bytes: PageBytes) -> SealedPage {
+    let header = &mut bytes.bytes_mut()[..HEADER];
+    header.fill(0);
+    header[..4].copy_from_slice(&MAGIC);
+    header[4..6].copy_from_slice(&[VERSION, u8::from(matches!(kind.format, PageFormat::Body(_)))]);
+    header[8..10].copy_from_slice(&kind.layer.to_le_bytes());
+    header[10..12].copy_from_slice(&kind.head.to_le_bytes());
+    header[12..16].copy_from_slice(&(kind.dim as u32).to_le_bytes());
+    header[16..24].copy_from_slice(&start.to_le_bytes());
+    header[24..28].copy_from_slice(&(PAGE_TOKENS as u32).to_le_bytes());
+    header[32..44].copy_from_slice(&kind.format_id());
+    let sum = checksum(bytes.bytes());
+    bytes.bytes_mut()[CHECKSUM].copy_from_slice(&sum);
+    SealedPage { kind, start, bytes }
 }
 
 fn checksum(page: &[u8]) -> [u8; 16] {
@@ -167,19 +275,20 @@ mod tests {
 
     #[test]
     fn a_changed_byte_anywhere_is_found() {
-        let kind = PageKind { layer: 3, head: 1, width: 16, format: KvFormat::default() };
+        let format = KvFormat::default();
+        let kind = PageKind { layer: 3, head: 1, dim: 16, format: PageFormat::Exact(format) };
         let pool = Pool::new(1 << 20);
         let bytes = pool.take(kind.bytes(), 1).unwrap().pop().unwrap();
-        let page = WritablePage::new(kind, bytes);
+        let page = WritablePage::new(kind.clone(), format, bytes);
         let row: Vec<f32> = (0..16 * 64).map(|i| i as f32).collect();
         // SAFETY: nobody else has the page.
         unsafe { page.write(&row, &row, 0) };
-        let mut sealed = page.seal(128);
+        let sealed = page.seal(128);
         assert_eq!(sealed.verify(), Ok(()));
         for at in (0..kind.bytes()).step_by(97) {
-            sealed.bytes.bytes_mut()[at] ^= 4;
+            sealed.damage(at);
             assert_eq!(sealed.verify(), Err(KvError::Corrupt { layer: 3, head: 1, start: 128 }), "byte {at}");
-            sealed.bytes.bytes_mut()[at] ^= 4;
+            sealed.damage(at);
         }
         assert_eq!(sealed.verify(), Ok(()));
     }

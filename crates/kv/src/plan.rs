@@ -1,7 +1,10 @@
 //! What a sequence's lanes hold and how: the outcome of a recipe on a model.
 
 use crate::encode::KvFormat;
+use crate::encode::codec::{Shape, Side};
 use crate::encode::pipeline::Pipeline;
+use crate::{KvError, LayerGeometry};
+use cachalot_kernels::attention::PAGE_TOKENS;
 use std::sync::Arc;
 
 /// How the body of a lane is written.
@@ -13,14 +16,28 @@ pub struct Body {
     pub v: Arc<Pipeline>,
 }
 
+impl Body {
+    /// Tells formats apart: a digest of the stages' descriptions and the shapes they write.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for side in [&self.k, &self.v] {
+            hasher.update(format!("{:?}", side.shape()).as_bytes());
+            for stage in side.describe() {
+                hasher.update(&(stage.len() as u64).to_le_bytes()).update(stage.as_bytes());
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
 /// One lane: `sinks | body | window` in position order.
 ///
-/// Page 0 holds the sinks where there are any; body pages of 64 tokens follow. A query at position `p` reads a page that
-/// ends before token `end` in its body format if `p >= end + window`, else exactly, so that the result does not depend on
-/// how the tokens were cut into steps.
+/// Pages hold 64 tokens, counted from position zero. Those with a sink in them stay exact. A query at position `p` reads
+/// any other page, whose tokens end before `end`, in its body format if `p >= end + window` and exactly before, so that the
+/// result does not depend on how the tokens were cut into steps.
 #[derive(Clone, Debug)]
 pub struct LanePlan {
-    /// First tokens that stay exact; at most 64, zero for none.
+    /// First tokens that stay exact, in whole pages.
     pub sinks: usize,
     /// Tokens behind a page before it is encoded.
     pub window: usize,
@@ -46,5 +63,52 @@ impl CachePlan {
     pub fn exact(format: KvFormat, layers: impl Iterator<Item = usize>) -> CachePlan {
         let lane = LanePlan { sinks: 0, window: 0, exact: format, body: None, importance: false };
         CachePlan { name: format.to_string(), lanes: layers.map(|heads| vec![lane.clone(); heads]).collect() }
+    }
+}
+
+impl CachePlan {
+    /// Whether it was made for layers like these.
+    ///
+    /// # Errors
+    /// [`KvError::Config`] names the first layer that differs.
+    pub fn check(&self, layers: &[LayerGeometry]) -> Result<(), KvError> {
+        let fail = |what: String| Err(KvError::Config(format!("recipe `{}`: {what}", self.name)));
+        if self.lanes.len() != layers.len() {
+            return fail(format!("made for {} layers, the model has {}", self.lanes.len(), layers.len()));
+        }
+        for (i, (lanes, g)) in self.lanes.iter().zip(layers).enumerate() {
+            if lanes.len() != g.kv_heads {
+                return fail(format!("layer {i}: made for {} KV heads, the model has {}", lanes.len(), g.kv_heads));
+            }
+            for body in lanes.iter().filter_map(|lane| lane.body.as_ref()) {
+                for (side, pipeline) in [(Side::Keys, &body.k), (Side::Values, &body.v)] {
+                    let want = Shape { side, tokens: PAGE_TOKENS, channels: g.head_dim };
+                    if pipeline.shape() != want {
+                        return fail(format!("layer {i}: writes {:?}, the model needs {want:?}", pipeline.shape()));
+                    }
+                }
+            }
+            let first = &lanes[0];
+            if lanes.iter().any(|l| l.sinks != first.sinks || l.window != first.window) {
+                return fail(format!("layer {i}: heads with different sinks or windows"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LanePlan {
+    /// Pages at the start that stay exact for good.
+    pub fn sink_pages(&self) -> usize {
+        self.sinks.div_ceil(PAGE_TOKENS)
+    }
+
+    /// Pages before this one are read in their body format by a query at `position`; all are exact where this is at most
+    /// [`LanePlan::sink_pages`].
+    pub fn body_end(&self, position: usize) -> usize {
+        match self.body {
+            Some(_) => (position.saturating_sub(self.window) / PAGE_TOKENS).max(self.sink_pages()),
+            None => 0,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Rotary position: queries and keys turned by angles that grow with the position (Su et al., 2021), in the
 //! rotate-half pairing: channel `i` turns with channel `i + rotated/2`.
 
+use cachalot_kernels::attention::PAGE_TOKENS;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Positions a table grows by.
@@ -54,6 +55,37 @@ impl Rope {
             *table = Arc::new(next);
         }
         table.clone()
+    }
+
+    /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position`.
+    pub fn turn(&self, position: usize, x: &mut [f32]) {
+        self.rotate(&self.table(position + 1), position, x);
+    }
+
+    /// Undoes [`Rope::rotate`].
+    pub(crate) fn unrotate(&self, table: &[f32], position: usize, x: &mut [f32]) {
+        let half = self.inv_freq.len();
+        let (cos, sin) = table[position * 2 * half..][..2 * half].split_at(half);
+        let (low, high) = x[..2 * half].split_at_mut(half);
+        // The factor of yarn is in cosine and sine, so turning back by them multiplies with its square.
+        let back = 1.0 / (self.attention_factor * self.attention_factor);
+        for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+            (*a, *b) = ((*a * cos + *b * sin) * back, (*b * cos - *a * sin) * back);
+        }
+    }
+
+    /// Turns a tile of keys, `[width][PAGE_TOKENS]`, whose tokens start at position `start`.
+    pub(crate) fn rotate_tile(&self, table: &[f32], start: usize, tile: &mut [f32]) {
+        let half = self.inv_freq.len();
+        let (low, high) = tile.split_at_mut(half * PAGE_TOKENS);
+        let pairs = low.chunks_exact_mut(PAGE_TOKENS).zip(high.chunks_exact_mut(PAGE_TOKENS));
+        for (i, (low, high)) in pairs.enumerate() {
+            for (token, (a, b)) in low.iter_mut().zip(high).enumerate() {
+                let row = &table[(start + token) * 2 * half..];
+                let (cos, sin) = (row[i], row[half + i]);
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
     }
 
     /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position` of a table that holds it.

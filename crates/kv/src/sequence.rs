@@ -1,14 +1,23 @@
 //! Everything the cache holds for one sequence.
 
 use crate::lane::Lane;
+use crate::plan::CachePlan;
+use crate::pool::PageBytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The lanes of one sequence. Dropping it returns its bytes, except those of pages that others share.
 pub struct SequenceKv {
+    pub(crate) plan: Arc<CachePlan>,
     /// Layer by layer, head by head.
     pub(crate) lanes: Vec<Lane>,
     /// Where each layer's lanes start.
-    pub(crate) layer_start: std::sync::Arc<[usize]>,
+    pub(crate) layer_start: Arc<[usize]>,
     pub(crate) len: usize,
+    /// Pages reserved for the next step, by size.
+    pub(crate) spare: BTreeMap<usize, Vec<PageBytes>>,
+    /// Where the next [`crate::KvCache::scrub`] goes on: counts sealed pages.
+    pub(crate) scrubbed: usize,
 }
 
 impl SequenceKv {
@@ -22,13 +31,34 @@ impl SequenceKv {
         self.len == 0
     }
 
-    /// Bytes of the pages this sequence refers to, shared ones included.
+    /// How its lanes are written.
+    pub fn plan(&self) -> &Arc<CachePlan> {
+        &self.plan
+    }
+
+    /// Bytes of the pages this sequence refers to, shared ones and those reserved for the next step included.
     pub fn bytes(&self) -> u64 {
-        self.lanes.iter().map(Lane::bytes).sum()
+        let spare: usize = self.spare.iter().map(|(bytes, pages)| bytes * pages.len()).sum();
+        self.lanes.iter().map(Lane::bytes).sum::<u64>() + spare as u64
+    }
+
+    /// Sealed page number `n` of all lanes, for tests that damage one.
+    #[doc(hidden)]
+    pub fn sealed_page(&self, n: usize) -> Option<&crate::page::SealedPage> {
+        self.lanes.iter().flat_map(Lane::sealed).nth(n).map(|page| &**page)
     }
 
     pub(crate) fn lane(&self, layer: usize, head: usize) -> &Lane {
         &self.lanes[self.layer_start[layer] + head]
+    }
+
+    pub(crate) fn lane_mut(&mut self, layer: usize, head: usize) -> &mut Lane {
+        &mut self.lanes[self.layer_start[layer] + head]
+    }
+
+    /// One reserved page of this size.
+    pub(crate) fn take_spare(&mut self, bytes: usize) -> Option<PageBytes> {
+        self.spare.get_mut(&bytes)?.pop()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use cachalot_kv::recipe::Card;
 use cachalot_engine::{EngineError, Event, Request};
 use futures::Stream;
 
@@ -52,6 +53,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Raw bytes of one token; empty for special tokens and unknown ids.
     fn token_bytes(&self, id: u32) -> Vec<u8>;
+
+    /// The recipes that requests may name, with what they cost on the model. May take a moment, the first time.
+    fn recipes(&self) -> Vec<Card>;
 
     /// Start generating.
     ///

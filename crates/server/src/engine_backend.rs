@@ -1,8 +1,10 @@
 //! The real engine behind the seam.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cachalot_engine::{EngineError, EngineHandle, Request};
+use cachalot_kv::Registry;
+use cachalot_kv::recipe::Card;
 use cachalot_model::template::{ChatTemplate, Message};
 use cachalot_model::tokenizer::{GenerationDefaults, Specials};
 use cachalot_model::{Loaded, ModelError};
@@ -17,6 +19,7 @@ pub struct EngineBackend {
     handle: EngineHandle,
     loaded: Arc<Loaded>,
     info: ModelInfo,
+    cards: OnceLock<Vec<Card>>,
 }
 
 impl EngineBackend {
@@ -32,7 +35,7 @@ impl EngineBackend {
             fingerprint: fingerprint(&loaded, &config.kv_recipe),
             defaults: sampling_defaults(&loaded.generation),
         };
-        EngineBackend { handle, loaded, info }
+        EngineBackend { handle, loaded, info, cards: OnceLock::new() }
     }
 }
 
@@ -88,6 +91,12 @@ impl Backend for EngineBackend {
 
     fn token_bytes(&self, id: u32) -> Vec<u8> {
         self.loaded.tokenizer.token_bytes(id).into_owned()
+    }
+
+    fn recipes(&self) -> Vec<Card> {
+        let recipes = self.handle.recipes();
+        let card = |recipe| Card::of(recipe, recipes.layers(), recipes.profile());
+        self.cards.get_or_init(|| Registry::all().iter().map(card).collect()).clone()
     }
 
     fn submit(&self, request: Request) -> Result<Events, EngineError> {

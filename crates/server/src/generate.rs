@@ -100,7 +100,8 @@ pub(crate) fn engine_request(
     if prompt.is_empty() {
         return Err(ApiError::invalid(param, format!("Invalid value for '{param}': the prompt has no tokens.")));
     }
-    if prompt.len() >= info.context {
+    // What fits with another recipe is for the engine to say.
+    if prompt.len() >= info.context && common.kv.is_none() {
         return Err(ApiError::context_length(param, prompt.len(), info.context));
     }
     Ok(Request {
@@ -110,6 +111,7 @@ pub(crate) fn engine_request(
         stop: common.stop.clone(),
         n: common.n,
         logprobs,
+        kv: common.kv.clone(),
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()
@@ -153,6 +155,7 @@ pub(crate) fn refusal(error: &EngineError, param: &str) -> ApiError {
         }
         EngineError::InvalidParameter { name, .. } => ApiError::invalid(*name, message),
         EngineError::InvalidConstraint { .. } => ApiError::invalid("response_format", message),
+        EngineError::Recipe(_) => ApiError::invalid("kv", message),
         other => match other.kind() {
             ErrorKind::Request | ErrorKind::TooLarge => ApiError::invalid(param, message),
             ErrorKind::Busy => ApiError::queue_full(message, 1),

@@ -195,18 +195,44 @@ async fn response_formats() {
 }
 
 #[tokio::test]
-async fn the_recipe_must_be_the_servers_own() {
-    let c = client(Fake::default());
-    for kv in [json!("f16"), json!({"recipe": "f16"})] {
+async fn a_request_chooses_how_its_cache_is_kept() {
+    for (kv, chosen) in [
+        (json!("f16"), None),
+        (json!({"recipe": "f16"}), None),
+        (json!("bf16"), Some("bf16")),
+        (json!({"recipe": "k=f32,v=bf16(window=64)"}), Some("k=f32,v=bf16(window=64)")),
+    ] {
+        let c = client(Fake::default());
         assert_eq!(c.chat(json!({"kv": kv})).await.status, 200);
+        assert_eq!(c.fake.only().kv.as_deref(), chosen);
     }
-    for (kv, param) in [(json!("kivi-2"), "kv"), (json!({"recipe": "kivi-2"}), "kv.recipe")] {
-        both_refuse(&c, json!({"kv": kv}), param, "unsupported_value").await;
+    let c = client(Fake::default());
+    for (kv, param, said) in [
+        (json!("bf61"), "kv", "did you mean `bf16`?"),
+        (json!({"recipe": "f17"}), "kv.recipe", "did you mean `f16`?"),
+        (json!("f16 + bf16"), "kv", "clash"),
+        (json!("k=[f16"), "kv", "column 7"),
+        (json!("f16(window=1e9)"), "kv", "not a whole number"),
+        // The server's files are none of the clients' business.
+        (json!("recipes/f16.toml"), "kv", "unknown recipe"),
+        (json!("/etc/passwd"), "kv", "unknown recipe"),
+    ] {
+        both_refuse(&c, json!({"kv": kv}), param, "invalid_value").await;
         let message = c.chat(json!({"kv": kv})).await.error(400)["message"].as_str().unwrap().to_string();
-        assert!(message.contains("'f16'") && message.contains("'kivi-2'"), "{message}");
+        assert!(message.contains(said), "{message}");
     }
     both_refuse(&c, json!({"kv": 3}), "kv", "invalid_type").await;
     both_refuse(&c, json!({"kv": {}}), "kv.recipe", "missing_required_parameter").await;
+}
+
+#[tokio::test]
+async fn recipes_are_listed_with_what_they_cost() {
+    let list = client(Fake::default()).get("/v1/kv/recipes").await;
+    assert_eq!(list.status, 200);
+    let list: Value = serde_json::from_str(&list.text).unwrap();
+    assert_eq!((&list["object"], &list["default"]), (&json!("list"), &json!("f16")));
+    assert_eq!(list["data"][0]["name"], "f16");
+    assert_eq!(list["data"][0]["available"], true);
 }
 
 #[tokio::test]

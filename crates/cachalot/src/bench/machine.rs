@@ -32,6 +32,15 @@ pub fn resident() -> Option<(u64, u64)> {
     Some((field(&status, "VmHWM:")?, field(&status, "VmRSS:")?))
 }
 
+/// Forgets the peak of resident memory and returns what is resident now. `None` where the operating system does not allow
+/// it, or keeps no such count.
+pub fn restart_peak() -> Option<u64> {
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    let (peak, now) = resident()?;
+    // Where the request was ignored the peak is still an older one.
+    (peak.abs_diff(now) < 1 << 20).then_some(now)
+}
+
 /// Bytes of memory that programs can still take without swapping.
 pub fn available_memory() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")

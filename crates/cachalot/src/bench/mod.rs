@@ -2,20 +2,30 @@
 
 pub mod machine;
 
-use crate::args::{KvArgs, ModelArgs};
+use crate::args::ModelArgs;
 use crate::load::Ready;
 use crate::{Failure, load, size};
-use cachalot_kv::{CacheConfig, KvCache, Segment, SequenceKv};
-use cachalot_model::Decoder;
+use cachalot_kv::profile::Profile;
+use cachalot_kv::{KvCache, Purpose, Segment, SequenceKv};
+use cachalot_lab::{Candidate, Subject, candidate};
 use clap::Args;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Args)]
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    kv: KvArgs,
+    /// KV recipes to measure in turn, separated by commas.
+    #[arg(long, default_value = "f16", value_name = "RECIPES")]
+    kv: String,
+    /// Calibration profiles of this model, each used for the recipe it was made for.
+    #[arg(long, value_delimiter = ',', value_name = "FILES", env = "CACHALOT_KV_PROFILE")]
+    kv_profile: Vec<PathBuf>,
+    /// Most bytes of key-value cache, as in 4GiB; half of the memory that is free if absent.
+    #[arg(long, value_parser = size::parse, value_name = "BYTES")]
+    kv_budget: Option<u64>,
     /// Depths to measure at, in tokens; those beyond the context are left out. Default: 512, 4096 and 7936.
     #[arg(long, value_delimiter = ',')]
     depths: Vec<usize>,
@@ -33,21 +43,33 @@ pub struct BenchArgs {
     json: bool,
 }
 
-/// What one depth came to.
+/// What one recipe came to at one depth.
 #[derive(serde::Serialize)]
 struct Depth {
+    kv: String,
     depth: usize,
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     /// Weights and key-value cache that one decoded token reads.
     bytes_per_token: u64,
     kv_bytes: u64,
+    /// Bytes of pages that the cache predicts at most on the way.
+    kv_predicted_bytes: u64,
+    /// Bytes that attention holds between threads, by the ledger.
+    scratch_bytes: u64,
+    /// By how much the peak of resident memory lay above what was resident before the cache was made; absent where the
+    /// operating system does not say.
+    resident_growth_bytes: Option<u64>,
     /// Bytes moved per second while decoding, relative to the measured memory bandwidth.
     share_of_bandwidth: f64,
 }
 
 pub fn bench(args: BenchArgs) -> Result<(), Failure> {
+    let profiles = args.kv_profile.iter().map(|path| Ok(Arc::new(Profile::read(path)?)));
+    let profiles = profiles.collect::<Result<Vec<_>, Failure>>()?;
+    let candidates = candidate::resolve_list(&args.kv, &profiles)?;
     let ready = load::load(&args.model)?;
+    let subject = Subject::new(&ready.loaded, ready.team.clone());
     let context = ready.loaded.model.spec.context;
     let asked = if args.depths.is_empty() { vec![512, 4096, 7936] } else { args.depths.clone() };
     let (depths, beyond): (Vec<_>, Vec<_>) =
@@ -59,25 +81,29 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
         return Err(format!("nothing to measure: choose depths below {context} and at least one token").into());
     }
     let bar = load::bar("measuring");
-    bar.set_length((depths.len() * args.repeat) as u64);
-    let mut rows = Vec::new();
+    bar.set_length((depths.len() * candidates.len() * args.repeat) as u64);
+    let mut rows: Vec<(usize, &Arc<dyn Candidate>, Vec<Run>)> = Vec::new();
     for &depth in &depths {
-        let mut runs = Vec::new();
-        for _ in 0..args.repeat {
-            runs.push(measure(&ready, &args, depth)?);
+        rows.extend(candidates.iter().map(|candidate| (depth, candidate, Vec::new())));
+    }
+    let (loading, _) = machine::resident().unwrap_or_default();
+    // Recipes in turn, so that all see the same noise of the machine.
+    for _ in 0..args.repeat {
+        for (depth, candidate, runs) in &mut rows {
+            runs.push(measure(&subject, candidate.as_ref(), &args, *depth)?);
             bar.inc(1);
         }
-        rows.push((depth, runs));
     }
     bar.finish_and_clear();
     // Before the bandwidth is measured, which takes a large buffer.
-    let (peak, _) = machine::resident().unwrap_or_default();
+    let peak = rows.iter().flat_map(|(_, _, runs)| runs).map(|run| run.peak_bytes).fold(loading, u64::max);
     let bandwidth = machine::read_bandwidth(&ready.team);
-    let rows: Vec<Depth> = rows.iter().map(|(depth, runs)| row(&ready, *depth, runs, bandwidth)).collect();
+    let rows: Vec<Depth> =
+        rows.iter().map(|(depth, candidate, runs)| row(&ready, candidate.as_ref(), *depth, runs, bandwidth)).collect();
     if args.json {
         let report = serde_json::json!({
             "model": ready.loaded.name,
-            "kv": args.kv.kv.to_string(),
+            "kv": args.kv,
             "isa": ready.isa.name(),
             "threads": ready.team.threads(),
             "processor": machine::processor(),
@@ -93,61 +119,104 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let (isa, threads) = (ready.isa, ready.team.threads());
-    println!("{}, KV {}, {isa}, {threads} threads, {}", ready.loaded.name, args.kv.kv, machine::processor());
+    println!("{}, {isa}, {threads} threads, {}", ready.loaded.name, machine::processor());
+    let width = rows.iter().map(|row| row.kv.chars().count()).max().unwrap_or(2).max(2);
     println!("memory reads {:.1} GB/s; peak resident {}\n", bandwidth / 1e9, size::show(peak));
-    println!("  depth   prefill tok/s   decode tok/s   read per token   of bandwidth");
+    println!("{:<width$}   depth   prefill tok/s   decode tok/s   read per token   of bandwidth         cache", "KV");
     for row in &rows {
         println!(
-            "{:>7}   {:>13.1}   {:>12.1}   {:>14}   {:>11.0}%",
+            "{:<width$} {:>7}   {:>13.1}   {:>12.1}   {:>14}   {:>11.0}%   {:>11}",
+            row.kv,
             row.depth,
             row.prefill_tokens_per_second,
             row.decode_tokens_per_second,
             size::show(row.bytes_per_token),
-            100.0 * row.share_of_bandwidth
+            100.0 * row.share_of_bandwidth,
+            size::show(row.kv_bytes)
         );
     }
     Ok(())
 }
 
-/// One run: prefill and decode tokens per second, and the bytes of cache at the end.
-fn measure(ready: &Ready, args: &BenchArgs, depth: usize) -> Result<(f64, f64, u64), Failure> {
-    let model = &ready.loaded.model;
-    let config = CacheConfig::new(model.layer_geometry(), load::budget(&args.kv), args.kv.kv);
-    let cache = KvCache::new(config, ready.team.clone(), ready.isa)?;
-    let vocab = model.spec.vocab;
+/// One run of one recipe at one depth.
+struct Run {
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+    kv_bytes: u64,
+    kv_predicted_bytes: u64,
+    scratch_bytes: u64,
+    resident_growth_bytes: Option<u64>,
+    /// Of resident memory, since the last run.
+    peak_bytes: u64,
+}
+
+fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, depth: usize) -> Result<Run, Failure> {
+    let budget = load::budget_or_half(args.kv_budget);
+    let vocab = subject.decoder.spec().vocab;
     let tokens: Vec<u32> = (0..depth).map(|i| ((i * 7919 % 40000 + 100) % vocab) as u32).collect();
+    // The model's own buffers grow with the first step; they are not the cache's.
+    let chunk = &tokens[..args.chunk.min(depth)];
+    let warm = candidate.cache(subject, budget)?;
+    step(subject, &warm, &mut warm.create(), chunk, true)?;
+    drop(warm);
+    let before = machine::restart_peak();
+    let cache = candidate.cache(subject, budget)?;
     let mut seq = cache.create();
-    let step = |seq: &mut SequenceKv, tokens: &[u32], last: bool| -> Result<f64, Failure> {
-        let start = Instant::now();
-        cache.reserve(seq, tokens.len())?;
-        let logits: &[usize] = if last { &[tokens.len() - 1] } else { &[] };
-        model.forward(&cache, &mut [Segment { seq, rows: tokens.len() }], tokens, logits)?;
-        cache.settle(seq);
-        Ok(start.elapsed().as_secs_f64())
-    };
     let mut prefill = 0.0;
     let chunks = tokens.chunks(args.chunk);
     let count = chunks.len();
     for (i, chunk) in chunks.enumerate() {
-        prefill += step(&mut seq, chunk, i + 1 == count)?;
+        prefill += step(subject, &cache, &mut seq, chunk, i + 1 == count)?;
     }
     let mut times = Vec::new();
     for i in 0..args.decode {
-        times.push(step(&mut seq, &[((500 + i) % vocab) as u32], true)?);
+        times.push(step(subject, &cache, &mut seq, &[((500 + i) % vocab) as u32], true)?);
     }
-    Ok((depth as f64 / prefill, 1.0 / median(times), seq.bytes()))
+    let peak = machine::resident().map(|(peak, _)| peak);
+    let scratch = cache.ledger().by_purpose().into_iter().filter(|(purpose, _)| *purpose == Purpose::Scratch);
+    Ok(Run {
+        prefill_tokens_per_second: depth as f64 / prefill,
+        decode_tokens_per_second: 1.0 / median(times),
+        kv_bytes: seq.bytes(),
+        kv_predicted_bytes: cache.peak_bytes(&cache.config().plan, seq.len(), args.chunk),
+        scratch_bytes: scratch.map(|(_, bytes)| bytes).sum(),
+        peak_bytes: peak.unwrap_or_default(),
+        resident_growth_bytes: before.zip(peak).map(|(before, peak)| peak.saturating_sub(before)),
+    })
 }
 
-fn row(ready: &Ready, depth: usize, runs: &[(f64, f64, u64)], bandwidth: f64) -> Depth {
-    let decode = median(runs.iter().map(|run| run.1).collect());
-    let kv_bytes = runs.iter().map(|run| run.2).max().unwrap_or_default();
+/// Seconds of a step.
+fn step(
+    subject: &Subject<'_>,
+    cache: &KvCache,
+    seq: &mut SequenceKv,
+    tokens: &[u32],
+    last: bool,
+) -> Result<f64, Failure> {
+    let start = Instant::now();
+    cache.reserve(seq, tokens.len())?;
+    let logits: &[usize] = if last { &[tokens.len() - 1] } else { &[] };
+    subject.decoder.forward(cache, &mut [Segment { seq, rows: tokens.len() }], tokens, logits)?;
+    cache.settle(seq);
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn row(ready: &Ready, candidate: &dyn Candidate, depth: usize, runs: &[Run], bandwidth: f64) -> Depth {
+    let middle = |of: fn(&Run) -> f64| median(runs.iter().map(of).collect());
+    let most = |of: fn(&Run) -> u64| runs.iter().map(of).max().unwrap_or_default();
+    let decode = middle(|run| run.decode_tokens_per_second);
+    let kv_bytes = most(|run| run.kv_bytes);
     let bytes = ready.loaded.model.bytes_per_step() as u64 + kv_bytes;
     Depth {
+        kv: candidate.name().to_owned(),
         depth,
-        prefill_tokens_per_second: median(runs.iter().map(|run| run.0).collect()),
+        prefill_tokens_per_second: middle(|run| run.prefill_tokens_per_second),
         decode_tokens_per_second: decode,
         bytes_per_token: bytes,
         kv_bytes,
+        kv_predicted_bytes: most(|run| run.kv_predicted_bytes),
+        scratch_bytes: most(|run| run.scratch_bytes),
+        resident_growth_bytes: runs.iter().filter_map(|run| run.resident_growth_bytes).max(),
         share_of_bandwidth: bytes as f64 * decode / bandwidth,
     }
 }

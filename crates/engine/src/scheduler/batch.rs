@@ -13,6 +13,8 @@ pub(super) struct Part {
     pub rows: usize,
     /// Whether these rows reach the sequence's last token, so that the next one can be sampled.
     pub complete: bool,
+    /// Whether the step returns logits for it.
+    pub logits: bool,
 }
 
 /// What one step computes. It owns the caches of its sequences until [`super::Scheduler::commit`] takes them back.
@@ -32,7 +34,7 @@ impl Batch {
         if logits {
             self.logits_rows.push(self.tokens.len() - 1);
         }
-        self.parts.push(Part { ticket, kv, rows: tokens.len(), complete });
+        self.parts.push(Part { ticket, kv, rows: tokens.len(), complete, logits });
     }
 
     /// Rows (tokens) of this step.

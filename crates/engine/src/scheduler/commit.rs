@@ -11,6 +11,9 @@ use crate::sampling::{Sampler, token_logprobs};
 use crate::text::TextOutput;
 use crate::{EngineError, Event, FinishReason};
 
+/// Sealed pages whose checksums are checked after a step, over all its sequences: about a hundredth of the step's time.
+const SCRUB_PAGES: usize = 16;
+
 impl Scheduler {
     /// Takes the batch back, with its logits or with the error that ends all its sequences.
     pub fn commit(&mut self, batch: Batch, logits: Result<Vec<f32>, EngineError>, now: Duration) {
@@ -29,13 +32,23 @@ impl Scheduler {
             }
         };
         let mut rows = logits.chunks_exact(vocab.max(1));
+        let scrubbed = SCRUB_PAGES.div_ceil(batch.parts.len().max(1));
         for part in batch.parts {
+            // Taken first: a sequence that is gone must not shift the rows of the others.
+            let row = if part.logits { rows.next() } else { None };
             let Ok(index) = self.running.binary_search_by_key(&part.ticket, |sequence| sequence.ticket) else {
                 continue;
             };
             let Some(mut sequence) = self.running.remove(index) else { continue };
             let mut kv = part.kv;
             self.cache.settle(&mut kv);
+            if let Err(error) = self.cache.scrub(&mut kv, scrubbed) {
+                // Its bytes changed under us. Others do not read them, so they go on.
+                let forks = sequence.forks;
+                drop((kv, sequence));
+                self.end_choices(part.ticket, forks, Ending::Error(EngineError::Cache(error.to_string())), now);
+                continue;
+            }
             sequence.kv = Some(kv);
             if let Some(group) = self.groups.get_mut(&part.ticket.request) {
                 group.prompt_progress(sequence.computed().min(sequence.prompt), now);
@@ -45,7 +58,7 @@ impl Scheduler {
             }
             match part.complete {
                 false => insert(&mut self.running, sequence),
-                true => self.step_reached(sequence, rows.next(), now),
+                true => self.step_reached(sequence, row, now),
             }
         }
     }
@@ -74,6 +87,7 @@ impl Scheduler {
             ticket: Ticket { choice, ..first.ticket },
             tokens: first.tokens.clone(),
             prompt: first.prompt,
+            plan: first.plan.clone(),
             // Those beyond the batch have no use for a cache now.
             kv: match self.running.len() + choice < self.limits.max_batch {
                 true => first.kv.as_ref().and_then(|kv| self.cache.fork(kv).ok()),

@@ -45,7 +45,7 @@ pub(super) struct Group {
 
 impl Group {
     pub fn new(submission: Submission, limit: usize) -> (Group, Vec<u32>) {
-        let Submission { request, constraint, seed, events, cancelled, place, submitted } = submission;
+        let Submission { request, plan: _, constraint, seed, events, cancelled, place, submitted } = submission;
         let group = Group {
             sampling: Arc::new(request.sampling),
             seed,

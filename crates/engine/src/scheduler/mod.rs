@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use cachalot_kv::KvCache;
+use cachalot_kv::{CachePlan, KvCache};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use batch::Batch;
@@ -43,6 +43,8 @@ use crate::{EngineError, EngineStats, Event, FinishReason, Request};
 pub struct Submission {
     /// What is asked for.
     pub request: Request,
+    /// How its cache is kept.
+    pub plan: Arc<CachePlan>,
     /// Its constraint, compiled.
     pub constraint: Option<Constraint>,
     /// The request's seed, or a random one.
@@ -104,7 +106,8 @@ impl Scheduler {
 
     /// Takes a request into the queue. One that breaks the limits ends at once, with an error event.
     pub fn submit(&mut self, submission: Submission, now: Duration) {
-        let limit = self.limits.check(&submission.request, &self.cache);
+        let plan = submission.plan.clone();
+        let limit = self.limits.check(&submission.request, &self.cache, &plan);
         let (mut group, prompt) = Group::new(submission, *limit.as_ref().unwrap_or(&0));
         if let Err(error) = limit {
             group.send(Event::Error(error));
@@ -120,6 +123,7 @@ impl Scheduler {
             constraint: group.constraint.clone(),
             prompt: prompt.len(),
             tokens: prompt,
+            plan,
             kv: None,
             forks: group.n.saturating_sub(1),
             last_token: None,

@@ -76,7 +76,7 @@ impl Scheduler {
         let mut promised: Option<u64> = None;
         while let Some(head) = self.waiting.front() {
             let places = (1 + head.forks).min(self.limits.max_batch);
-            let needed = self.limits.peak_bytes(&self.cache, head.tokens.len() + 1);
+            let needed = self.limits.peak_bytes(&self.cache, &head.plan, head.tokens.len() + 1);
             if !self.running.is_empty() {
                 let promised = promised.get_or_insert_with(|| self.promised_bytes());
                 let free = self.cache.ledger().free();
@@ -89,7 +89,15 @@ impl Scheduler {
             }
             occupied += places;
             let Some(mut sequence) = self.waiting.pop_front() else { return };
-            sequence.kv = Some(self.cache.create());
+            match self.cache.create_with(&sequence.plan) {
+                Ok(kv) => sequence.kv = Some(kv),
+                Err(error) => {
+                    let (ticket, forks) = (sequence.ticket, sequence.forks);
+                    drop(sequence);
+                    self.end_choices(ticket, forks, Ending::Error(EngineError::Cache(error.to_string())), now);
+                    continue;
+                }
+            }
             if let Some(group) = self.groups.get_mut(&sequence.ticket.request) {
                 group.admit(now);
             }

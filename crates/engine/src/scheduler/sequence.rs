@@ -1,8 +1,9 @@
 //! One choice of one request, on its way through the batches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use cachalot_kv::SequenceKv;
+use cachalot_kv::{CachePlan, SequenceKv};
 
 use crate::constraint::Constraint;
 use crate::sampling::Sampler;
@@ -21,6 +22,8 @@ pub(super) struct Sequence {
     pub tokens: Vec<u32>,
     /// Tokens of the prompt.
     pub prompt: usize,
+    /// How its cache is kept.
+    pub plan: Arc<CachePlan>,
     /// Absent before the first step, while set aside for want of memory, and while a batch has it.
     pub kv: Option<SequenceKv>,
     pub sampler: Sampler,

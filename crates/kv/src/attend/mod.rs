@@ -1,20 +1,24 @@
 //! **attend**: how the cache is read. One layer of one step, for all segments of the batch.
 //!
-//! Three passes, each a parallel region: keys and values are rotated and appended, queries rotated and scaled; rows
-//! attend, page by page; partial results are merged. Few rows (a decode step) are divided by splits of the context, many
+//! Passes, each a parallel region: keys and values are rotated and appended, queries rotated and scaled; pages that leave
+//! the window are encoded; rows attend, page by page; partial results are merged. Few rows (a decode step) are divided by splits of the context, many
 //! rows (a prefill chunk) by rows; both take the same steps in the same order for a row, so the bits are the same.
 
+mod block;
 mod disjoint;
-mod rows;
+mod encode;
 
+use crate::encode::pipeline::Prepared;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
 use crate::{KvError, LayerGeometry, Segment};
+use block::Block;
 use cachalot_kernels::attention::{DIRECT_ROWS, PAGE_TOKENS, Rows, SPLIT_PAGES};
 use cachalot_kernels::{Isa, Team};
 use disjoint::Disjoint;
-use rows::Block;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 /// Query vectors (rows times the heads of a group) that a prefill task attends for at once.
 const BLOCK_VECTORS: usize = 48;
@@ -29,11 +33,13 @@ pub(crate) struct Scratch {
     q: Vec<f32>,
     /// Partial results of split tasks.
     partial: Vec<f32>,
+    /// Queries of split tasks as the body format wants them, `[segment][kv_head]`.
+    prepared: Vec<Mutex<Prepared>>,
 }
 
 impl Scratch {
     pub(crate) fn new(ledger: &Ledger) -> Scratch {
-        Scratch { ledger: ledger.clone(), held: None, q: Vec::new(), partial: Vec::new() }
+        Scratch { ledger: ledger.clone(), held: None, q: Vec::new(), partial: Vec::new(), prepared: Vec::new() }
     }
 
     fn resize(&mut self, q: usize, partial: usize) {
@@ -53,6 +59,8 @@ pub(crate) struct Attention<'a, 'b> {
     pub(crate) layer: usize,
     pub(crate) geometry: &'a LayerGeometry,
     pub(crate) segments: &'a mut [Segment<'b>],
+    /// The most bytes of buffers that any thread held.
+    pub(crate) local_peak: &'a AtomicU64,
 }
 
 /// Rows of one page of one KV head to append.
@@ -78,38 +86,55 @@ struct Task {
 
 impl Attention<'_, '_> {
     pub(crate) fn run(
-        self,
+        mut self,
         scratch: &mut Scratch,
         q: &[f32],
         k: &[f32],
         v: &[f32],
         out: &mut [f32],
-    ) -> Result<(), KvError> {
+    ) -> Result<usize, KvError> {
         let g = self.geometry;
         let rows: usize = self.segments.iter().map(|s| s.rows).sum();
         self.check(rows, q, k, v, out)?;
         let (tasks, partials) = self.tasks();
         scratch.resize(rows * g.heads * g.width(), partials);
         self.append(rows, q, k, v, &mut scratch.q);
+        let odd = self.encode()?;
         let queries = &scratch.q[..];
+        self.prepare(&tasks, rows, queries, &mut scratch.prepared);
+        let prepared: Vec<_> =
+            scratch.prepared.iter().map(|p| p.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        let prepared: Vec<&Prepared> = prepared.iter().map(|p| &**p).collect();
+        let table = self.table();
         let partial = Disjoint::new(&mut scratch.partial);
         let result = Disjoint::new(out);
-        self.team.for_each(tasks.len(), |i| self.attend(&tasks[i], rows, queries, &partial, &result));
+        let table = table.as_ref().map(|table| &table[..]);
+        self.team.for_each(tasks.len(), |i| {
+            let task = &tasks[i];
+            let prepared = prepared.get(task.segment * self.geometry.kv_heads + task.head).copied();
+            self.attend(task, self.block(task, rows, queries, table), prepared, &partial, &result);
+        });
         self.merge(&tasks, &partial, &result);
-        Ok(())
+        self.let_go();
+        Ok(odd)
     }
 
-    fn check(&self, rows: usize, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) -> Result<(), KvError> {
+    fn check(&mut self, rows: usize, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) -> Result<(), KvError> {
         let g = self.geometry;
         let (wide, narrow) = (rows * g.heads * g.head_dim, rows * g.kv_heads * g.head_dim);
         if q.len() != wide || out.len() != wide || k.len() != narrow || v.len() != narrow {
             let lens = [q.len(), k.len(), v.len(), out.len()];
             return Err(KvError::Misuse(format!("q, k, v, out of {lens:?} values for {rows} rows of {g:?}")));
         }
-        for segment in self.segments.iter().filter(|s| s.rows > 0) {
+        for segment in self.segments.iter_mut().filter(|s| s.rows > 0) {
             let (from, to) = (segment.seq.len, segment.seq.len + segment.rows);
             let pages = from / PAGE_TOKENS..to.div_ceil(PAGE_TOKENS);
             for head in 0..g.kv_heads {
+                let bytes = segment.seq.lane(self.layer, head).exact_bytes();
+                while segment.seq.lane(self.layer, head).end() < pages.end {
+                    let Some(page) = segment.seq.take_spare(bytes) else { break };
+                    segment.seq.lane_mut(self.layer, head).push(page);
+                }
                 let lane = segment.seq.lane(self.layer, head);
                 if !pages.clone().all(|page| lane.writable(page).is_some()) {
                     return Err(KvError::Misuse(format!("no room reserved for the tokens {from}..{to}")));
@@ -207,33 +232,80 @@ impl Attention<'_, '_> {
         (tasks, partials)
     }
 
-    fn attend(&self, task: &Task, rows: usize, q: &[f32], partial: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>) {
+    /// Cosines and sines of all positions, where a body keeps keys before rotary position.
+    fn table(&self) -> Option<std::sync::Arc<Vec<f32>>> {
+        let before = |s: &Segment<'_>| {
+            let mut bodies = (0..self.geometry.kv_heads).filter_map(|h| s.seq.lane(self.layer, h).plan.body.as_ref());
+            bodies.any(|body| body.k.before_rope())
+        };
+        let end = self.segments.iter().filter(|s| before(s)).map(|s| s.seq.len + s.rows).max()?;
+        Some(self.geometry.rope.as_ref()?.table(end))
+    }
+
+    fn block<'c>(&'c self, task: &Task, rows: usize, q: &'c [f32], table: Option<&'c [f32]>) -> Block<'c> {
         let g = self.geometry;
         let (seq, group, width) = (&*self.segments[task.segment].seq, g.group(), g.width());
         let row0: usize = self.segments[..task.segment].iter().map(|s| s.rows).sum();
-        let block = Block {
+        Block {
             isa: self.isa,
             lane: seq.lane(self.layer, task.head),
             q: &q[(task.head * rows + task.rows.start) * group * width..][..task.rows.len() * group * width],
             geometry: g,
             first: seq.len + task.rows.start - row0,
-        };
-        thread_local! {
-            static LOCAL: RefCell<rows::Local> = RefCell::default();
+            table,
         }
-        LOCAL.with_borrow_mut(|local| match task.partial {
-            Some(at) => {
-                // SAFETY: every task has a part of its own.
-                let state = unsafe { partial.part(at..at + Block::state_len(block.vectors(), width)) };
-                block.split(task.splits.start, local, &mut Block::state(block.vectors(), state));
+    }
+
+    /// The queries of split tasks as their body format wants them: once for all splits.
+    fn prepare(&self, tasks: &[Task], rows: usize, q: &[f32], prepared: &mut Vec<Mutex<Prepared>>) {
+        let kv_heads = self.geometry.kv_heads;
+        prepared.resize_with(self.segments.len() * kv_heads, Mutex::default);
+        let mut done = None;
+        for task in tasks.iter().filter(|task| task.partial.is_some()) {
+            let at = task.segment * kv_heads + task.head;
+            let lane = self.segments[task.segment].seq.lane(self.layer, task.head);
+            if let (Some(body), true) = (&lane.plan.body, done.replace(at) != Some(at)) {
+                let block = self.block(task, rows, q, None);
+                let mut to = prepared[at].lock().unwrap_or_else(PoisonError::into_inner);
+                body.k.prepare(self.isa, block.q, block.vectors(), &mut to);
             }
-            None => {
-                let mut total = std::mem::take(&mut local.total);
-                total.resize(Block::state_len(block.vectors(), width), 0.0);
-                block.all(task.splits.clone(), local, &mut Block::state(block.vectors(), &mut total));
-                self.finish(task, &Block::state(block.vectors(), &mut total), out);
-                local.total = total;
+        }
+    }
+
+    fn attend(
+        &self,
+        task: &Task,
+        block: Block<'_>,
+        prepared: Option<&Prepared>,
+        partial: &Disjoint<'_, f32>,
+        out: &Disjoint<'_, f32>,
+    ) {
+        let width = self.geometry.width();
+        thread_local! {
+            static LOCAL: RefCell<block::Local> = RefCell::default();
+        }
+        LOCAL.with_borrow_mut(|local| {
+            match task.partial {
+                Some(at) => {
+                    let Some(prepared) = prepared else { return };
+                    // SAFETY: every task has a part of its own.
+                    let state = unsafe { partial.part(at..at + Block::state_len(block.vectors(), width)) };
+                    block.split(task.splits.start, prepared, local, &mut Block::state(block.vectors(), state));
+                }
+                None => {
+                    let mut total = std::mem::take(&mut local.total);
+                    total.resize(Block::state_len(block.vectors(), width), 0.0);
+                    let mut prepared = std::mem::take(&mut local.prepared);
+                    if let Some(body) = &block.lane.plan.body {
+                        body.k.prepare(self.isa, block.q, block.vectors(), &mut prepared);
+                    }
+                    block.all(task.splits.clone(), &prepared, local, &mut Block::state(block.vectors(), &mut total));
+                    local.prepared = prepared;
+                    self.finish(task, &Block::state(block.vectors(), &mut total), out);
+                    local.total = total;
+                }
             }
+            self.local_peak.fetch_max(local.bytes() as u64, Relaxed);
         });
     }
 

@@ -77,6 +77,8 @@ impl Item {
 pub struct Work {
     /// Unpacked levels.
     pub levels: Vec<u8>,
+    /// Unpacked codes of more than eight bits.
+    pub codes: Vec<u16>,
     /// Parameters widened to `f32`, lookup tables and the like.
     pub floats: Vec<f32>,
     /// A tile of `f32`.
@@ -88,7 +90,10 @@ pub struct Work {
 impl Work {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.levels.capacity() + 4 * (self.floats.capacity() + self.tile.capacity()) + self.kernel.bytes()
+        self.levels.capacity()
+            + 2 * self.codes.capacity()
+            + 4 * (self.floats.capacity() + self.tile.capacity())
+            + self.kernel.bytes()
     }
 }
 

@@ -3,6 +3,8 @@
 //! So far the plain element types; a page's keys and values each have their own.
 
 pub mod codec;
+mod element;
+pub mod math;
 pub mod part;
 pub mod pipeline;
 mod plain;
@@ -11,7 +13,7 @@ pub mod registry;
 pub mod stage;
 pub mod transform;
 
-pub(crate) use plain::{write_keys, write_values};
+pub(crate) use plain::{read_keys, read_values, write_keys, write_values};
 
 use crate::KvError;
 use cachalot_kernels::attention::Element;

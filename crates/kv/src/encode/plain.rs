@@ -31,3 +31,29 @@ fn write<'a>(element: Element, to: &mut [u8], from: impl Iterator<Item = &'a f32
         }
     }
 }
+
+/// The keys of all tokens of a page, `rows` of `dim`.
+pub(crate) fn read_keys(element: Element, keys: &[u8], width: usize, dim: usize, rows: &mut [f32]) {
+    debug_assert!(width >= dim && rows.len().is_multiple_of(dim));
+    for (channel, keys) in keys.chunks_exact(PAGE_TOKENS * element.bytes()).take(dim).enumerate() {
+        read(element, keys, rows.iter_mut().skip(channel).step_by(dim));
+    }
+}
+
+/// The values of all tokens of a page, `rows` of `dim`.
+pub(crate) fn read_values(element: Element, values: &[u8], width: usize, dim: usize, rows: &mut [f32]) {
+    for (values, row) in values.chunks_exact(width * element.bytes()).zip(rows.chunks_exact_mut(dim)) {
+        read(element, values, row.iter_mut());
+    }
+}
+
+fn read<'a>(element: Element, from: &[u8], to: impl Iterator<Item = &'a mut f32>) {
+    let half = |b: &[u8]| u16::from_ne_bytes([b[0], b[1]]);
+    match element {
+        Element::F32 => {
+            to.zip(from.chunks_exact(4)).for_each(|(to, b)| *to = f32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+        }
+        Element::F16 => to.zip(from.chunks_exact(2)).for_each(|(to, b)| *to = f16::from_bits(half(b)).to_f32()),
+        Element::Bf16 => to.zip(from.chunks_exact(2)).for_each(|(to, b)| *to = bf16::from_bits(half(b)).to_f32()),
+    }
+}

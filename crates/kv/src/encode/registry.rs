@@ -1,11 +1,12 @@
 //! Every stage by name.
 
 use super::stage::StageEntry;
-use super::{part, quantizer, transform};
+use super::{element, part, quantizer, transform};
 
 /// All stages: changes of basis, quantizers of matrices, other parts.
 pub fn stages() -> impl Iterator<Item = &'static StageEntry> {
-    transform::STAGES.iter().chain(quantizer::STAGES).chain(part::STAGES)
+    let plain = element::STAGES.iter();
+    plain.chain(transform::STAGES).chain(quantizer::STAGES).chain(part::STAGES)
 }
 
 /// The stage of this name.

@@ -3,6 +3,7 @@
 
 use super::codec::{Part, Shape, Side, Transform};
 use crate::Rope;
+use crate::recipe::nearest;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -119,8 +120,11 @@ pub enum Built {
     /// Keys are stored before rotary position; must come first.
     BeforeRope,
     /// Wraps the part that the next stage builds.
-    Wrap(Box<dyn FnOnce(Arc<dyn Part>) -> Result<Arc<dyn Part>, StageError>>),
+    Wrap(Box<Wrapper>),
 }
+
+/// Makes a part of the part that the next stage builds.
+pub type Wrapper = dyn FnOnce(Arc<dyn Part>) -> Result<Arc<dyn Part>, StageError>;
 
 /// Builds a stage for one lane.
 pub type Build = fn(&Args, &Context<'_>) -> Result<Built, StageError>;
@@ -135,7 +139,8 @@ pub struct StageEntry {
     pub summary: &'static str,
     /// See [`Build`].
     pub build: Build,
-    /// See [`Calibrate`]; `None` where the stage needs no profile.
+    /// See [`Calibrate`]; `None` where the stage needs no profile. Such a stage depends on nothing but its arguments and
+    /// the side, shape and rotary position of its context, not on layer or head: lanes share what it builds.
     pub calibrate: Option<Calibrate>,
 }
 
@@ -229,7 +234,9 @@ impl Args {
             Some(key) if known.is_empty() => Err(self.error(format!("takes no arguments, so not `{key}`"))),
             Some(key) => {
                 let known: Vec<_> = known.iter().copied().collect();
-                Err(self.error(format!("has no argument `{key}`; it knows {}", known.join(", "))))
+                let meant = nearest(key, known.iter().copied());
+                let meant = meant.map_or(String::new(), |meant| format!(", did you mean `{meant}`?"));
+                Err(self.error(format!("has no argument `{key}`{meant} (it knows {})", known.join(", "))))
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The fields that chat and text completions share.
 
+use cachalot_kv::Recipe;
+use cachalot_kv::recipe::expression::Files;
 use serde_json::Value;
 
 use super::fields::{Fields, number_in, unknown_token};
@@ -51,6 +53,8 @@ pub struct Common {
     pub ignore_eos: bool,
     /// What the answer must look like.
     pub format: Option<OutputFormat>,
+    /// How the cache is kept, where that is not the server's own way: an expression that parses.
+    pub kv: Option<String>,
 }
 
 impl Common {
@@ -70,8 +74,8 @@ impl Common {
             include_usage: include_usage(fields, stream)?,
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             format: OutputFormat::parse(fields)?,
+            kv: kv_recipe(fields, limits)?,
         })
-        .and_then(|common| kv_recipe(fields, limits).map(|()| common))
     }
 }
 
@@ -152,11 +156,11 @@ fn logit_bias(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<(u32, f32)>, A
         .collect()
 }
 
-/// `kv` names a recipe, as a string or as `{"recipe": ".."}`. The cache is laid out when the server starts, so for now
-/// only the server's own recipe can be meant.
-fn kv_recipe(fields: &Fields<'_>, limits: &Limits) -> Result<(), ApiError> {
+/// `kv` is a recipe or an expression of recipes, as a string or as `{"recipe": ".."}`. Whether the model allows it is for
+/// the engine to say.
+fn kv_recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<String>, ApiError> {
     let (param, asked) = match fields.get("kv") {
-        None => return Ok(()),
+        None => return Ok(None),
         Some(Value::String(s)) => ("kv", s.as_str()),
         Some(value @ Value::Object(_)) => {
             let kv = Fields::of(value, "kv")?;
@@ -168,15 +172,11 @@ fn kv_recipe(fields: &Fields<'_>, limits: &Limits) -> Result<(), ApiError> {
         }
     };
     if asked == limits.kv_recipe {
-        return Ok(());
+        return Ok(None);
     }
-    Err(ApiError::unsupported(
-        param,
-        format!(
-            "This server keeps its cache with the recipe '{}' and cannot use '{}' for one request. Leave 'kv' out, or \
-             start another server with --kv.",
-            limits.kv_recipe,
-            shorten(asked)
-        ),
-    ))
+    // A client's expression cannot name files of the server.
+    match Recipe::parse(asked, Files::Refused) {
+        Ok(_) => Ok(Some(asked.to_string())),
+        Err(error) => Err(ApiError::invalid(param, format!("Invalid value for '{param}': {error}."))),
+    }
 }

@@ -32,7 +32,7 @@ pub const MAX_STOP_BYTES: usize = 1024;
 pub struct Limits {
     /// Number of token ids.
     pub vocab: usize,
-    /// The KV recipe the server runs with; requests may only name this one.
+    /// The KV recipe the server runs with, which may have a name that only the server knows.
     pub kv_recipe: String,
 }
 

@@ -2,5 +2,6 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod kv;
 pub(crate) mod models;
 pub(crate) mod status;

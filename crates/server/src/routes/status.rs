@@ -16,6 +16,7 @@ This is a Cachalot server. It speaks OpenAI's API:
   POST /v1/completions
   GET  /v1/models
   GET  /v1/models/{id}
+  GET  /v1/kv/recipes
   GET  /health
   GET  /metrics
 ";

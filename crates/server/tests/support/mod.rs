@@ -10,6 +10,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
 use cachalot_engine::{EngineError, Event, FinishReason, Request, TokenLogprobs, TopLogprob, Usage};
+use cachalot_kv::Registry;
+use cachalot_kv::recipe::Card;
 use cachalot_server::request::{Conversation, SamplingFields};
 use cachalot_server::{AppState, Backend, Events, ModelInfo, ServerConfig, router};
 use futures::StreamExt;
@@ -142,6 +144,11 @@ impl Backend for Fake {
             END => Vec::new(),
             _ => self.pieces.get((id - END - 1) as usize).map(|p| p.as_bytes().to_vec()).unwrap_or_default(),
         }
+    }
+
+    fn recipes(&self) -> Vec<Card> {
+        let recipe = Registry::find("f16").unwrap();
+        vec![Card::of(recipe, &[], None)]
     }
 
     fn submit(&self, request: Request) -> Result<Events, EngineError> {

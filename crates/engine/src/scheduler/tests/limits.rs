@@ -10,7 +10,7 @@ fn prompt(len: usize) -> Request {
 #[test]
 fn lengths_at_the_edge_of_the_context() {
     let bench = Bench::new(HashDecoder::new(100), 1000, EngineConfig::default());
-    let check = |request: &Request| bench.limits.check(request, &bench.cache);
+    let check = |request: &Request| bench.check(request);
     assert_eq!(check(&prompt(99)), Ok(1));
     assert_eq!(check(&prompt(100)), Err(EngineError::PromptTooLong { prompt: 100, context: 100 }));
     assert_eq!(check(&prompt(0)), Err(EngineError::EmptyPrompt));
@@ -33,10 +33,10 @@ fn a_prompt_that_never_fits_is_refused_with_both_numbers() {
     // Two pages for each of the two layers.
     let mut bench = Bench::new(HashDecoder::new(1000), 4, EngineConfig::default());
     assert_eq!(bench.limits.capacity, 128);
-    assert_eq!(bench.limits.check(&prompt(127), &bench.cache), Ok(1));
+    assert_eq!(bench.check(&prompt(127)), Ok(1));
     let budget = bench.cache.ledger().budget();
     let refused = EngineError::KvTooSmall { prompt: 128, needed: budget / 4 * 6, budget };
-    assert_eq!(bench.limits.check(&prompt(128), &bench.cache), Err(refused.clone()));
+    assert_eq!(bench.check(&prompt(128)), Err(refused.clone()));
     // Submitted all the same, it ends at once and holds up nobody.
     let mut client = bench.submit(prompt(128));
     bench.run();

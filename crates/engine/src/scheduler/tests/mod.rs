@@ -34,6 +34,10 @@ impl Bench {
         Bench { scheduler, cache, decoder, limits, queue: Queue::new(1000), now: Duration::ZERO, steps: 0 }
     }
 
+    fn check(&self, request: &Request) -> Result<usize, EngineError> {
+        self.limits.check(request, &self.cache, &self.cache.config().plan)
+    }
+
     fn tick(&mut self) -> Duration {
         self.now += Duration::from_millis(1);
         self.now
@@ -44,6 +48,7 @@ impl Bench {
         let cancelled = Arc::new(AtomicBool::new(false));
         let submitted = self.tick();
         let submission = Submission {
+            plan: self.cache.config().plan.clone(),
             constraint: None,
             seed: request.sampling.seed.unwrap_or(0),
             place: self.queue.enter().unwrap(),

@@ -50,7 +50,7 @@ fn simulate(seed: u64, cancel: f64) -> Outcome {
     while !requests.is_empty() || !bench.scheduler.is_idle() {
         while !requests.is_empty() && (bench.scheduler.is_idle() || dice.chance(0.5)) {
             let Some(request) = requests.pop() else { break };
-            let limit = bench.limits.check(&request, &bench.cache);
+            let limit = bench.check(&request);
             let all = limit.as_ref().ok().map(|&limit| {
                 rows_alone += request.n * (request.prompt.len() + limit + 1);
                 (0..request.n).map(|choice| expected(&bench.decoder, &request, choice, limit)).collect()

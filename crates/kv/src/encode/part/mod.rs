@@ -1,6 +1,42 @@
 //! Ways of writing rows.
 
+mod bitmap;
+mod block_float8;
+mod classes;
+mod codebook;
+mod commvq;
+mod fields;
+mod lanes;
+mod lowrank;
+pub mod matrix;
+mod mean;
+mod octahedral;
+mod outliers;
+mod polar;
+mod polar_keys;
+mod product;
+mod sketch;
+mod spectral;
+#[cfg(test)]
+mod tests;
+
 use super::stage::StageEntry;
 
 /// One line a part that is not a matrix of group-quantized codes.
-pub const STAGES: &[StageEntry] = &[];
+pub const STAGES: &[StageEntry] = &[
+    block_float8::FP8,
+    block_float8::MXFP8,
+    outliers::STAGE,
+    classes::STAGE,
+    mean::STAGE,
+    lowrank::STAGE,
+    product::STAGE,
+    codebook::STAGE,
+    bitmap::STAGE,
+    sketch::STAGE,
+    polar::STAGE,
+    polar_keys::STAGE,
+    octahedral::STAGE,
+    spectral::STAGE,
+    commvq::STAGE,
+];

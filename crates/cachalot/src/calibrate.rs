@@ -1,0 +1,122 @@
+//! `cachalot calibrate`: a model reads a text with an exact cache, and what a recipe wants to know is written to a file.
+
+use crate::args::{self, ModelArgs};
+use crate::load::{self, Ready};
+use crate::{Failure, size};
+use cachalot_kv::encode::codec::Side;
+use cachalot_kv::profile::{Origin, hex};
+use cachalot_kv::recipe::Needs;
+use cachalot_kv::recipe::calibrate::{Collector, calibrate as make};
+use cachalot_kv::{CacheConfig, Element, KvCache, KvFormat, Profile, Recipe, Segment};
+use cachalot_model::Decoder;
+use cachalot_model::tokenizer::Specials;
+use clap::Args;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Tokens that the model computes at once.
+const STEP: usize = 512;
+/// Fewer tokens than this fill no page once the sinks are left out.
+const LEAST: usize = 256;
+
+#[derive(Args)]
+pub struct CalibrateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The recipe: a name, an expression or a .toml file.
+    #[arg(long, value_name = "RECIPE", value_parser = args::recipe)]
+    recipe: Recipe,
+    /// A text like those the model will read. Not the one you measure with.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Most tokens of the text to read; its beginning, in pieces of --piece.
+    #[arg(long, default_value = "8192")]
+    tokens: NonZeroUsize,
+    /// Tokens that are read as one text; the model's context if that is less.
+    #[arg(long, default_value = "2048")]
+    piece: NonZeroUsize,
+    /// Seed of everything random. The same seed gives the same file.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub fn calibrate(args: CalibrateArgs) -> Result<(), Failure> {
+    let recipe = &args.recipe;
+    if recipe.needs == Needs::Nothing {
+        return Err(format!("the recipe {recipe} needs no profile: use it as it is").into());
+    }
+    let text = std::fs::read(&args.text).map_err(|e| format!("cannot read {}: {e}", args.text.display()))?;
+    let digest = blake3::hash(&text).to_hex().to_string();
+    let text = String::from_utf8(text).map_err(|_| format!("{} is no UTF-8 text", args.text.display()))?;
+    let ready = load::load(&args.model)?;
+    let pieces = pieces(&ready, &text, &args)?;
+    let tokens = pieces.iter().map(Vec::len).sum();
+    let collector = read(&ready, recipe, &pieces)?;
+    let bar = load::bar("calibrating");
+    let progress = |done: usize, total: usize| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    };
+    let tensors = make(recipe, &collector, args.seed, &ready.team, &progress);
+    bar.finish_and_clear();
+    let origin = Origin {
+        model: hex(&ready.loaded.digest),
+        model_name: ready.loaded.name.clone(),
+        recipe: recipe.name.clone(),
+        keys: recipe.encode.digest(Side::Keys),
+        values: recipe.encode.digest(Side::Values),
+        seed: args.seed,
+        text: digest,
+        tokens,
+    };
+    let profile = Profile::new(origin, tensors?);
+    // What cannot be used must not be written: better to know now.
+    recipe.plan(&ready.loaded.model.layer_geometry(), Some(&profile))?;
+    profile.write(&args.output)?;
+    let (tensors, bytes) = (profile.names().count(), size::show(profile.bytes() as u64));
+    println!("{}: {tensors} tensors, {bytes}, from {tokens} tokens", args.output.display());
+    Ok(())
+}
+
+/// The text in pieces that the model can read, each with the start token where the model wants one.
+fn pieces(ready: &Ready, text: &str, args: &CalibrateArgs) -> Result<Vec<Vec<u32>>, Failure> {
+    let tokenizer = &ready.loaded.tokenizer;
+    let ids = tokenizer.encode(text, Specials::Plain)?;
+    let ids = &ids[..ids.len().min(args.tokens.get())];
+    if ids.len() < LEAST {
+        let (have, file) = (ids.len(), args.text.display());
+        return Err(format!("{file} gives {have} tokens; calibration needs at least {LEAST}, and better thousands").into());
+    }
+    let start = tokenizer.bos().filter(|_| tokenizer.add_bos());
+    let piece = args.piece.get().clamp(LEAST, ready.loaded.model.spec.context.max(LEAST)) - usize::from(start.is_some());
+    Ok(ids.chunks(piece).map(|piece| start.into_iter().chain(piece.iter().copied()).collect()).collect())
+}
+
+/// Lets the model read.
+fn read(ready: &Ready, recipe: &Recipe, pieces: &[Vec<u32>]) -> Result<Collector, Failure> {
+    let model = &ready.loaded.model;
+    let layers = model.layer_geometry();
+    let collector = Arc::new(Collector::new(layers.clone(), recipe.encode.sinks));
+    let format = KvFormat { k: Element::F32, v: Element::F32 };
+    // One piece at a time: bounded by its length, not by a budget.
+    let cache = KvCache::new(CacheConfig::new(layers, u64::MAX, format), ready.team.clone(), ready.isa)?;
+    let cache = cache.with_recorder(collector.clone());
+    let bar = load::bar("reading");
+    bar.set_length(pieces.iter().map(|piece| piece.len() as u64).sum());
+    for piece in pieces {
+        let mut seq = cache.create();
+        for step in piece.chunks(STEP) {
+            cache.reserve(&mut seq, step.len())?;
+            model.forward(&cache, &mut [Segment { seq: &mut seq, rows: step.len() }], step, &[])?;
+            cache.settle(&mut seq);
+            bar.inc(step.len() as u64);
+        }
+    }
+    bar.finish_and_clear();
+    drop(cache);
+    Arc::into_inner(collector).ok_or_else(|| "the rows that were read are still in use".into())
+}

@@ -1,0 +1,251 @@
+//! `cachalot kv`: the recipes there are, and what each does and costs.
+
+use crate::Failure;
+use crate::args::ModelArgs;
+use crate::load;
+use cachalot_kv::encode::codec::Side;
+use cachalot_kv::encode::registry::stages;
+use cachalot_kv::recipe::calibrate::synthetic;
+use cachalot_kv::recipe::expression::Files;
+use cachalot_kv::recipe::{Card, Needs};
+use cachalot_kv::{CachePlan, LanePlan, LayerGeometry, Profile, Recipe, Registry, Rope};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(Args)]
+pub struct KvCommand {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the recipes with their bits per element.
+    List(ListArgs),
+    /// Show what a recipe does, what it keeps exact, what each bit is spent on, and where it differs from its paper.
+    Show(ShowArgs),
+    /// List the stages that recipes are made of.
+    Stages,
+}
+
+#[derive(Args)]
+struct ListArgs {
+    /// Channels of a head to count bits for.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    head_dim: u16,
+    /// Print a JSON array instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ShowArgs {
+    /// A recipe: a name, an expression or a .toml file.
+    #[arg(value_name = "RECIPE")]
+    recipe: String,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The calibration profile, for recipes that need one; without, its numbers are made up and only the sizes are real.
+    #[arg(long, value_name = "FILE")]
+    kv_profile: Option<PathBuf>,
+    /// Channels of a head, where no model is given.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    head_dim: u16,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn kv(args: KvCommand) -> Result<(), Failure> {
+    match args.command {
+        Command::List(args) => list(&args),
+        Command::Show(args) => show(&args),
+        Command::Stages => {
+            for entry in stages() {
+                let profile = if entry.calibrate.is_some() { " [profile]" } else { "" };
+                println!("{:<12} {}{profile}", entry.name, entry.summary);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let layers = example(args.head_dim.into(), 1);
+    let cards: Vec<Card> = Registry::all().iter().map(|recipe| Card::of(recipe, &layers, None)).collect();
+    if args.json {
+        println!("{:#}", serde_json::to_value(&cards)?);
+        return Ok(());
+    }
+    let width = cards.iter().map(|card| card.name.chars().count()).max().unwrap_or(0);
+    println!("{:<width$}  {:>6}  {:>6}  {:<8} WHAT", "NAME", "K BITS", "V BITS", "NEEDS");
+    for card in &cards {
+        let bits = |bits: Option<f64>| bits.map_or("-".to_owned(), |bits| format!("{bits:.2}"));
+        let (k, v, needs) = (bits(card.k_bits), bits(card.v_bits), card.needs);
+        let needs = if needs == Needs::Nothing { String::new() } else { needs.to_string() };
+        println!("{:<width$}  {k:>6}  {v:>6}  {needs:<8} {} [{}]", card.name, card.summary, card.paper);
+    }
+    println!("\nbits per element with everything counted, for heads of {} channels", args.head_dim);
+    Ok(())
+}
+
+/// Layers like those of common models, where no model is given.
+fn example(head_dim: usize, layers: usize) -> Vec<LayerGeometry> {
+    let frequency = |i: usize| 10_000f32.powf(-2.0 * i as f32 / head_dim as f32);
+    let rope = Arc::new(Rope::new((0..head_dim / 2).map(frequency).collect(), 1.0, 8192));
+    let layer = LayerGeometry {
+        heads: 4,
+        kv_heads: 1,
+        head_dim,
+        scale: (head_dim as f32).powf(-0.5),
+        softcap: None,
+        window: None,
+        rope: Some(rope),
+    };
+    vec![layer; layers]
+}
+
+/// Lanes that are kept in the same way.
+struct Kind<'a> {
+    lanes: Vec<(usize, usize)>,
+    plan: &'a LanePlan,
+    text: [Vec<String>; 2],
+}
+
+fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let recipe = Recipe::parse(&args.recipe, Files::Allowed)?;
+    let profile = args.kv_profile.as_deref().map(Profile::read).transpose()?;
+    let layers = match &args.model.model {
+        None => example(args.head_dim.into(), 4),
+        Some(_) => {
+            let ready = load::load(&args.model)?;
+            if let Some(profile) = &profile {
+                profile.check_model(&ready.loaded.digest)?;
+            }
+            ready.loaded.model.layer_geometry()
+        }
+    };
+    let made_up = recipe.needs == Needs::Profile && profile.is_none();
+    let plan = if made_up { synthetic(&recipe, &layers)? } else { recipe.plan(&layers, profile.as_ref())? };
+    let kinds = kinds(&plan);
+    if args.json {
+        println!("{:#}", json(&recipe, &plan, &kinds));
+        return Ok(());
+    }
+    println!("{}\n  {}\n  {}", recipe.name, recipe.summary, recipe.paper);
+    println!("needs      {}", recipe.needs);
+    if made_up {
+        println!("           (no profile given: sizes are real, contents are not)");
+    }
+    println!("bits       K {:.3}, V {:.3} per element", plan.bits(Side::Keys), plan.bits(Side::Values));
+    let exact = recipe.encode.exact;
+    match (plan.lanes.iter().flatten().any(|lane| lane.body.is_some()), recipe.encode.window, recipe.encode.sinks) {
+        (false, ..) => println!("exact      everything, in {exact}"),
+        (true, window, sinks) => {
+            println!("exact      {}, in {exact}", kept(sinks, window));
+        }
+    }
+    if recipe.encode.importance {
+        println!("observe    how much attention each token gets");
+    }
+    for kind in &kinds {
+        if kinds.len() > 1 {
+            println!("\nlayers {}", lanes(&kind.lanes, &plan));
+        }
+        for (side, name) in [(Side::Keys, "keys"), (Side::Values, "values")] {
+            println!("{name:<10} {:.3} bits", kind.plan.bits(side));
+            kind.text[usize::from(side == Side::Values)].iter().for_each(|line| println!("           {line}"));
+        }
+    }
+    if !recipe.deviations.is_empty() {
+        println!("\nwhere this differs from the paper");
+        recipe.deviations.iter().for_each(|deviation| println!("  - {deviation}"));
+    }
+    Ok(())
+}
+
+fn kept(sinks: usize, window: usize) -> String {
+    let sinks = match sinks {
+        0 => String::new(),
+        n => format!("the pages of 64 tokens that hold the first {n}, "),
+    };
+    match window {
+        0 => format!("{sinks}the page being filled"),
+        n => format!("{sinks}the last {n} tokens and what shares their pages"),
+    }
+}
+
+/// The lanes of a plan, those that read alike together.
+fn kinds(plan: &CachePlan) -> Vec<Kind<'_>> {
+    let mut kinds: Vec<Kind<'_>> = Vec::new();
+    for (layer, lanes) in plan.lanes.iter().enumerate() {
+        for (head, lane) in lanes.iter().enumerate() {
+            let text = [Side::Keys, Side::Values].map(|side| lines(lane, side));
+            match kinds.iter_mut().find(|kind| kind.text == text && kind.plan.window == lane.window) {
+                Some(kind) => kind.lanes.push((layer, head)),
+                None => kinds.push(Kind { lanes: vec![(layer, head)], plan: lane, text }),
+            }
+        }
+    }
+    kinds
+}
+
+fn lines(lane: &LanePlan, side: Side) -> Vec<String> {
+    let (stages, items, shared) = lane.explain(side);
+    let elements = match &lane.body {
+        None => return vec!["exact".to_owned()],
+        Some(body) => body.k.shape().elements(),
+    };
+    let mut lines = stages;
+    for item in items {
+        lines.push(format!("{:>7.3} bits  {}", 8.0 * item.bytes as f64 / elements as f64, item.what));
+    }
+    if shared > 0 {
+        lines.push(format!("tables that all pages share: {shared} bytes"));
+    }
+    lines
+}
+
+/// `0-3, 7`, with heads where not all are meant.
+fn lanes(list: &[(usize, usize)], plan: &CachePlan) -> String {
+    let mut layers: Vec<usize> = list.iter().map(|&(layer, _)| layer).collect();
+    layers.dedup();
+    let whole = layers.iter().map(|&layer| plan.lanes[layer].len()).sum::<usize>() == list.len();
+    if !whole {
+        return list.iter().map(|(layer, head)| format!("{layer}:{head}")).collect::<Vec<_>>().join(", ") + " (layer:head)";
+    }
+    let runs = layers.chunk_by(|a, b| b - a == 1);
+    let run = |run: &[usize]| match run {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => String::new(),
+    };
+    runs.map(run).collect::<Vec<_>>().join(", ")
+}
+
+fn json(recipe: &Recipe, plan: &CachePlan, kinds: &[Kind<'_>]) -> serde_json::Value {
+    let side = |kind: &Kind<'_>, side: Side| {
+        let (stages, items, shared) = kind.plan.explain(side);
+        let items: Vec<_> =
+            items.iter().map(|item| serde_json::json!({ "what": item.what, "page_bytes": item.bytes })).collect();
+        serde_json::json!({
+            "bits": kind.plan.bits(side), "stages": stages, "breakdown": items, "shared_bytes": shared,
+        })
+    };
+    let groups: Vec<_> = kinds
+        .iter()
+        .map(|kind| {
+            serde_json::json!({
+                "lanes": kind.lanes, "window": kind.plan.window,
+                "keys": side(kind, Side::Keys), "values": side(kind, Side::Values),
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "name": recipe.name, "paper": recipe.paper, "summary": recipe.summary, "needs": recipe.needs,
+        "deviations": recipe.deviations, "sinks": recipe.encode.sinks, "window": recipe.encode.window,
+        "exact": recipe.encode.exact.to_string(), "importance": recipe.encode.importance,
+        "k_bits": plan.bits(Side::Keys), "v_bits": plan.bits(Side::Values), "lanes": groups,
+    })
+}

@@ -1,0 +1,191 @@
+//! `cachalot lab`: what a setting of the KV cache costs in answers, memory and speed.
+
+use crate::args::ModelArgs;
+use crate::bench::machine;
+use crate::load::{self, Ready};
+use crate::{Failure, size};
+use cachalot_kv::profile::Profile;
+use cachalot_lab::quality::{self, Event, QualitySettings};
+use cachalot_lab::report::{Lines, Run, table};
+use cachalot_lab::{LabError, Subject, Text, candidate};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Args)]
+pub struct LabArgs {
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(Subcommand)]
+enum LabCommand {
+    /// Compare KV recipes with a full-precision cache on a text: divergence, perplexity, needles, bytes and speed.
+    Quality(QualityArgs),
+}
+
+#[derive(Args)]
+struct QualityArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text that is predicted, and that needles are hidden in.
+    #[arg(long, value_name = "PATH")]
+    text: PathBuf,
+    /// KV recipes to measure, separated by commas; `all` is every one that needs nothing or has a profile.
+    #[arg(long, value_name = "LIST")]
+    recipes: String,
+    /// The cache they are compared with.
+    #[arg(long, default_value = "f16", value_name = "RECIPE")]
+    reference: String,
+    /// Calibration profiles of this model, each used for the recipe it was made for.
+    #[arg(long, value_delimiter = ',', value_name = "FILES", env = "CACHALOT_KV_PROFILE")]
+    kv_profile: Vec<PathBuf>,
+    /// Tokens of a window.
+    #[arg(long, default_value_t = 4096)]
+    window: usize,
+    /// Windows, spread evenly over the text; 0 for none.
+    #[arg(long, default_value_t = 4)]
+    windows: usize,
+    /// Tokens of a step.
+    #[arg(long, default_value_t = 512)]
+    chunk: usize,
+    /// Tokens to decode after each window, for speed.
+    #[arg(long, default_value_t = 16)]
+    decode: usize,
+    /// Needles at as many depths; 0 for none.
+    #[arg(long, default_value_t = 20)]
+    needles: usize,
+    /// Tokens of a needle's prompt.
+    #[arg(long, default_value_t = 3500)]
+    needle_tokens: usize,
+    /// Seed of needles and intervals.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Most bytes of all caches together, as in 4GiB; half of the memory that is free if absent.
+    #[arg(long, value_parser = size::parse, value_name = "BYTES")]
+    kv_budget: Option<u64>,
+    /// Append results to quality.jsonl in this folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+pub fn lab(args: LabArgs) -> Result<(), Failure> {
+    match args.command {
+        LabCommand::Quality(args) => quality(&args),
+    }
+}
+
+fn quality(args: &QualityArgs) -> Result<(), Failure> {
+    // Names and text first: they cost nothing, a model may take long to load.
+    let profiles = args.kv_profile.iter().map(|path| Ok(Arc::new(Profile::read(path)?)));
+    let profiles = profiles.collect::<Result<Vec<_>, Failure>>()?;
+    let recipes = candidate::resolve_list(&args.recipes, &profiles)?;
+    let settings = QualitySettings {
+        window: args.window,
+        windows: args.windows,
+        chunk: args.chunk,
+        decode: args.decode,
+        needles: args.needles,
+        needle_tokens: args.needle_tokens,
+        seed: args.seed,
+        ..QualitySettings::new(candidate::resolve(&args.reference, &profiles)?, load::budget_or_half(args.kv_budget))
+    };
+    let text = Text::read(&args.text)?;
+    let ready = load::load(&args.model)?;
+    let subject = Subject::new(&ready.loaded, ready.team.clone());
+    let run = run(args, &ready, &text, &settings);
+    let mut lines = match &args.out {
+        Some(folder) => Some(Lines::open(folder, "quality.jsonl", &run)?),
+        None => None,
+    };
+    let bar = bar();
+    let mut observe = |event: Event<'_>| -> Result<(), LabError> {
+        match (event, &mut lines) {
+            (Event::Progress { done, total }, _) => {
+                bar.set_length(total);
+                bar.set_position(done);
+            }
+            (Event::Window(window), Some(lines)) => lines.write("window", window)?,
+            (Event::Answer(answer), Some(lines)) => lines.write("answer", answer)?,
+            _ => {}
+        }
+        Ok(())
+    };
+    let outcomes = quality::measure(&subject, &text, &recipes, &settings, &mut observe);
+    bar.finish_and_clear();
+    let outcomes = outcomes?;
+    if let Some(lines) = &mut lines {
+        outcomes.iter().try_for_each(|outcome| lines.write("quality", outcome))?;
+    }
+    println!("{}, {} threads, {}\n", ready.loaded.name, ready.team.threads(), machine::processor());
+    if settings.windows > 0 {
+        println!("{} windows of {} tokens of {}", settings.windows, settings.window, args.text.display());
+    }
+    if settings.needles > 0 {
+        println!(
+            "{} needles in prompts of {} tokens, seed {}",
+            settings.needles, settings.needle_tokens, settings.seed
+        );
+    }
+    println!("\n{}", table(&outcomes));
+    if let Some(lines) = &lines {
+        println!("Run {} in {}", run.id(), lines.path().display());
+    }
+    match outcomes.iter().filter(|outcome| outcome.failure.is_some()).count() {
+        0 => Ok(()),
+        failed => Err(format!("{failed} of {} recipes failed; the table says why", recipes.len()).into()),
+    }
+}
+
+fn run(args: &QualityArgs, ready: &Ready, text: &Text, settings: &QualitySettings) -> Run {
+    let loaded = &ready.loaded;
+    let digest: String = loaded.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let program =
+        std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
+    Run {
+        command: std::env::args().collect(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        program_digest: program.ok(),
+        model: json!({
+            "name": loaded.name,
+            "source": loaded.source,
+            "digest": digest,
+            "architecture": loaded.model.spec.architecture,
+            "context": loaded.model.spec.context,
+            "exact_weights": args.model.exact_weights,
+        }),
+        text: json!({ "path": text.path(), "bytes": text.bytes(), "digest": text.digest() }),
+        settings: json!({
+            "recipes": args.recipes,
+            "reference": settings.reference.name(),
+            "window": settings.window,
+            "windows": settings.windows,
+            "chunk": settings.chunk,
+            "decode": settings.decode,
+            "needles": settings.needles,
+            "needle_tokens": settings.needle_tokens,
+            "seed": settings.seed,
+            "block": settings.block,
+            "resamples": settings.resamples,
+        }),
+        machine: json!({
+            "processor": machine::processor(),
+            "isa": ready.isa.name(),
+            "threads": ready.team.threads(),
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+        }),
+    }
+}
+
+/// Time left on standard error; invisible where that is not a terminal.
+fn bar() -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("measuring {bar:32} {percent:>3}% {human_pos} of {human_len} tokens, {eta} left");
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = style { bar.with_style(style) } else { bar }
+}

@@ -1,0 +1,261 @@
+//! Products with vectors from codebooks (product quantization: Jégou et al., 2011).
+//!
+//! A key is cut into sub-spaces of `dims` channels, each written as the number of a word. Its score with a query is
+//! the sum over the sub-spaces, in order, of the word's product with the query's share, itself a chain of fused
+//! multiply-adds over the channels from zero. [`score_tables`] looks the products up and [`score_tile`] computes them from
+//! decoded keys: the same operations in the same order, so the same bits.
+//!
+//! Words of a sub-space lie channel by channel, `[dims][words]`, a multiple of sixteen words.
+
+use crate::attention::PAGE_TOKENS;
+use crate::dispatch;
+use crate::simd::{LANES, Portable, Simd};
+
+/// Vectors of scores of one row over a page.
+const VECTORS: usize = PAGE_TOKENS / LANES;
+
+/// Loads from a table at sixteen places.
+#[allow(clippy::missing_safety_doc)]
+trait Gather: Simd {
+    /// `table[index[i]]`; the indices lie within the table.
+    unsafe fn gather(table: *const f32, index: *const u16) -> Self::F;
+}
+
+impl Gather for Portable {
+    #[inline(always)]
+    unsafe fn gather(table: *const f32, index: *const u16) -> Self::F {
+        // SAFETY: by the contract.
+        std::array::from_fn(|i| unsafe { *table.add(usize::from(*index.add(i))) })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Gather for crate::simd::Avx2 {
+    #[inline(always)]
+    unsafe fn gather(table: *const f32, index: *const u16) -> Self::F {
+        use std::arch::x86_64::*;
+        // SAFETY: by the contract.
+        unsafe {
+            [index, index.add(8)]
+                .map(|index| _mm256_i32gather_ps::<4>(table, _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()))))
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Gather for crate::simd::Avx512 {
+    #[inline(always)]
+    unsafe fn gather(table: *const f32, index: *const u16) -> Self::F {
+        use std::arch::x86_64::*;
+        // SAFETY: by the contract.
+        unsafe { _mm512_i32gather_ps::<4>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(index.cast())), table) }
+    }
+}
+
+dispatch! {
+    /// `tables[m][w] = Σ_j q[m * dims + j] * words[m][j][w]`, `[sub-spaces][words]`.
+    ///
+    /// # Panics
+    /// If the lengths do not belong together or `count`, the words of a sub-space, is no multiple of sixteen.
+    pub fn tables(q: &[f32], dims: usize, words: &[f32], count: usize, tables: &mut [f32]) = tables_body
+}
+
+#[inline(always)]
+unsafe fn tables_body<S: Simd>(q: &[f32], dims: usize, words: &[f32], count: usize, tables: &mut [f32]) {
+    let subspaces = q.len() / dims;
+    assert!(count.is_multiple_of(LANES) && words.len() == q.len() * count && tables.len() == subspaces * count);
+    let shares = q.chunks_exact(dims).zip(words.chunks_exact(dims * count)).zip(tables.chunks_exact_mut(count));
+    for ((q, words), table) in shares {
+        for w in (0..count).step_by(LANES) {
+            // SAFETY: lengths asserted above.
+            unsafe {
+                let mut sum = S::splat(0.0);
+                for (j, &q) in q.iter().enumerate() {
+                    sum = S::fma(S::splat(q), S::load(words.as_ptr().add(j * count + w)), sum);
+                }
+                S::store(table.as_mut_ptr().add(w), sum);
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// **Adds** to the scores of a page's tokens, `[PAGE_TOKENS]`, the products that their words have in `tables`,
+    /// `[sub-spaces][count]`. `codes` is `[sub-spaces][PAGE_TOKENS]`; codes beyond the table are read as its last word.
+    ///
+    /// # Panics
+    /// If the lengths do not belong together.
+    pub fn score_tables(tables: &[f32], count: usize, codes: &[u16], scores: &mut [f32]) = score_tables_body
+}
+
+#[inline(always)]
+unsafe fn score_tables_body<S: Gather>(tables: &[f32], count: usize, codes: &[u16], scores: &mut [f32]) {
+    assert!(count > 0 && tables.len() / count >= codes.len() / PAGE_TOKENS && scores.len() >= PAGE_TOKENS);
+    // SAFETY: lengths asserted above, codes bounded below.
+    unsafe {
+        let mut sums = [S::splat(0.0); VECTORS];
+        for (table, codes) in tables.chunks_exact(count).zip(codes.chunks_exact(PAGE_TOKENS)) {
+            let mut bounded = [0u16; PAGE_TOKENS];
+            bounded.iter_mut().zip(codes).for_each(|(to, &code)| *to = code.min((count - 1) as u16));
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = S::add(*sum, S::gather(table.as_ptr(), bounded.as_ptr().add(v * LANES)));
+            }
+        }
+        for (v, &sum) in sums.iter().enumerate() {
+            let to = scores.as_mut_ptr().add(v * LANES);
+            S::store(to, S::add(S::load(to), sum));
+        }
+    }
+}
+
+dispatch! {
+    /// **Adds** to `scores`, `[rows][PAGE_TOKENS]`, the products of queries `[rows][width]` with decoded keys,
+    /// `[width][PAGE_TOKENS]`, of which `channels` count, in sub-spaces of `dims`.
+    ///
+    /// # Panics
+    /// If the slices are shorter than that.
+    pub fn score_tile(q: &[f32], width: usize, keys: &[f32], channels: usize, dims: usize, scores: &mut [f32]) = score_tile_body
+}
+
+#[inline(always)]
+unsafe fn score_tile_body<S: Simd>(
+    q: &[f32],
+    width: usize,
+    keys: &[f32],
+    channels: usize,
+    dims: usize,
+    scores: &mut [f32],
+) {
+    let rows = q.len() / width;
+    assert!(channels <= width && channels.is_multiple_of(dims) && keys.len() >= channels * PAGE_TOKENS);
+    assert!(scores.len() >= rows * PAGE_TOKENS);
+    let (mut at, each) = (0, if S::REGISTERS >= 32 { 3 } else { 1 });
+    while at < rows {
+        let (q, scores) = (&q[at * width..], &mut scores[at * PAGE_TOKENS..]);
+        // SAFETY: lengths asserted above; `rows - at` rows are left.
+        unsafe {
+            if each == 3 && rows - at >= 3 {
+                tile_rows::<S, 3>(q, width, keys, channels, dims, scores);
+                at += 3;
+            } else {
+                tile_rows::<S, 1>(q, width, keys, channels, dims, scores);
+                at += 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile_rows<S: Simd, const R: usize>(
+    q: &[f32],
+    width: usize,
+    keys: &[f32],
+    channels: usize,
+    dims: usize,
+    scores: &mut [f32],
+) {
+    // SAFETY: there are R rows, and as many keys as channels.
+    unsafe {
+        let mut sums = [[S::splat(0.0); VECTORS]; R];
+        for first in (0..channels).step_by(dims) {
+            let mut parts = [[S::splat(0.0); VECTORS]; R];
+            for c in first..first + dims {
+                let keys = keys.as_ptr().add(c * PAGE_TOKENS);
+                for (r, part) in parts.iter_mut().enumerate() {
+                    let q = S::splat(*q.as_ptr().add(r * width + c));
+                    for (v, part) in part.iter_mut().enumerate() {
+                        *part = S::fma(q, S::load(keys.add(v * LANES)), *part);
+                    }
+                }
+            }
+            for (sums, parts) in sums.iter_mut().zip(&parts) {
+                for (sum, &part) in sums.iter_mut().zip(parts) {
+                    *sum = S::add(*sum, part);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                let to = scores.as_mut_ptr().add(r * PAGE_TOKENS + v * LANES);
+                S::store(to, S::add(S::load(to), sum));
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// `out[i] += table[codes[i]]`, a multiple of sixteen; codes beyond the table are read as its last entry.
+    ///
+    /// # Panics
+    /// If the table is empty, or the lengths are not equal multiples of sixteen.
+    pub fn add_looked_up(table: &[f32], codes: &[u16], out: &mut [f32]) = add_looked_up_body
+}
+
+#[inline(always)]
+unsafe fn add_looked_up_body<S: Gather>(table: &[f32], codes: &[u16], out: &mut [f32]) {
+    assert!(!table.is_empty() && codes.len() == out.len() && out.len().is_multiple_of(LANES));
+    let last = (table.len() - 1).min(usize::from(u16::MAX)) as u16;
+    for (codes, out) in codes.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES)) {
+        let mut bounded = [0u16; LANES];
+        bounded.iter_mut().zip(codes).for_each(|(to, &code)| *to = code.min(last));
+        // SAFETY: sixteen elements each; the codes lie within the table.
+        unsafe {
+            let found = S::gather(table.as_ptr(), bounded.as_ptr());
+            S::store(out.as_mut_ptr(), S::add(S::load(out.as_ptr()), found));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    fn sample(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        std::iter::repeat_with(next).take(n).collect()
+    }
+
+    /// Looked up and multiplied out, the scores are the same bits, on every instruction set, for any number of rows.
+    #[test]
+    fn tables_and_tiles_agree_to_the_bit() {
+        for (subspaces, dims, count) in [(32usize, 4usize, 256usize), (20, 4, 16), (1, 96, 48), (64, 1, 16)] {
+            let (d, rows) = (subspaces * dims, 7);
+            let width = d.next_multiple_of(LANES);
+            let words = sample(d * count, 1);
+            let mut q = sample(rows * width, 2);
+            q.chunks_exact_mut(width).for_each(|q| q[d..].fill(0.0));
+            let codes: Vec<u16> = (0..subspaces * PAGE_TOKENS).map(|i| (i * 31 % (count + 3)) as u16).collect();
+            let mut keys = vec![0.0; width * PAGE_TOKENS];
+            for isa in Isa::available() {
+                keys.fill(0.0);
+                for (c, row) in keys.chunks_exact_mut(PAGE_TOKENS).take(d).enumerate() {
+                    let codes = &codes[c / dims * PAGE_TOKENS..][..PAGE_TOKENS];
+                    add_looked_up(isa, &words[c * count..][..count], codes, row);
+                }
+                let mut tiled = vec![0.5; rows * PAGE_TOKENS];
+                score_tile(isa, &q, width, &keys, d, dims, &mut tiled);
+                for (q, tiled) in q.chunks_exact(width).zip(tiled.chunks_exact(PAGE_TOKENS)) {
+                    let mut table = vec![f32::NAN; subspaces * count];
+                    tables(isa, &q[..d], dims, &words, count, &mut table);
+                    let mut scores = vec![0.5; PAGE_TOKENS];
+                    score_tables(isa, &table, count, &codes, &mut scores);
+                    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&scores), bits(tiled), "{isa} {subspaces} {dims}");
+                    let mut portable = vec![0.5; PAGE_TOKENS];
+                    score_tables(Isa::Portable, &table, count, &codes, &mut portable);
+                    assert_eq!(bits(&scores), bits(&portable), "{isa}");
+                    for (t, &score) in scores.iter().enumerate() {
+                        let exact: f64 =
+                            (0..d).map(|c| f64::from(q[c]) * f64::from(keys[c * PAGE_TOKENS + t])).sum::<f64>() + 0.5;
+                        assert!((f64::from(score) - exact).abs() < 1e-5, "{score} {exact}");
+                    }
+                }
+            }
+        }
+    }
+}

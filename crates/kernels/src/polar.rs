@@ -1,0 +1,321 @@
+//! Pairs of channels as radius and angle, with at most sixteen angles: their products with queries by tables of sixteen
+//! entries that fill one vector.
+
+use crate::attention::PAGE_TOKENS;
+use crate::dispatch;
+use crate::simd::{LANES, Portable, Simd};
+
+/// Vectors of scores of one row over a page.
+const VECTORS: usize = PAGE_TOKENS / LANES;
+
+/// Loads from a table of sixteen.
+#[allow(clippy::missing_safety_doc)]
+trait Permute: Simd {
+    /// `table[index[i] % 16]`, sixteen indices.
+    unsafe fn permute(table: Self::F, index: *const u16) -> Self::F;
+    /// Sixteen numbers.
+    unsafe fn load_u16(p: *const u16) -> Self::I;
+}
+
+impl Permute for Portable {
+    #[inline(always)]
+    unsafe fn permute(table: Self::F, index: *const u16) -> Self::F {
+        // SAFETY: by the contract.
+        std::array::from_fn(|i| table[usize::from(unsafe { *index.add(i) } & 15)])
+    }
+    #[inline(always)]
+    unsafe fn load_u16(p: *const u16) -> Self::I {
+        // SAFETY: by the contract.
+        std::array::from_fn(|i| i32::from(unsafe { *p.add(i) }))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Permute for crate::simd::Avx2 {
+    #[inline(always)]
+    unsafe fn permute(table: Self::F, index: *const u16) -> Self::F {
+        use std::arch::x86_64::*;
+        // SAFETY: by the contract.
+        unsafe {
+            let [a, b] = Self::load_u16(index);
+            // Bit three says which half of the table; blending looks at the sign.
+            let (high_a, high_b) = (_mm256_slli_epi32::<28>(a), _mm256_slli_epi32::<28>(b));
+            let [low, high] = table;
+            let (low_a, low_b) = (_mm256_permutevar8x32_ps(low, a), _mm256_permutevar8x32_ps(low, b));
+            let (top_a, top_b) = (_mm256_permutevar8x32_ps(high, a), _mm256_permutevar8x32_ps(high, b));
+            [
+                _mm256_blendv_ps(low_a, top_a, _mm256_castsi256_ps(high_a)),
+                _mm256_blendv_ps(low_b, top_b, _mm256_castsi256_ps(high_b)),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u16(p: *const u16) -> Self::I {
+        use std::arch::x86_64::*;
+        // SAFETY: by the contract.
+        unsafe {
+            [_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())), _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(8).cast()))]
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Permute for crate::simd::Avx512 {
+    #[inline(always)]
+    unsafe fn permute(table: Self::F, index: *const u16) -> Self::F {
+        // SAFETY: by the contract.
+        unsafe { std::arch::x86_64::_mm512_permutexvar_ps(Self::load_u16(index), table) }
+    }
+    #[inline(always)]
+    unsafe fn load_u16(p: *const u16) -> Self::I {
+        use std::arch::x86_64::*;
+        // SAFETY: by the contract.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
+    }
+}
+
+/// Horner's scheme, the highest power first.
+#[inline(always)]
+unsafe fn polynomial<S: Simd>(x: S::F, factors: [f32; 5]) -> S::F {
+    // SAFETY: the features are the dispatcher's business.
+    unsafe {
+        let mut sum = S::splat(factors[0]);
+        for &factor in &factors[1..] {
+            sum = S::fma(sum, x, S::splat(factor));
+        }
+        sum
+    }
+}
+
+/// Sine and cosine of angles of a few turns, absolute error below 3e-7.
+#[inline(always)]
+unsafe fn sin_cos<S: Simd>(x: S::F) -> (S::F, S::F) {
+    // SAFETY: the features are the dispatcher's business.
+    unsafe {
+        let quarter = S::round(S::mul(x, S::splat(std::f32::consts::FRAC_2_PI)));
+        // π/2 in two parts, so that the difference keeps its low bits.
+        let r = S::fma(quarter, S::splat(-1.570_796_4), x);
+        let r = S::fma(quarter, S::splat(4.371_139e-8), r);
+        let square = S::mul(r, r);
+        let sin = polynomial::<S>(square, [2.755_731_9e-6, -1.984_127e-4, 8.333_333e-3, -1.666_666_7e-1, 1.0]);
+        let sin = S::mul(sin, r);
+        let cos = polynomial::<S>(square, [2.480_158_7e-5, -1.388_888_9e-3, 4.166_666_8e-2, -0.5, 1.0]);
+        // The quarter turn, from -2 to 2.
+        let turn = S::fma(S::round(S::mul(quarter, S::splat(0.25))), S::splat(-4.0), quarter);
+        let half = S::lt(S::splat(1.5), S::abs(turn));
+        let (left, right) = (S::lt(S::splat(0.5), turn), S::lt(turn, S::splat(-0.5)));
+        let odd = (left | right) & !half;
+        let zero = S::splat(0.0);
+        let (a, b) = (S::select(odd, cos, sin), S::select(odd, sin, cos));
+        let sin = S::select(half | right, S::sub(zero, a), a);
+        let cos = S::select(half | left, S::sub(zero, b), b);
+        (sin, cos)
+    }
+}
+
+dispatch! {
+    /// `out[i] = scale[i] * table[codes[i] % 16]`, a multiple of sixteen.
+    ///
+    /// # Panics
+    /// If the lengths are not equal multiples of sixteen.
+    pub fn spread(table: &[f32; 16], codes: &[u16], scale: &[f32], out: &mut [f32]) = spread_body
+}
+
+#[inline(always)]
+unsafe fn spread_body<S: Permute>(table: &[f32; 16], codes: &[u16], scale: &[f32], out: &mut [f32]) {
+    assert!(codes.len() == out.len() && scale.len() == out.len() && out.len().is_multiple_of(LANES));
+    // SAFETY: lengths asserted above.
+    unsafe {
+        let table = S::load(table.as_ptr());
+        for i in (0..out.len()).step_by(LANES) {
+            let found = S::permute(table, codes.as_ptr().add(i));
+            S::store(out.as_mut_ptr().add(i), S::mul(S::load(scale.as_ptr().add(i)), found));
+        }
+    }
+}
+
+/// Pairs of channels of a page's keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a> {
+    /// The two channels of each pair.
+    pub channels: &'a [[usize; 2]],
+    /// Cosines, then sines of the sixteen angles of each pair, `[pairs][2][16]`: see [`tables`].
+    pub tables: &'a [f32],
+    /// `[pairs][PAGE_TOKENS]`.
+    pub radii: &'a [f32],
+    /// Which of the sixteen, `[pairs][PAGE_TOKENS]`.
+    pub angles: &'a [u16],
+}
+
+dispatch! {
+    /// Cosines and sines of the sixteen angles `(i + 1/2) step + first`, `[pairs][2][16]`, for `grid` of `[pairs]` of
+    /// first and step.
+    ///
+    /// # Panics
+    /// If `tables` is too short.
+    pub fn tables(grid: &[[f32; 2]], tables: &mut [f32]) = tables_body
+}
+
+#[inline(always)]
+unsafe fn tables_body<S: Simd>(grid: &[[f32; 2]], tables: &mut [f32]) {
+    assert!(tables.len() >= grid.len() * 2 * LANES);
+    let middles: [f32; LANES] = std::array::from_fn(|i| i as f32 + 0.5);
+    for (&[first, step], table) in grid.iter().zip(tables.chunks_exact_mut(2 * LANES)) {
+        // SAFETY: the chunk has twice sixteen elements.
+        unsafe {
+            let angles = S::fma(S::load(middles.as_ptr()), S::splat(step), S::splat(first));
+            let (sin, cos) = sin_cos::<S>(angles);
+            S::store(table.as_mut_ptr(), cos);
+            S::store(table.as_mut_ptr().add(LANES), sin);
+        }
+    }
+}
+
+dispatch! {
+    /// `out[i] = (codes[i] + 1/2) step + first`, a multiple of sixteen.
+    ///
+    /// # Panics
+    /// If the lengths are not equal multiples of sixteen.
+    pub fn middles(codes: &[u16], first: f32, step: f32, out: &mut [f32]) = middles_body
+}
+
+#[inline(always)]
+unsafe fn middles_body<S: Permute>(codes: &[u16], first: f32, step: f32, out: &mut [f32]) {
+    assert!(codes.len() == out.len() && out.len().is_multiple_of(LANES));
+    for i in (0..out.len()).step_by(LANES) {
+        // SAFETY: lengths asserted above.
+        unsafe {
+            let code = S::add(S::to_f32(S::load_u16(codes.as_ptr().add(i))), S::splat(0.5));
+            S::store(out.as_mut_ptr().add(i), S::fma(code, S::splat(step), S::splat(first)));
+        }
+    }
+}
+
+dispatch! {
+    /// **Adds** to `scores`, `[rows][PAGE_TOKENS]`, the products of queries `[rows][width]` with the pairs, in order:
+    /// `radius * (q[a] cos + q[b] sin)`, the sum in brackets from a table of sixteen.
+    ///
+    /// # Panics
+    /// If the slices are too short.
+    pub fn score_pairs(q: &[f32], width: usize, pairs: Pairs<'_>, scores: &mut [f32]) = score_pairs_body
+}
+
+#[inline(always)]
+unsafe fn score_pairs_body<S: Permute>(q: &[f32], width: usize, pairs: Pairs<'_>, scores: &mut [f32]) {
+    let (n, rows) = (pairs.channels.len(), q.len() / width);
+    assert!(pairs.channels.iter().flatten().all(|&c| c < width) && pairs.tables.len() >= n * 2 * LANES);
+    assert!(pairs.radii.len() >= n * PAGE_TOKENS && pairs.angles.len() >= n * PAGE_TOKENS);
+    assert!(scores.len() >= rows * PAGE_TOKENS);
+    let mut at = 0;
+    while at < rows {
+        let (q, scores) = (&q[at * width..], &mut scores[at * PAGE_TOKENS..]);
+        // SAFETY: lengths asserted above; `rows - at` rows are left.
+        unsafe {
+            if S::REGISTERS >= 32 && rows - at >= 3 {
+                pair_rows::<S, 3>(q, width, pairs, scores);
+                at += 3;
+            } else {
+                pair_rows::<S, 1>(q, width, pairs, scores);
+                at += 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn pair_rows<S: Permute, const R: usize>(q: &[f32], width: usize, pairs: Pairs<'_>, scores: &mut [f32]) {
+    // SAFETY: there are R rows and as many pairs as the caller checked.
+    unsafe {
+        let mut sums = [[S::splat(0.0); VECTORS]; R];
+        for (p, &[a, b]) in pairs.channels.iter().enumerate() {
+            let table = pairs.tables.as_ptr().add(p * 2 * LANES);
+            let (cos, sin) = (S::load(table), S::load(table.add(LANES)));
+            let at = p * PAGE_TOKENS;
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let q = q.as_ptr().add(r * width);
+                let table = S::fma(S::splat(*q.add(a)), cos, S::mul(S::splat(*q.add(b)), sin));
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    let found = S::permute(table, pairs.angles.as_ptr().add(at + v * LANES));
+                    *sum = S::fma(S::load(pairs.radii.as_ptr().add(at + v * LANES)), found, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                let to = scores.as_mut_ptr().add(r * PAGE_TOKENS + v * LANES);
+                S::store(to, S::add(S::load(to), sum));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[test]
+    fn sines_are_close_and_the_same_everywhere() {
+        let grid: Vec<[f32; 2]> = (0..200).map(|i| [i as f32 * 0.1 - 9.0, 0.4]).collect();
+        let mut portable = vec![0.0; grid.len() * 32];
+        tables(Isa::Portable, &grid, &mut portable);
+        for (&[first, step], table) in grid.iter().zip(portable.chunks_exact(32)) {
+            for i in 0..16 {
+                let angle = f64::from((i as f32 + 0.5).mul_add(step, first));
+                assert!((f64::from(table[i]) - angle.cos()).abs() < 3e-7, "cos {angle}");
+                assert!((f64::from(table[16 + i]) - angle.sin()).abs() < 3e-7, "sin {angle}");
+            }
+        }
+        for isa in Isa::available() {
+            let mut found = vec![0.0; grid.len() * 32];
+            tables(isa, &grid, &mut found);
+            let same = found.iter().zip(&portable).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{isa}");
+        }
+    }
+
+    #[test]
+    fn scores_are_products_with_the_pairs() {
+        let channels: Vec<[usize; 2]> = (0..24).map(|i| [i, i + 24]).collect();
+        let grid: Vec<[f32; 2]> = (0..24).map(|i| [i as f32 * 0.2, 0.3]).collect();
+        let mut table = vec![0.0; 24 * 32];
+        tables(Isa::Portable, &grid, &mut table);
+        let angles: Vec<u16> = (0..24 * 64).map(|i| (i * 7 % 16) as u16).collect();
+        let radii: Vec<f32> = (0..24 * 64).map(|i| (i * 13 % 29) as f32 / 10.0).collect();
+        let q: Vec<f32> = (0..5 * 48).map(|i| (i * 11 % 31) as f32 / 15.0 - 1.0).collect();
+        let pairs = Pairs { channels: &channels, tables: &table, radii: &radii, angles: &angles };
+        let mut expected = vec![0.25f32; 5 * 64];
+        score_pairs(Isa::Portable, &q, 48, pairs, &mut expected);
+        for (row, q) in q.chunks_exact(48).enumerate() {
+            for t in 0..64 {
+                let exact: f64 = (0..24)
+                    .map(|p| {
+                        let i = p * 64 + t;
+                        let angle = f64::from((f32::from(angles[i]) + 0.5).mul_add(grid[p][1], grid[p][0]));
+                        f64::from(radii[i]) * (f64::from(q[p]) * angle.cos() + f64::from(q[p + 24]) * angle.sin())
+                    })
+                    .sum();
+                assert!((f64::from(expected[row * 64 + t]) - exact - 0.25).abs() < 2e-5);
+            }
+        }
+        for isa in Isa::available() {
+            let mut scores = vec![0.25; 5 * 64];
+            score_pairs(isa, &q, 48, pairs, &mut scores);
+            assert_eq!(scores, expected, "{isa}");
+        }
+    }
+
+    #[test]
+    fn spread_and_middles_agree_everywhere() {
+        let codes: Vec<u16> = (0..48).map(|i| i * 5 % 16).collect();
+        let table: [f32; 16] = std::array::from_fn(|i| i as f32 * 1.5 - 3.0);
+        let scale: Vec<f32> = (0..48).map(|i| i as f32).collect();
+        for isa in Isa::available() {
+            let mut out = vec![0.0; 48];
+            spread(isa, &table, &codes, &scale, &mut out);
+            assert!((0..48).all(|i| out[i] == scale[i] * table[usize::from(codes[i])]), "{isa}");
+            middles(isa, &codes, 1.0, 0.5, &mut out);
+            assert!((0..48).all(|i| out[i] == (f32::from(codes[i]) + 0.5) * 0.5 + 1.0), "{isa}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Some rows of one sequence with one KV head, over splits of the context.
+
+use crate::LayerGeometry;
+use crate::encode::codec::Work;
+use crate::encode::pipeline::{Pipeline, Prepared};
+use crate::lane::Lane;
+use crate::plan::Body;
+use cachalot_kernels::Isa;
+use cachalot_kernels::attention::{
+    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, SPLIT_PAGES, Visible, accumulate_page, attend_page, score_page,
+    soften, widen_page,
+};
+use std::ops::Range;
+
+/// Buffers of one thread: one page decoded, one block's scores and results. Nothing here grows with the context.
+#[derive(Default)]
+pub(super) struct Local {
+    pub(super) total: Vec<f32>,
+    pub(super) prepared: Prepared,
+    part: Vec<f32>,
+    body: Vec<f32>,
+    scores: Vec<f32>,
+    visible: Vec<Visible>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    work: Work,
+}
+
+impl Local {
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        let floats = [&self.total, &self.part, &self.body, &self.scores, &self.k, &self.v];
+        4 * floats.map(Vec::capacity).iter().sum::<usize>() + 2 * self.visible.capacity() + self.work.bytes()
+    }
+}
+
+pub(super) struct Block<'a> {
+    pub(super) isa: Isa,
+    pub(super) lane: &'a Lane,
+    /// `[rows][group][width]`, rotated and scaled.
+    pub(super) q: &'a [f32],
+    pub(super) geometry: &'a LayerGeometry,
+    /// Position of the first row.
+    pub(super) first: usize,
+    /// Cosines and sines, where a format keeps keys before rotary position.
+    pub(super) table: Option<&'a [f32]>,
+}
+
+impl Block<'_> {
+    /// Query vectors: rows times the heads of the group.
+    pub(super) fn vectors(&self) -> usize {
+        self.q.len() / self.geometry.width()
+    }
+
+    /// `f32`s of the state of so many query vectors.
+    pub(super) fn state_len(vectors: usize, width: usize) -> usize {
+        vectors * (2 + width)
+    }
+
+    /// The state that lies in `buffer`.
+    pub(super) fn state(vectors: usize, buffer: &mut [f32]) -> Rows<'_> {
+        let (max, rest) = buffer.split_at_mut(vectors);
+        let (sum, out) = rest.split_at_mut(vectors);
+        Rows { max, sum, out }
+    }
+
+    /// All splits, each with a softmax of its own, merged in order.
+    pub(super) fn all(&self, splits: Range<usize>, prepared: &Prepared, local: &mut Local, total: &mut Rows<'_>) {
+        total.clear();
+        let mut part = std::mem::take(&mut local.part);
+        part.resize(Self::state_len(self.vectors(), self.geometry.width()), 0.0);
+        for split in splits {
+            let mut part = Self::state(self.vectors(), &mut part);
+            self.split(split, prepared, local, &mut part);
+            total.merge(self.isa, &part);
+        }
+        local.part = part;
+    }
+
+    /// The pages of one split: those of the body in their own format, then the exact ones.
+    pub(super) fn split(&self, split: usize, prepared: &Prepared, local: &mut Local, rows: &mut Rows<'_>) {
+        rows.clear();
+        let pages = split * SPLIT_PAGES..((split + 1) * SPLIT_PAGES).min(self.last() / PAGE_TOKENS + 1);
+        local.scores.resize(self.vectors() * PAGE_TOKENS, 0.0);
+        if let Some(body) = &self.lane.plan.body {
+            let start = pages.start.max(self.lane.plan.sink_pages());
+            self.body(body, start..pages.end.min(self.lane.plan.body_end(self.last())), prepared, local, rows);
+        }
+        self.exact(pages, local, rows);
+    }
+
+    /// Position of the last row.
+    fn last(&self) -> usize {
+        self.first + self.vectors() / self.geometry.group() - 1
+    }
+
+    fn position(&self, vector: usize) -> usize {
+        self.first + vector / self.geometry.group()
+    }
+
+    /// Whether a row reads this page in its body format.
+    fn reads_body(&self, page: usize, position: usize) -> bool {
+        page >= self.lane.plan.sink_pages() && page < self.lane.plan.body_end(position)
+    }
+
+    /// What each row sees of a page in one of its forms; whether any row sees anything.
+    fn look(&self, page: usize, body: bool, visible: &mut Vec<Visible>) -> bool {
+        visible.clear();
+        visible.extend((0..self.vectors()).map(|vector| {
+            let position = self.position(vector);
+            match self.reads_body(page, position) == body {
+                true => self.visible(page * PAGE_TOKENS, position),
+                false => Visible { from: 0, to: 0 },
+            }
+        }));
+        visible.iter().any(|v| v.from < v.to)
+    }
+
+    fn exact(&self, pages: Range<usize>, local: &mut Local, rows: &mut Rows<'_>) {
+        let width = self.geometry.width();
+        for page in pages {
+            if !self.look(page, false, &mut local.visible) {
+                continue;
+            }
+            let Some(view) = self.lane.exact(page) else { continue };
+            let many = self.vectors() > DIRECT_ROWS;
+            let wide = view.k_element == Element::F32 && view.v_element == Element::F32;
+            let view = if many && !wide { widen(self.isa, view, width, &mut local.k, &mut local.v) } else { view };
+            let softcap = self.geometry.softcap.unwrap_or(0.0);
+            attend_page(self.isa, self.q, width, view, &local.visible, softcap, rows, &mut local.scores);
+        }
+    }
+
+    /// Body pages: scores from the codes, outputs in the basis of the values, brought back to the model's at the end.
+    fn body(&self, body: &Body, pages: Range<usize>, prepared: &Prepared, local: &mut Local, rows: &mut Rows<'_>) {
+        let (vectors, basis) = (self.vectors(), body.v.basis().width());
+        let mut buffer = std::mem::take(&mut local.body);
+        buffer.resize(Self::state_len(vectors, basis), 0.0);
+        let mut state = Self::state(vectors, &mut buffer);
+        state.clear();
+        let mut seen = false;
+        for page in pages {
+            if !self.look(page, true, &mut local.visible) {
+                continue;
+            }
+            let Some((k, v)) = self.lane.body(page) else { continue };
+            seen = true;
+            self.score(&body.k, k, page, prepared, local);
+            soften(self.isa, &mut local.scores, &local.visible, self.geometry.softcap.unwrap_or(0.0), &mut state);
+            if body.v.fused() {
+                body.v.accumulate(self.isa, v, &local.scores, vectors, &mut local.work, state.out);
+            } else {
+                local.v.resize(basis * PAGE_TOKENS, 0.0);
+                body.v.tile(self.isa, v, &mut local.work, &mut local.v);
+                let tile = bytes(&local.v);
+                accumulate_page(self.isa, &local.scores, tile, Element::F32, basis, &local.visible, state.out);
+            }
+        }
+        if seen {
+            let width = self.geometry.width();
+            rows.max.copy_from_slice(state.max);
+            rows.sum.copy_from_slice(state.sum);
+            for vector in 0..vectors {
+                let out = &mut rows.out[vector * width..][..width];
+                body.v.output(&state.out[vector * basis..][..basis], state.sum[vector], out);
+            }
+        }
+        local.body = buffer;
+    }
+
+    fn score(&self, k: &Pipeline, page: &[u8], index: usize, prepared: &Prepared, local: &mut Local) {
+        if k.fused() {
+            k.score(self.isa, page, prepared, &mut local.work, &mut local.scores);
+            return;
+        }
+        local.k.resize(k.basis().width() * PAGE_TOKENS, 0.0);
+        k.tile(self.isa, page, &mut local.work, &mut local.k);
+        let mut width = k.basis().width();
+        if k.before_rope() {
+            k.untransform_tile(&mut local.k, &mut local.work.tile);
+            width = k.shape().width();
+            if let (Some(rope), Some(table)) = (&self.geometry.rope, self.table) {
+                rope.rotate_tile(table, index * PAGE_TOKENS, &mut local.k);
+            }
+        }
+        score_page(self.isa, prepared.q(), width, bytes(&local.k), Element::F32, &mut local.scores);
+        for (scores, &constant) in local.scores.chunks_exact_mut(PAGE_TOKENS).zip(prepared.constant()) {
+            if constant != 0.0 {
+                scores.iter_mut().for_each(|score| *score += constant);
+            }
+        }
+    }
+
+    /// What the row at `position` sees of the page whose tokens start at `start`.
+    fn visible(&self, start: usize, position: usize) -> Visible {
+        let from = self.geometry.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let clip = |at: usize| at.saturating_sub(start).min(PAGE_TOKENS) as u8;
+        Visible { from: clip(from), to: clip(position + 1) }
+    }
+}
+
+/// The page as `f32`, in the buffers of this thread.
+fn widen<'a>(isa: Isa, view: PageView<'_>, width: usize, k: &'a mut Vec<f32>, v: &'a mut Vec<f32>) -> PageView<'a> {
+    k.resize(width * PAGE_TOKENS, 0.0);
+    v.resize(width * PAGE_TOKENS, 0.0);
+    widen_page(isa, view, k, v);
+    PageView { k: bytes(k), v: bytes(v), k_element: Element::F32, v_element: Element::F32 }
+}
+
+fn bytes(x: &[f32]) -> &[u8] {
+    // SAFETY: any four bytes of an `f32` are bytes.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), std::mem::size_of_val(x)) }
+}

@@ -1,0 +1,183 @@
+//! Tokens of one page at two precisions: the important ones at more bits, as in ZipCache (arXiv 2405.14256) and MiKV
+//! (2402.18096).
+//!
+//! A page is a bitmap of the important tokens, then the page of those, then the page of the others, each in order of
+//! position. How many are important is fixed, so pages are all of one size.
+
+use super::matrix::{Axis, Matrix};
+use crate::encode::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
+use crate::encode::quantizer::Uniform;
+use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
+use cachalot_kernels::Isa;
+use cachalot_kernels::attention::PAGE_TOKENS;
+use std::sync::Arc;
+
+pub(super) const STAGE: StageEntry = StageEntry {
+    name: "classes",
+    summary: "important tokens of a page at more bits, uniform affine: important=16 (16, 32 or 48 of 64 tokens), high=4, \
+              low=2 (bits), axis=channel|token (keys: channel, values: token), group=0 (0 for all of a class), \
+              balance=false (divides channels by the root of their largest magnitude in the class; axis=token)",
+    build,
+    calibrate: None,
+};
+
+fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
+    let shape = context.shape();
+    let important = args.integer("important", 16, 1..=shape.tokens)?;
+    if !important.is_multiple_of(16) || important == shape.tokens || shape.tokens > PAGE_TOKENS {
+        let what = format!("`important={important}` is not possible; take 16, 32 or 48 of a page of 64 tokens");
+        return Err(args.error(what));
+    }
+    let (high, low) = (args.integer("high", 4, 1..=8)?, args.integer("low", 2, 1..=8)?);
+    let axis = Axis::of_args(args, context.side, 0)?;
+    let balance = args.flag("balance", false)?;
+    args.done()?;
+    let class = |tokens, bits| {
+        Matrix::new(Shape { tokens, ..shape }, axis, Uniform::affine(bits), balance).map_err(|what| args.error(what))
+    };
+    let (high, low) = (class(important, high)?, class(shape.tokens - important, low)?);
+    Ok(Built::Part(Arc::new(Classes { shape, high, low })))
+}
+
+#[derive(Debug)]
+struct Classes {
+    shape: Shape,
+    high: Matrix,
+    low: Matrix,
+}
+
+/// Bytes of the bitmap.
+const BITMAP: usize = 8;
+
+/// Tokens in the order of the two classes: those of the bitmap, then the others. Of any bitmap a permutation.
+fn order(bitmap: u64, tokens: usize) -> impl Iterator<Item = usize> {
+    let marked = move |&token: &usize| bitmap >> token & 1 == 1;
+    (0..tokens).filter(marked).chain((0..tokens).filter(move |token| !marked(token)))
+}
+
+impl Classes {
+    fn bitmap(page: &[u8]) -> u64 {
+        page.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    /// Each class with its bytes and its tokens, which are contiguous in the order of classes.
+    fn classes<'a>(&'a self, page: &'a [u8]) -> [(&'a Matrix, &'a [u8], Vec<usize>); 2] {
+        let mut tokens: Vec<usize> = order(Classes::bitmap(page), self.shape.tokens).collect();
+        let low = tokens.split_off(self.high.shape().tokens);
+        let (a, b) = page[BITMAP..].split_at(self.high.bytes());
+        [(&self.high, a, tokens), (&self.low, b, low)]
+    }
+
+    /// The most important tokens, the earlier of equals; where nobody knows, those of the largest norm.
+    fn choose(&self, x: &[f32], importance: &[f32]) -> u64 {
+        let tokens = self.shape.tokens;
+        let norm = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() as f32;
+        let scores: Vec<f32> = match importance.len() == tokens {
+            true => importance.to_vec(),
+            false => x.chunks_exact(self.shape.channels).map(norm).collect(),
+        };
+        let mut order: Vec<usize> = (0..tokens).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        order[..self.high.shape().tokens].iter().fold(0, |bitmap, token| bitmap | 1 << token)
+    }
+}
+
+impl Part for Classes {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn breakdown(&self) -> Vec<Item> {
+        let mut items = vec![Item::new("bitmap", BITMAP)];
+        for (class, part) in [("important", &self.high), ("other", &self.low)] {
+            items.extend(
+                part.breakdown()
+                    .into_iter()
+                    .map(|item| Item::new(format!("{} of {class} tokens", item.what), item.bytes)),
+            );
+        }
+        items
+    }
+
+    fn describe(&self) -> String {
+        let of = |part: &Matrix| format!("{} tokens {}", part.shape().tokens, part.describe());
+        format!("important {}; other {}", of(&self.high), of(&self.low))
+    }
+
+    fn encode(&self, x: &[f32], hints: Hints<'_>, to: &mut [u8]) {
+        let channels = self.shape.channels;
+        let bitmap = self.choose(x, hints.importance);
+        let (head, rest) = to.split_at_mut(BITMAP);
+        head.copy_from_slice(&bitmap.to_le_bytes());
+        let rows: Vec<f32> =
+            order(bitmap, self.shape.tokens).flat_map(|token| &x[token * channels..][..channels]).copied().collect();
+        let (high, low) = rows.split_at(self.high.shape().elements());
+        let (a, b) = rest.split_at_mut(self.high.bytes());
+        self.high.encode(high, Hints::default(), a);
+        self.low.encode(low, Hints::default(), b);
+    }
+
+    fn decode(&self, page: &[u8], x: &mut [f32]) {
+        let channels = self.shape.channels;
+        for (part, page, tokens) in self.classes(page) {
+            let mut rows = vec![0.0; part.shape().elements()];
+            part.decode(page, &mut rows);
+            for (row, token) in rows.chunks_exact(channels).zip(tokens) {
+                x[token * channels..][..channels].iter_mut().zip(row).for_each(|(x, row)| *x += row);
+            }
+        }
+    }
+
+    fn fused(&self) -> bool {
+        true
+    }
+
+    fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
+        let mut class = std::mem::take(&mut work.tile);
+        for (part, page, tokens) in self.classes(page) {
+            class.clear();
+            class.resize(queries.rows * PAGE_TOKENS, 0.0);
+            part.score(isa, page, queries, work, &mut class);
+            for (from, to) in class.chunks_exact(PAGE_TOKENS).zip(scores.chunks_exact_mut(PAGE_TOKENS)) {
+                tokens.iter().zip(from).for_each(|(&token, score)| to[token] += score);
+            }
+        }
+        work.tile = class;
+    }
+
+    fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        let mut class = std::mem::take(&mut work.tile);
+        for (part, page, tokens) in self.classes(page) {
+            class.clear();
+            class.resize(rows * PAGE_TOKENS, 0.0);
+            for (from, to) in weights.chunks_exact(PAGE_TOKENS).zip(class.chunks_exact_mut(PAGE_TOKENS)) {
+                tokens.iter().zip(to).for_each(|(&token, to)| *to = from[token]);
+            }
+            part.accumulate(isa, page, &class, rows, work, out);
+        }
+        work.tile = class;
+    }
+
+    fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        let mut class = std::mem::take(&mut work.tile);
+        let width = self.shape.width();
+        for (part, page, tokens) in self.classes(page) {
+            class.clear();
+            class.resize(part.shape().tile_len(), 0.0);
+            part.tile(isa, page, work, &mut class);
+            match self.shape.side {
+                Side::Keys => {
+                    for (from, to) in class.chunks_exact(PAGE_TOKENS).zip(tile.chunks_exact_mut(PAGE_TOKENS)) {
+                        tokens.iter().zip(from).for_each(|(&token, x)| to[token] += x);
+                    }
+                }
+                Side::Values => {
+                    for (from, token) in class.chunks_exact(width).zip(tokens) {
+                        tile[token * width..][..width].iter_mut().zip(from).for_each(|(to, x)| *to += x);
+                    }
+                }
+            }
+        }
+        work.tile = class;
+    }
+}

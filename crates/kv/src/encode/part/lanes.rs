@@ -1,0 +1,68 @@
+//! Products of vectors whose lengths are multiples of sixteen.
+
+use super::super::codec::Shape;
+use cachalot_kernels::attention::{Element, PAGE_TOKENS, Visible, accumulate_page};
+use cachalot_kernels::simd::{LANES, Simd};
+use cachalot_kernels::{Isa, dispatch};
+
+dispatch! {
+    /// `Σ a b`, in sixteen lanes over ascending index, then summed in the fixed tree.
+    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 = dot_body
+}
+
+#[inline(always)]
+unsafe fn dot_body<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
+    // SAFETY: the chunks have sixteen elements; the features are the dispatcher's business.
+    unsafe {
+        let mut sum = S::splat(0.0);
+        for (a, b) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
+            sum = S::fma(S::load(a.as_ptr()), S::load(b.as_ptr()), sum);
+        }
+        S::reduce_add(sum)
+    }
+}
+
+dispatch! {
+    /// `y += a x`, fused.
+    pub(super) fn add_scaled(a: f32, x: &[f32], y: &mut [f32]) = add_scaled_body
+}
+
+#[inline(always)]
+unsafe fn add_scaled_body<S: Simd>(a: f32, x: &[f32], y: &mut [f32]) {
+    for (x, y) in x.chunks_exact(LANES).zip(y.chunks_exact_mut(LANES)) {
+        // SAFETY: the chunks have sixteen elements; the features are the dispatcher's business.
+        unsafe { S::store(y.as_mut_ptr(), S::fma(S::splat(a), S::load(x.as_ptr()), S::load(y.as_ptr()))) };
+    }
+}
+
+/// Adds `Σ weight · value` of decoded values, `[PAGE_TOKENS][width]`, to `out`, `[rows][width]`: one chain of fused
+/// multiply-adds over the tokens.
+pub(super) fn accumulate_tile(isa: Isa, tile: &[f32], shape: Shape, weights: &[f32], rows: usize, out: &mut [f32]) {
+    /// Rows whose (full) sight is said at once.
+    const AT_ONCE: usize = 64;
+    let visible = [Visible { from: 0, to: shape.tokens.min(PAGE_TOKENS) as u8 }; AT_ONCE];
+    // SAFETY: any `f32` is four bytes.
+    let tile = unsafe { std::slice::from_raw_parts(tile.as_ptr().cast::<u8>(), 4 * tile.len()) };
+    let width = shape.width();
+    let out = out[..rows * width].chunks_mut(AT_ONCE * width);
+    for (weights, out) in weights.chunks(AT_ONCE * PAGE_TOKENS).zip(out) {
+        accumulate_page(isa, weights, tile, Element::F32, width, &visible[..out.len() / width], out);
+    }
+}
+
+dispatch! {
+    /// `y += a + b`: the sum of the two first.
+    pub(super) fn add_rows(a: &[f32], b: &[f32], y: &mut [f32]) = add_rows_body
+}
+
+#[inline(always)]
+unsafe fn add_rows_body<S: Simd>(a: &[f32], b: &[f32], y: &mut [f32]) {
+    let rows = a.chunks_exact(LANES).zip(b.chunks_exact(LANES));
+    for ((a, b), y) in rows.zip(y.chunks_exact_mut(LANES)) {
+        // SAFETY: the chunks have sixteen elements; the features are the dispatcher's business.
+        unsafe {
+            let sum = S::add(S::load(a.as_ptr()), S::load(b.as_ptr()));
+            S::store(y.as_mut_ptr(), S::add(S::load(y.as_ptr()), sum));
+        }
+    }
+}

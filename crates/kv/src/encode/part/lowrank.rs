@@ -1,0 +1,136 @@
+//! A few outer products for a page: GEAR's low-rank residual (Kang et al., 2024).
+
+use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
+use super::super::math::{Rng, dense};
+use super::super::stage::{Args, Built, Context, StageEntry, StageError};
+use super::fields::{halves, put_halves};
+use super::lanes::{add_scaled, dot};
+use cachalot_kernels::Isa;
+use cachalot_kernels::attention::PAGE_TOKENS;
+use std::sync::Arc;
+
+/// Registry line.
+pub(super) const STAGE: StageEntry = StageEntry {
+    name: "lowrank",
+    summary: "a few outer products by power iteration; lowrank(rank=4, loops=3)",
+    build,
+    calibrate: None,
+};
+
+/// `x ≈ B Aᵀ`: half floats `Aᵀ`, `[rank][channels]`, then `Bᵀ`, `[rank][tokens]`.
+#[derive(Clone, Debug)]
+struct LowRank {
+    shape: Shape,
+    rank: usize,
+    loops: usize,
+}
+
+/// `B` has orthonormal columns; times eight, and `A` by eight, both fit half floats whatever the page holds.
+const BALANCE: f64 = 8.0;
+
+fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
+    let most = context.channels.min(context.tokens);
+    let rank = args.integer("rank", 4, 1..=most.min(32))?;
+    let loops = args.integer("loops", 3, 1..=20)?;
+    args.done()?;
+    Ok(Built::Part(Arc::new(LowRank { shape: context.shape(), rank, loops })))
+}
+
+impl LowRank {
+    /// `Aᵀ`, `[rank][width]`, and `Bᵀ`, `[rank][PAGE_TOKENS]`, padded with zeros.
+    fn factors<'a>(&self, page: &[u8], floats: &'a mut Vec<f32>) -> (&'a [f32], &'a [f32]) {
+        let Shape { tokens, channels, .. } = self.shape;
+        let width = self.shape.width();
+        floats.clear();
+        floats.resize(self.rank * (width + PAGE_TOKENS), 0.0);
+        let (a, b) = floats.split_at_mut(self.rank * width);
+        let mut from = halves(page);
+        for row in a.chunks_exact_mut(width) {
+            row[..channels].iter_mut().for_each(|x| *x = from.next().unwrap_or(0.0));
+        }
+        for row in b.chunks_exact_mut(PAGE_TOKENS) {
+            row[..tokens].iter_mut().for_each(|x| *x = from.next().unwrap_or(0.0));
+        }
+        (a, b)
+    }
+}
+
+impl Part for LowRank {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn breakdown(&self) -> Vec<Item> {
+        let bytes = 2 * self.rank * (self.shape.channels + self.shape.tokens);
+        vec![Item::new("low-rank factors", bytes.next_multiple_of(4))]
+    }
+
+    fn describe(&self) -> String {
+        format!("{} outer products in f16 ({} power iterations)", self.rank, self.loops)
+    }
+
+    fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
+        let Shape { tokens, channels, .. } = self.shape;
+        let e: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        let et = dense::transpose(&e, channels);
+        let mut rng = Rng::new(0, 20);
+        // Both factors as rows: `[rank][channels]` and `[rank][tokens]`.
+        let mut a: Vec<f64> = (0..self.rank * channels).map(|_| rng.uniform()).collect();
+        let mut b = Vec::new();
+        for i in 0..self.loops {
+            let last = i + 1 == self.loops;
+            if last {
+                dense::orthonormalise(&mut a, channels);
+            }
+            b = dense::multiply(&a, &et, channels, tokens);
+            if last {
+                dense::orthonormalise(&mut b, tokens);
+            }
+            a = dense::multiply(&b, &e, tokens, channels);
+            if !last {
+                // Only so that nothing overflows: the direction is what counts.
+                let top = a.iter().fold(0.0f64, |top, x| top.max(x.abs()));
+                a.iter_mut().for_each(|x| *x /= top.max(f64::MIN_POSITIVE));
+            }
+        }
+        let a = a.iter().map(|x| (x / BALANCE) as f32);
+        put_halves(to, a.chain(b.iter().map(|x| (x * BALANCE) as f32)));
+    }
+
+    fn decode(&self, page: &[u8], x: &mut [f32]) {
+        let mut floats = Vec::new();
+        let (a, b) = self.factors(page, &mut floats);
+        let width = self.shape.width();
+        for (token, row) in x.chunks_exact_mut(self.shape.channels).enumerate() {
+            for (c, x) in row.iter_mut().enumerate() {
+                *x += (0..self.rank).fold(0.0, |sum, r| sum + b[r * PAGE_TOKENS + token] * a[r * width + c]);
+            }
+        }
+    }
+
+    fn fused(&self) -> bool {
+        true
+    }
+
+    fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
+        debug_assert_eq!(self.shape.side, Side::Keys);
+        let width = self.shape.width();
+        let (a, b) = self.factors(page, &mut work.floats);
+        for (q, scores) in queries.q.chunks_exact(width).zip(scores.chunks_exact_mut(PAGE_TOKENS)) {
+            for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(PAGE_TOKENS)) {
+                add_scaled(isa, dot(isa, q, a), b, scores);
+            }
+        }
+    }
+
+    fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        let width = self.shape.width();
+        let (a, b) = self.factors(page, &mut work.floats);
+        let out = out.chunks_exact_mut(width).take(rows);
+        for (weights, out) in weights.chunks_exact(PAGE_TOKENS).zip(out) {
+            for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(PAGE_TOKENS)) {
+                add_scaled(isa, dot(isa, weights, b), a, out);
+            }
+        }
+    }
+}

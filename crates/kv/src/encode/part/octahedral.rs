@@ -1,0 +1,202 @@
+//! Triplets of coordinates as a direction on the octahedron and a length: OCTOPUS. Wants rotated rows.
+
+mod map;
+
+use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
+use super::super::math::lloyd::nearest;
+use super::super::stage::{Args, Built, Context, StageEntry, StageError};
+use super::fields::{self, halves, put_halves};
+use cachalot_kernels::Isa;
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::lookup::add_looked_up;
+use cachalot_kernels::polar::spread;
+use map::{length_levels, map, side_levels, unmap};
+use std::sync::Arc;
+
+/// Registry line.
+pub(super) const STAGE: StageEntry = StageEntry {
+    name: "octahedral",
+    summary: "directions and lengths of triplets on the octahedron, for rotated rows; octahedral(bits=3)",
+    build,
+    calibrate: None,
+};
+
+/// Per triplet of channels, the last padded with zeros: codes of the two sides of its direction with a bit more than
+/// nominal, of its length with a bit less, each `[tokens]` fields; then the lengths of the rows as half floats.
+#[derive(Clone, Debug)]
+struct Octahedral {
+    shape: Shape,
+    side_bits: usize,
+    length_bits: usize,
+    /// Levels of a side of the direction, ascending.
+    sides: Vec<f64>,
+    /// Levels of the length of a triplet of a unit row.
+    lengths: Vec<f64>,
+    /// The three coordinates of the directions, `[3][second side][first side]`.
+    directions: Vec<f32>,
+    length_table: [f32; 16],
+}
+
+fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
+    let bits = args.integer("bits", 3, 2..=4)?;
+    args.done()?;
+    if context.channels < 8 {
+        return Err(args.error(format!("{} channels are too few; eight or more are needed", context.channels)));
+    }
+    let (side_bits, length_bits) = (bits + 1, bits - 1);
+    let sides = side_levels(1 << side_bits);
+    let lengths = length_levels(context.channels, 1 << length_bits);
+    let mut directions = vec![0.0; 3 << (2 * side_bits)];
+    for (j, &eta) in sides.iter().enumerate() {
+        for (i, &xi) in sides.iter().enumerate() {
+            let n = unmap(xi, eta);
+            let at = j << side_bits | i;
+            (0..3).for_each(|axis| directions[axis << (2 * side_bits) | at] = n[axis] as f32);
+        }
+    }
+    let mut length_table = [0.0; 16];
+    length_table.iter_mut().zip(&lengths).for_each(|(to, &x)| *to = x as f32);
+    let shape = context.shape();
+    Ok(Built::Part(Arc::new(Octahedral { shape, side_bits, length_bits, sides, lengths, directions, length_table })))
+}
+
+fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+}
+
+impl Octahedral {
+    fn triplets(&self) -> usize {
+        self.shape.channels.div_ceil(3)
+    }
+
+    fn triplet_bytes(&self) -> usize {
+        2 * fields::bytes(self.side_bits, self.shape.tokens) + fields::bytes(self.length_bits, self.shape.tokens)
+    }
+
+    /// Codes of a triplet of a unit row: of the nine directions about the nearest of each side, the one that points
+    /// furthest along it, then the length nearest to how far.
+    fn code(&self, t: [f64; 3]) -> [usize; 3] {
+        let sides = map(t).map(|side| nearest(&self.sides, side));
+        let about = |code: usize| code.saturating_sub(1)..=(code + 1).min(self.sides.len() - 1);
+        let mut best = (f64::NEG_INFINITY, sides);
+        for i in about(sides[0]) {
+            for j in about(sides[1]) {
+                let along = dot(t, unmap(self.sides[i], self.sides[j]));
+                // In a tie the nearest of each side stays.
+                if along > best.0 || (along == best.0 && [i, j] == sides) {
+                    best = (along, [i, j]);
+                }
+            }
+        }
+        [best.1[0], best.1[1], nearest(&self.lengths, best.0)]
+    }
+
+    /// The three rows of a triplet of the page, `[3][tokens]`.
+    fn triplet(&self, isa: Isa, bytes: &[u8], lengths: &[f32], rows: &mut [f32]) {
+        let tokens = self.shape.tokens;
+        let (mut first, mut second) = ([0u16; PAGE_TOKENS], [0u16; PAGE_TOKENS]);
+        let (first, second) = (&mut first[..tokens], &mut second[..tokens]);
+        let side = fields::bytes(self.side_bits, tokens);
+        let (xi, rest) = bytes.split_at(side);
+        let (eta, rho) = rest.split_at(side);
+        let mut scale = [0.0; PAGE_TOKENS];
+        let scale = &mut scale[..tokens];
+        fields::unpack(self.length_bits, rho, first);
+        spread(isa, &self.length_table, first, lengths, scale);
+        fields::unpack(self.side_bits, xi, first);
+        fields::unpack(self.side_bits, eta, second);
+        first.iter_mut().zip(&*second).for_each(|(first, second)| *first |= second << self.side_bits);
+        rows.fill(0.0);
+        let tables = self.directions.chunks_exact(1 << (2 * self.side_bits));
+        for (table, row) in tables.zip(rows.chunks_exact_mut(tokens)) {
+            add_looked_up(isa, table, first, row);
+            row.iter_mut().zip(&*scale).for_each(|(x, scale)| *x *= scale);
+        }
+    }
+
+    /// Every channel's row of tokens.
+    fn rows(&self, isa: Isa, page: &[u8], mut each: impl FnMut(usize, &[f32])) {
+        let tokens = self.shape.tokens;
+        let (codes, lengths) = page.split_at(self.triplets() * self.triplet_bytes());
+        let mut row_lengths = [0.0; PAGE_TOKENS];
+        row_lengths[..tokens].iter_mut().zip(halves(lengths)).for_each(|(to, x)| *to = x);
+        let mut rows = [0.0; 3 * PAGE_TOKENS];
+        let rows = &mut rows[..3 * tokens];
+        for (i, bytes) in codes.chunks_exact(self.triplet_bytes()).enumerate() {
+            self.triplet(isa, bytes, &row_lengths[..tokens], rows);
+            for (axis, row) in rows.chunks_exact(tokens).enumerate() {
+                if 3 * i + axis < self.shape.channels {
+                    each(3 * i + axis, row);
+                }
+            }
+        }
+    }
+}
+
+impl Part for Octahedral {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn breakdown(&self) -> Vec<Item> {
+        let codes = self.triplets() * self.triplet_bytes();
+        let lengths = 2 * self.shape.tokens;
+        let padding = (codes + lengths).next_multiple_of(4) - codes - lengths;
+        vec![Item::new("codes", codes), Item::new("lengths", lengths + padding)]
+    }
+
+    fn describe(&self) -> String {
+        let (side, length) = (self.side_bits, self.length_bits);
+        format!(
+            "triplets on the octahedron: directions of {side} + {side} bits, lengths of {length}, lengths of rows in f16"
+        )
+    }
+
+    fn shared_bytes(&self) -> usize {
+        4 * self.directions.len() + 64 + 8 * (self.sides.len() + self.lengths.len())
+    }
+
+    fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
+        to.fill(0);
+        let Shape { tokens, channels, .. } = self.shape;
+        let triplets = self.triplets();
+        let mut codes = vec![[0u16; 3]; triplets * tokens];
+        let mut lengths = Vec::with_capacity(tokens);
+        for (token, row) in x.chunks_exact(channels).enumerate() {
+            let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+            lengths.push(length as f32);
+            let unit = if length > 0.0 { 1.0 / length } else { 0.0 };
+            for (i, triplet) in row.chunks(3).enumerate() {
+                let mut t = [0.0; 3];
+                t.iter_mut().zip(triplet).for_each(|(t, &x)| *t = f64::from(x) * unit);
+                codes[i * tokens + token] = self.code(t).map(|code| code as u16);
+            }
+        }
+        let (to_codes, to_lengths) = to.split_at_mut(triplets * self.triplet_bytes());
+        for (codes, to) in codes.chunks_exact(tokens).zip(to_codes.chunks_exact_mut(self.triplet_bytes())) {
+            let mut at = 0;
+            for (part, bits) in [self.side_bits, self.side_bits, self.length_bits].into_iter().enumerate() {
+                let fields: Vec<u16> = codes.iter().map(|code| code[part]).collect();
+                let next = at + fields::bytes(bits, tokens);
+                fields::pack(bits, &fields, &mut to[at..next]);
+                at = next;
+            }
+        }
+        put_halves(to_lengths, lengths.into_iter());
+    }
+
+    fn decode(&self, page: &[u8], x: &mut [f32]) {
+        let d = self.shape.channels;
+        self.rows(Isa::Portable, page, |channel, row| {
+            x.iter_mut().skip(channel).step_by(d).zip(row).for_each(|(x, row)| *x += row);
+        });
+    }
+
+    fn tile(&self, isa: Isa, page: &[u8], _work: &mut Work, tile: &mut [f32]) {
+        let width = self.shape.width();
+        self.rows(isa, page, |channel, row| match self.shape.side {
+            Side::Keys => tile[channel * PAGE_TOKENS..].iter_mut().zip(row).for_each(|(to, x)| *to += x),
+            Side::Values => tile[channel..].iter_mut().step_by(width).zip(row).for_each(|(to, x)| *to += x),
+        });
+    }
+}

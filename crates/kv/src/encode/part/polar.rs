@@ -1,0 +1,180 @@
+//! Recursive polar coordinates: PolarQuant of Han et al., 2025. Wants rotated rows, whose coordinates are nearly
+//! independent and normal.
+
+use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
+use super::super::math::elementary::{atan2, sin_cos};
+use super::super::stage::{Args, Built, Context, StageEntry, StageError};
+use super::fields::{self, halves, put_halves};
+use cachalot_kernels::Isa;
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::polar::spread;
+use std::f64::consts::{PI, TAU};
+use std::sync::Arc;
+
+/// Registry line.
+pub(super) const STAGE: StageEntry = StageEntry {
+    name: "polar",
+    summary: "recursive polar coordinates of blocks of 16 channels, for rotated rows",
+    build,
+    calibrate: None,
+};
+
+/// Coordinates of a block, a radius and fifteen angles.
+const BLOCK: usize = 16;
+/// Bits of the angles between single coordinates; those between radii have two.
+const FINE: usize = 4;
+const COARSE: usize = 2;
+/// The angle of a coarse code between radii of two, four and eight coordinates: the best four levels of the density
+/// `sinⁿ 2ψ` with `n = 1, 3, 7` (Lloyd-Max), symmetric about a quarter of π.
+const LEVELS: [[f64; 2]; 3] = [[0.3098, 0.6340], [0.4262, 0.6744], [0.5242, 0.7059]];
+
+/// Per block of sixteen channels: the codes of the eight, four, two and one angles, each `[tokens]` fields, then the radii
+/// as half floats.
+#[derive(Clone, Debug)]
+struct Polar {
+    shape: Shape,
+    /// Cosines and sines by code, for angles between coordinates and then the three levels of radii.
+    tables: Vec<[[f32; 16]; 2]>,
+    /// Angles that part two codes, for the levels of radii.
+    bounds: [[f64; 3]; 3],
+}
+
+fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
+    args.done()?;
+    if !context.channels.is_multiple_of(BLOCK) {
+        return Err(args.error(format!("{} channels are no blocks of {BLOCK}; choose another part", context.channels)));
+    }
+    let levels = LEVELS.map(|[a, b]| [a, b, PI / 2.0 - b, PI / 2.0 - a]);
+    let table = |angles: &[f64]| {
+        let mut table = [[0.0; 16]; 2];
+        for (code, &angle) in angles.iter().enumerate() {
+            let (sin, cos) = sin_cos(angle);
+            (table[0][code], table[1][code]) = (cos as f32, sin as f32);
+        }
+        table
+    };
+    let fine: Vec<f64> = (0..1 << FINE).map(|code| (f64::from(code) + 0.5) * TAU / 16.0).collect();
+    let tables = std::iter::once(table(&fine)).chain(levels.iter().map(|level| table(level))).collect();
+    let bounds = levels.map(|[a, b, c, d]| [(a + b) / 2.0, (b + c) / 2.0, (c + d) / 2.0]);
+    Ok(Built::Part(Arc::new(Polar { shape: context.shape(), tables, bounds })))
+}
+
+/// Bits of the angles of a level.
+fn bits(level: usize) -> usize {
+    if level == 0 { FINE } else { COARSE }
+}
+
+impl Polar {
+    /// Bytes of the angles of a block at one level, `8 >> level` of them.
+    fn span(&self, level: usize) -> usize {
+        fields::bytes(bits(level), self.shape.tokens) * (BLOCK >> 1 >> level)
+    }
+
+    fn block_bytes(&self) -> usize {
+        (0..4).map(|level| self.span(level)).sum::<usize>() + 2 * self.shape.tokens
+    }
+
+    fn code(&self, level: usize, y: f64, x: f64) -> u16 {
+        let angle = atan2(y, x);
+        if level == 0 {
+            let turned = if angle < 0.0 { angle + TAU } else { angle };
+            return ((turned * 16.0 / TAU) as u16).min(15);
+        }
+        self.bounds[level - 1].iter().filter(|&&bound| angle > bound).count() as u16
+    }
+
+    /// One block of a page, `[BLOCK][tokens]`.
+    fn block(&self, isa: Isa, bytes: &[u8], rows: &mut [f32]) {
+        let tokens = self.shape.tokens;
+        let mut codes = [0u16; PAGE_TOKENS];
+        let codes = &mut codes[..tokens];
+        let radii = &bytes[self.block_bytes() - 2 * tokens..];
+        rows.iter_mut().zip(halves(radii)).for_each(|(to, r)| *to = r);
+        let mut radius = [0.0; PAGE_TOKENS];
+        let radius = &mut radius[..tokens];
+        for level in (0..4).rev() {
+            let bytes = &bytes[(0..level).map(|level| self.span(level)).sum()..][..self.span(level)];
+            let [cos, sin] = &self.tables[level];
+            // From the last, so that a parent is read before its place is taken.
+            for (node, bytes) in bytes.chunks_exact(fields::bytes(bits(level), tokens)).enumerate().rev() {
+                fields::unpack(bits(level), bytes, codes);
+                radius.copy_from_slice(&rows[node * tokens..][..tokens]);
+                let (low, high) = rows[2 * node * tokens..][..2 * tokens].split_at_mut(tokens);
+                spread(isa, cos, codes, radius, low);
+                spread(isa, sin, codes, radius, high);
+            }
+        }
+    }
+}
+
+impl Part for Polar {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn breakdown(&self) -> Vec<Item> {
+        let blocks = self.shape.channels / BLOCK;
+        let angles = blocks * (self.block_bytes() - 2 * self.shape.tokens);
+        vec![Item::new("angles", angles), Item::new("radii", 2 * self.shape.tokens * blocks)]
+    }
+
+    fn describe(&self) -> String {
+        format!("polar coordinates of blocks of {BLOCK}: angles of 4, 2, 2 and 2 bits, radii in f16")
+    }
+
+    fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
+        let Shape { tokens, channels, .. } = self.shape;
+        for (block, to) in to.chunks_exact_mut(self.block_bytes()).enumerate() {
+            let mut angles = vec![0u16; (BLOCK - 1) * tokens];
+            let mut radii = vec![0.0; tokens];
+            for (token, row) in x.chunks_exact(channels).enumerate() {
+                let mut r: Vec<f64> = row[block * BLOCK..][..BLOCK].iter().map(|&x| f64::from(x)).collect();
+                let mut first = 0;
+                for level in 0..4 {
+                    for (node, pair) in r.chunks_exact(2).enumerate() {
+                        angles[(first + node) * tokens + token] = self.code(level, pair[1], pair[0]);
+                    }
+                    first += r.len() / 2;
+                    r = r.chunks_exact(2).map(|pair| (pair[0] * pair[0] + pair[1] * pair[1]).sqrt()).collect();
+                }
+                radii[token] = r[0] as f32;
+            }
+            let mut at = 0;
+            for (i, angles) in angles.chunks_exact(tokens).enumerate() {
+                let bits = bits(usize::from(i >= BLOCK / 2));
+                let next = at + fields::bytes(bits, tokens);
+                fields::pack(bits, angles, &mut to[at..next]);
+                at = next;
+            }
+            put_halves(&mut to[at..], radii.into_iter());
+        }
+    }
+
+    fn decode(&self, page: &[u8], x: &mut [f32]) {
+        let Shape { tokens, channels, .. } = self.shape;
+        let mut rows = vec![0.0; BLOCK * tokens];
+        for (block, bytes) in page.chunks_exact(self.block_bytes()).enumerate() {
+            self.block(Isa::Portable, bytes, &mut rows);
+            for (token, x) in x.chunks_exact_mut(channels).enumerate() {
+                let to = x[block * BLOCK..][..BLOCK].iter_mut().enumerate();
+                to.for_each(|(c, x)| *x += rows[c * tokens + token]);
+            }
+        }
+    }
+
+    fn tile(&self, isa: Isa, page: &[u8], _work: &mut Work, tile: &mut [f32]) {
+        let (tokens, width) = (self.shape.tokens, self.shape.width());
+        let mut rows = [0.0; BLOCK * PAGE_TOKENS];
+        let rows = &mut rows[..BLOCK * tokens];
+        for (block, bytes) in page.chunks_exact(self.block_bytes()).enumerate() {
+            self.block(isa, bytes, rows);
+            for (c, row) in rows.chunks_exact(tokens).enumerate() {
+                let c = block * BLOCK + c;
+                match self.shape.side {
+                    Side::Keys => tile[c * PAGE_TOKENS..].iter_mut().zip(row).for_each(|(to, x)| *to += x),
+                    Side::Values => row.iter().enumerate().for_each(|(t, x)| tile[t * width + c] += x),
+                }
+            }
+        }
+    }
+}

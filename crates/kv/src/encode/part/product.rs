@@ -1,0 +1,284 @@
+//! Product quantization: MILLION (Wang et al., 2025), after Jégou et al., 2011.
+
+use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
+use super::super::math::kmeans;
+use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry, StageError};
+use super::fields;
+use super::lanes::accumulate_tile;
+use cachalot_kernels::Isa;
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::lookup::{add_looked_up, score_tables, score_tile, tables};
+use cachalot_kernels::simd::LANES;
+use std::sync::Arc;
+
+/// Registry line.
+pub(super) const STAGE: StageEntry = StageEntry {
+    name: "product",
+    summary: "product quantization with codebooks from a profile; product(subspaces=32, bits=8, iterations=25)",
+    build,
+    calibrate: Some(calibrate),
+};
+
+/// Query rows up to which a table of products is cheaper than decoding the page.
+const TABLE_ROWS: usize = 4;
+
+/// Sub-spaces of as many channels each; per sub-space and token the number of a word. A page is the numbers,
+/// `[sub-spaces]` of `tokens` fields.
+pub(super) struct Product {
+    shape: Shape,
+    what: String,
+    subspaces: usize,
+    dims: usize,
+    bits: usize,
+    /// Words of a sub-space, padded to vectors.
+    count: usize,
+    /// `[sub-spaces][words][dims]`.
+    words: Vec<f32>,
+    /// `[channels][count]`.
+    by_channel: Vec<f32>,
+    search: Option<Search>,
+}
+
+/// The nearest word in another metric.
+struct Search {
+    /// Keys to where distances are taken, `[channels][channels]`, a product per row.
+    metric: Vec<f32>,
+    /// The words there, `[channels][count]`.
+    by_channel: Vec<f32>,
+}
+
+impl std::fmt::Debug for Product {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Product").field("shape", &self.shape).field("what", &self.what).finish_non_exhaustive()
+    }
+}
+
+impl Product {
+    /// `words` is `[subspaces][1 << bits][channels / subspaces]`; `metric` takes a row to where distances are taken.
+    pub(super) fn new(
+        shape: Shape,
+        what: String,
+        subspaces: usize,
+        bits: usize,
+        words: &[f32],
+        metric: Option<&[f32]>,
+    ) -> Product {
+        let dims = shape.channels / subspaces;
+        let count = (1usize << bits).max(LANES);
+        let by_channel = padded(words, dims, 1 << bits, count);
+        let search = metric.map(|metric| {
+            let there: Vec<f32> = words.chunks_exact(dims).flat_map(|word| measured(metric, word)).collect();
+            Search { metric: metric.to_vec(), by_channel: padded(&there, dims, 1 << bits, count) }
+        });
+        Product { shape, what, subspaces, dims, bits, count, words: words.to_vec(), by_channel, search }
+    }
+
+    fn span(&self) -> usize {
+        fields::bytes(self.bits, self.shape.tokens)
+    }
+
+    fn words_of(&self, subspace: usize) -> &[f32] {
+        let words = self.dims << self.bits;
+        &self.words[subspace * words..][..words]
+    }
+
+    /// Codes of one sub-space.
+    fn codes<'a>(&self, page: &[u8], subspace: usize, codes: &'a mut [u16; PAGE_TOKENS]) -> &'a [u16] {
+        let codes = &mut codes[..self.shape.tokens];
+        fields::unpack(self.bits, &page[subspace * self.span()..][..self.span()], codes);
+        codes
+    }
+}
+
+/// Words of every sub-space, channel by channel, with `count - words` words of zeros more.
+fn padded(words: &[f32], dims: usize, each: usize, count: usize) -> Vec<f32> {
+    let by_channel = words.chunks_exact(dims * each).flat_map(|words| kmeans::channel_major(words, dims));
+    let by_channel: Vec<f32> = by_channel.collect();
+    let mut out = Vec::with_capacity(by_channel.len() / each * count);
+    for row in by_channel.chunks_exact(each) {
+        out.extend_from_slice(row);
+        out.resize(out.len() + count - each, 0.0);
+    }
+    out
+}
+
+/// `metric x`, in `f64`.
+fn measured(metric: &[f32], x: &[f32]) -> Vec<f32> {
+    let product = |row: &[f32]| row.iter().zip(x).fold(0.0, |sum, (m, x)| sum + f64::from(*m) * f64::from(*x)) as f32;
+    metric.chunks_exact(x.len()).map(product).collect()
+}
+
+struct Options {
+    subspaces: usize,
+    bits: usize,
+    iterations: usize,
+}
+
+fn options(args: &Args, context: &Context<'_>) -> Result<Options, StageError> {
+    let d = context.channels;
+    let subspaces = args.integer("subspaces", 32, 1..=d)?;
+    let bits = args.integer("bits", 8, 1..=12)?;
+    let iterations = args.integer("iterations", 25, 1..=1000)?;
+    args.done()?;
+    if !d.is_multiple_of(subspaces) {
+        return Err(args.error(format!("{subspaces} sub-spaces do not divide {d} channels; choose a divisor")));
+    }
+    Ok(Options { subspaces, bits, iterations })
+}
+
+fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
+    let Options { subspaces, bits, .. } = options(args, context)?;
+    let dims = context.channels / subspaces;
+    let words = context.tensor(args, "codebook", &[subspaces, 1 << bits, dims])?;
+    let what = format!("product quantization: {subspaces} sub-spaces of {dims} channels, {bits} bits each");
+    Ok(Built::Part(Arc::new(Product::new(context.shape(), what, subspaces, bits, words, None))))
+}
+
+fn calibrate(args: &Args, context: &Context<'_>, samples: &Samples<'_>) -> Result<Vec<NamedTensor>, StageError> {
+    let Options { subspaces, bits, iterations } = options(args, context)?;
+    let dims = context.channels / subspaces;
+    let mut data = Vec::with_capacity(context.channels << bits);
+    for m in 0..subspaces {
+        let rows = samples.rows.chunks_exact(context.channels);
+        let share: Vec<f32> = rows.flat_map(|row| row[m * dims..][..dims].iter().copied()).collect();
+        data.extend(kmeans::train(&share, dims, 1 << bits, iterations, samples.seed.wrapping_add(m as u64)));
+    }
+    let name = context.tensor_name("codebook");
+    Ok(vec![NamedTensor { name, shape: vec![subspaces, 1 << bits, dims], data }])
+}
+
+impl Part for Product {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn breakdown(&self) -> Vec<Item> {
+        vec![Item::new("codes", (self.subspaces * self.span()).next_multiple_of(4))]
+    }
+
+    fn describe(&self) -> String {
+        self.what.clone()
+    }
+
+    fn shared_bytes(&self) -> usize {
+        let search = self.search.as_ref().map_or(0, |search| search.metric.len() + search.by_channel.len());
+        4 * (self.words.len() + self.by_channel.len() + search)
+    }
+
+    fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
+        to.fill(0);
+        let isa = Isa::detect();
+        let mut distances = vec![0.0; self.count];
+        // Padding must not be nearest to anything: only the words count.
+        let words = 1 << self.bits;
+        let mut codes = vec![0u16; self.subspaces * self.shape.tokens];
+        for (token, row) in x.chunks_exact(self.shape.channels).enumerate() {
+            let there = self.search.as_ref().map(|search| measured(&search.metric, row));
+            let row = there.as_deref().unwrap_or(row);
+            let by_channel = self.search.as_ref().map_or(&self.by_channel, |search| &search.by_channel);
+            let shares = row.chunks_exact(self.dims).zip(by_channel.chunks_exact(self.dims * self.count));
+            for (m, (share, by_channel)) in shares.enumerate() {
+                kmeans::nearest(isa, share, by_channel, &mut distances);
+                let distances = &distances[..words];
+                let least = distances.iter().enumerate().fold(0, |at, (i, d)| if *d < distances[at] { i } else { at });
+                codes[m * self.shape.tokens + token] = least as u16;
+            }
+        }
+        for (codes, to) in codes.chunks_exact(self.shape.tokens).zip(to.chunks_exact_mut(self.span())) {
+            fields::pack(self.bits, codes, to);
+        }
+    }
+
+    fn decode(&self, page: &[u8], x: &mut [f32]) {
+        let mut codes = [0; PAGE_TOKENS];
+        for m in 0..self.subspaces {
+            let words = self.words_of(m);
+            let codes = self.codes(page, m, &mut codes);
+            for (&code, row) in codes.iter().zip(x.chunks_exact_mut(self.shape.channels)) {
+                let word = &words[usize::from(code) * self.dims..][..self.dims];
+                row[m * self.dims..].iter_mut().zip(word).for_each(|(x, word)| *x += word);
+            }
+        }
+    }
+
+    fn fused(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, isa: Isa, q: &[f32], rows: usize, state: &mut Vec<f32>) {
+        state.clear();
+        if rows > TABLE_ROWS || self.shape.side == Side::Values {
+            return;
+        }
+        let each = self.subspaces * self.count;
+        state.resize(rows * each, 0.0);
+        for (q, to) in q.chunks_exact(self.shape.width()).zip(state.chunks_exact_mut(each)) {
+            tables(isa, &q[..self.shape.channels], self.dims, &self.by_channel, self.count, to);
+        }
+    }
+
+    fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
+        let Shape { tokens, channels, .. } = self.shape;
+        if queries.state.is_empty() {
+            let mut tile = std::mem::take(&mut work.tile);
+            tile.clear();
+            tile.resize(self.shape.tile_len(), 0.0);
+            self.tile(isa, page, work, &mut tile);
+            score_tile(isa, queries.q, self.shape.width(), &tile, channels, self.dims, scores);
+            work.tile = tile;
+            return;
+        }
+        work.codes.clear();
+        work.codes.resize(self.subspaces * PAGE_TOKENS, 0);
+        for (m, codes) in work.codes.chunks_exact_mut(PAGE_TOKENS).enumerate() {
+            fields::unpack(self.bits, &page[m * self.span()..][..self.span()], &mut codes[..tokens]);
+        }
+        let rows = queries.state.chunks_exact(self.subspaces * self.count);
+        for (tables, scores) in rows.zip(scores.chunks_exact_mut(PAGE_TOKENS)) {
+            let mut own = [0.0; PAGE_TOKENS];
+            score_tables(isa, tables, self.count, &work.codes, &mut own);
+            scores[..tokens].iter_mut().zip(&own).for_each(|(score, own)| *score += own);
+        }
+    }
+
+    fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        let mut tile = std::mem::take(&mut work.tile);
+        tile.clear();
+        tile.resize(self.shape.tile_len(), 0.0);
+        self.tile(isa, page, work, &mut tile);
+        accumulate_tile(isa, &tile, self.shape, weights, rows, out);
+        work.tile = tile;
+    }
+
+    fn tile(&self, isa: Isa, page: &[u8], _work: &mut Work, tile: &mut [f32]) {
+        let width = self.shape.width();
+        let mut codes = [0; PAGE_TOKENS];
+        for m in 0..self.subspaces {
+            let words = self.words_of(m);
+            let codes = self.codes(page, m, &mut codes);
+            let first = m * self.dims;
+            match self.shape.side {
+                // Few channels: a vector of tokens at a time. Many: a word at a time, which lies side by side.
+                Side::Keys if self.dims < LANES => {
+                    for c in first..first + self.dims {
+                        let table = &self.by_channel[c * self.count..][..self.count];
+                        add_looked_up(isa, table, codes, &mut tile[c * PAGE_TOKENS..][..codes.len()]);
+                    }
+                }
+                Side::Keys => {
+                    for (token, &code) in codes.iter().enumerate() {
+                        let word = &words[usize::from(code) * self.dims..][..self.dims];
+                        let to = tile[first * PAGE_TOKENS + token..].iter_mut().step_by(PAGE_TOKENS);
+                        to.zip(word).for_each(|(to, word)| *to += word);
+                    }
+                }
+                Side::Values => {
+                    for (token, &code) in codes.iter().enumerate() {
+                        let word = &words[usize::from(code) * self.dims..][..self.dims];
+                        tile[token * width + first..].iter_mut().zip(word).for_each(|(to, word)| *to += word);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The Walsh-Hadamard transform in blocks (QuaRot, Ashkboos et al., 2024; SAW-INT4; RotateKV, Su et al., 2025).
+
+// Plain loops: the dispatcher compiles them once for each instruction set, whose vectors the compiler then uses.
+#![allow(clippy::extra_unused_type_parameters)]
+
+use super::super::codec::Transform;
+use super::super::stage::{Args, Built, Context, StageError};
+use super::widest;
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::dispatch;
+use cachalot_kernels::simd::Simd;
+use std::sync::Arc;
+
+/// Blocks of a power of two channels, each multiplied with the normalised Walsh-Hadamard matrix, its own inverse.
+#[derive(Clone, Debug)]
+pub(super) struct Hadamard {
+    channels: usize,
+    block: usize,
+}
+
+impl Hadamard {
+    pub(super) fn new(channels: usize, block: usize) -> Hadamard {
+        Hadamard { channels, block }
+    }
+}
+
+pub(super) fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
+    let channels = context.channels;
+    let largest = 1 << channels.trailing_zeros();
+    let block = match args.integer("block", 0, 0..=channels)? {
+        0 => largest,
+        block => block,
+    };
+    args.done()?;
+    if !block.is_power_of_two() || !channels.is_multiple_of(block) {
+        return Err(args.error(format!(
+            "blocks of {block} do not fit {channels} channels; the block must be a power of two that divides them, \
+             at most {largest}, or use rotate()"
+        )));
+    }
+    Ok(Built::Transform(Arc::new(Hadamard::new(channels, block))))
+}
+
+impl Transform for Hadamard {
+    fn inputs(&self) -> usize {
+        self.channels
+    }
+
+    fn outputs(&self) -> usize {
+        self.channels
+    }
+
+    fn forward(&self, x: &[f32], y: &mut [f32]) {
+        y.copy_from_slice(x);
+        y.chunks_exact_mut(self.block).for_each(|block| transform(widest(), block));
+    }
+
+    fn query(&self, q: &[f32], y: &mut [f32]) -> f32 {
+        self.forward(q, y);
+        0.0
+    }
+
+    fn inverse(&self, y: &[f32], x: &mut [f32]) {
+        self.forward(y, x);
+    }
+
+    fn output(&self, y: &[f32], _weight: f32, x: &mut [f32]) {
+        self.forward(y, x);
+    }
+
+    fn inverse_tile(&self, from: &[f32], to: &mut [f32]) {
+        to[..self.channels * PAGE_TOKENS].copy_from_slice(&from[..self.channels * PAGE_TOKENS]);
+        let blocks = to[..self.channels * PAGE_TOKENS].chunks_exact_mut(self.block * PAGE_TOKENS);
+        blocks.for_each(|block| transform_tile(widest(), block));
+    }
+
+    fn describe(&self) -> String {
+        format!("Walsh-Hadamard transform of {} blocks of {} channels", self.channels / self.block, self.block)
+    }
+}
+
+dispatch! {
+    /// The normalised transform of a power of two numbers, in place.
+    pub(super) fn transform(x: &mut [f32]) = transform_body
+}
+
+dispatch! {
+    /// The same of a page of keys, `[channels][PAGE_TOKENS]`.
+    pub(super) fn transform_tile(x: &mut [f32]) = transform_tile_body
+}
+
+#[inline(always)]
+unsafe fn transform_body<S: Simd>(x: &mut [f32]) {
+    butterflies(x, 1);
+}
+
+#[inline(always)]
+unsafe fn transform_tile_body<S: Simd>(x: &mut [f32]) {
+    butterflies(x, PAGE_TOKENS);
+}
+
+/// Sums and differences of rows `1, 2, 4, …` apart; a row has `row` numbers.
+#[inline(always)]
+fn butterflies(x: &mut [f32], row: usize) {
+    let mut half = row;
+    while half < x.len() {
+        for pair in x.chunks_exact_mut(2 * half) {
+            let (low, high) = pair.split_at_mut(half);
+            for (a, b) in low.iter_mut().zip(high) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let scale = 1.0 / ((x.len() / row) as f32).sqrt();
+    x.iter_mut().for_each(|x| *x *= scale);
+}

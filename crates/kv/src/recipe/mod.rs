@@ -1,0 +1,238 @@
+//! Recipes: a method of the literature (or one's own) as a choice for each verb, read from TOML or written inline.
+//!
+//! - [`file`]: the TOML form; errors say file, line and column.
+//! - [`expression`]: the inline form, `kivi-2(window=64)`, `k=q8_0,v=q4_0`, `int4(rotate=hadamard)`.
+//! - [`registry`]: the recipes this program comes with.
+//! - [`plan`]: a recipe on a model becomes a [`crate::plan::CachePlan`].
+//! - [`calibrate`]: how a profile is made.
+
+pub mod calibrate;
+pub mod card;
+pub mod error;
+pub mod expression;
+pub mod file;
+mod nearest;
+pub mod plan;
+pub mod ranges;
+pub mod registry;
+mod search;
+mod shorthand;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use card::Card;
+pub use error::RecipeError;
+pub use nearest::nearest;
+pub use ranges::Ranges;
+pub use registry::Registry;
+
+use crate::KvFormat;
+use crate::encode::codec::Side;
+use crate::encode::stage::StageSpec;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What a recipe cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Needs {
+    /// Works on any model at once.
+    #[default]
+    Nothing,
+    /// Needs a profile of the model, made by `cachalot calibrate`.
+    Profile,
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Needs::Nothing => "nothing",
+            Needs::Profile => "profile",
+        })
+    }
+}
+
+/// Where the widths of codes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Bits {
+    /// From the stages as they are written.
+    #[default]
+    Written,
+    /// From the profile's tensor `bits`, `[layers, 2]` or `[layers, heads, 2]` (keys, values): it replaces the argument
+    /// `bits` of every stage that has one.
+    Profile,
+}
+
+/// How one method keeps the cache.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// As users name it; parses back to this recipe (given the file, where it came from one).
+    pub name: String,
+    /// Where the method comes from.
+    pub paper: String,
+    /// One line.
+    pub summary: String,
+    /// What must be there before it works.
+    pub needs: Needs,
+    /// Where this implementation differs from the paper, and why.
+    pub deviations: Vec<String>,
+    /// The verb **encode**.
+    pub encode: Encode,
+    pub(crate) places: Places,
+}
+
+/// The verb **encode**: how what stays is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encode {
+    /// First tokens that stay exact, in whole pages.
+    pub sinks: usize,
+    /// Tokens behind a page before it is encoded.
+    pub window: usize,
+    /// Format of all that stays exact.
+    pub exact: KvFormat,
+    /// Stages of the keys; none where they stay exact.
+    pub k: Vec<StageSpec>,
+    /// Stages of the values; none where they stay exact.
+    pub v: Vec<StageSpec>,
+    /// Whether the encoder wants to know how much each token matters.
+    pub importance: bool,
+    /// Where the widths of codes come from.
+    pub bits: Bits,
+    /// What differs for some layers and heads; later rules win.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Encode {
+    fn default() -> Encode {
+        Encode {
+            sinks: 0,
+            window: 0,
+            exact: KvFormat::default(),
+            k: Vec::new(),
+            v: Vec::new(),
+            importance: false,
+            bits: Bits::Written,
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// What differs for some lanes.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Rule {
+    /// Layers it is for; all where empty.
+    pub layers: Ranges,
+    /// KV heads it is for; all where empty.
+    pub heads: Ranges,
+    /// Stages of the keys instead of [`Encode::k`]; an empty list keeps them exact.
+    pub k: Option<Vec<StageSpec>>,
+    /// Stages of the values instead of [`Encode::v`]; an empty list keeps them exact.
+    pub v: Option<Vec<StageSpec>>,
+    /// Window instead of [`Encode::window`]; only for whole layers.
+    pub window: Option<usize>,
+}
+
+impl Encode {
+    /// Most tokens that may be kept as sinks.
+    pub const MAX_SINKS: usize = 1024;
+    /// Largest window: far more than any model's context.
+    pub const MAX_WINDOW: usize = 1 << 24;
+
+    /// Stages of a side where no rule says otherwise.
+    pub fn side(&self, side: Side) -> &[StageSpec] {
+        match side {
+            Side::Keys => &self.k,
+            Side::Values => &self.v,
+        }
+    }
+
+    /// Stages of one lane.
+    pub(crate) fn stages_of(&self, side: Side, layer: (usize, usize), head: (usize, usize)) -> &[StageSpec] {
+        let rules = self.rules.iter().rev().filter(|rule| rule.covers(layer, head));
+        rules.filter_map(|rule| rule.side(side)).next().unwrap_or(self.side(side))
+    }
+
+    /// All stages that may be used for a side, in rules too.
+    pub fn all_stages(&self, side: Side) -> impl Iterator<Item = &StageSpec> {
+        self.side(side).iter().chain(self.rules.iter().filter_map(move |rule| rule.side(side)).flatten())
+    }
+
+    /// What a profile must have been made for to fit one side: the stages, their order, and where they apply. Windows
+    /// and sinks do not enter, so they may differ.
+    pub fn digest(&self, side: Side) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut field = |text: &str| {
+            // Lengths keep the fields apart.
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        };
+        let list = |stages: &[StageSpec]| stages.iter().map(StageSpec::to_string).collect::<Vec<_>>().join("|");
+        field(side.letter());
+        field(if self.bits == Bits::Profile { "bits from the profile" } else { "" });
+        field(&list(self.side(side)));
+        for rule in &self.rules {
+            if let Some(stages) = rule.side(side) {
+                field(&rule.layers.to_string());
+                field(&rule.heads.to_string());
+                field(&list(stages));
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+impl Rule {
+    fn covers(&self, (layer, layers): (usize, usize), (head, heads): (usize, usize)) -> bool {
+        self.layers.contains(layer, layers) && self.heads.contains(head, heads)
+    }
+
+    fn side(&self, side: Side) -> Option<&[StageSpec]> {
+        match side {
+            Side::Keys => self.k.as_deref(),
+            Side::Values => self.v.as_deref(),
+        }
+    }
+}
+
+impl Default for Recipe {
+    /// Half floats: exact for most purposes, and what every other recipe is compared with.
+    fn default() -> Recipe {
+        Recipe {
+            name: "f16".to_owned(),
+            paper: String::new(),
+            summary: String::new(),
+            needs: Needs::Nothing,
+            deviations: Vec::new(),
+            encode: Encode::default(),
+            places: Places::default(),
+        }
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Where stages are written, for errors that are only found when a model is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    path: String,
+    /// Stage as printed to line and column.
+    stages: BTreeMap<String, (usize, usize)>,
+}
+
+impl PartialEq for Places {
+    /// Where something is written does not change what it says.
+    fn eq(&self, _: &Places) -> bool {
+        true
+    }
+}
+
+impl Places {
+    pub(crate) fn of(&self, stage: &str) -> Option<String> {
+        let (line, column) = self.stages.get(stage)?;
+        Some(format!("{}:{line}:{column}", self.path))
+    }
+}

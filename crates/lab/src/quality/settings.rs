@@ -1,0 +1,131 @@
+//! What a run does, and whether it can.
+
+use crate::tasks::{self, Case, SingleNeedle, Task};
+use crate::{Candidate, LabError, Subject, Text};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What a run measures.
+pub struct QualitySettings {
+    /// The full-precision cache that recipes are compared with.
+    pub reference: Arc<dyn Candidate>,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Windows, spread evenly over the text; 0 for none.
+    pub windows: usize,
+    /// Tokens of a step.
+    pub chunk: usize,
+    /// Tokens decoded after each window, one at a time, for speed; 0 for none.
+    pub decode: usize,
+    /// Needles; 0 for none.
+    pub needles: usize,
+    /// Tokens of a needle's prompt.
+    pub needle_tokens: usize,
+    /// Seed of tasks and intervals.
+    pub seed: u64,
+    /// Most bytes of all caches together.
+    pub kv_budget_bytes: u64,
+    /// Consecutive tokens that are drawn together for intervals.
+    pub block: usize,
+    /// Draws for intervals.
+    pub resamples: usize,
+}
+
+impl QualitySettings {
+    /// Four windows of 4,096 tokens, 20 needles at 3,500.
+    pub fn new(reference: Arc<dyn Candidate>, kv_budget_bytes: u64) -> QualitySettings {
+        QualitySettings {
+            reference,
+            window: 4096,
+            windows: 4,
+            chunk: 512,
+            decode: 16,
+            needles: 20,
+            needle_tokens: 3500,
+            seed: 1,
+            kv_budget_bytes,
+            block: 64,
+            resamples: 2000,
+        }
+    }
+
+    pub(super) fn check(&self, subject: &Subject<'_>, recipes: &[Arc<dyn Candidate>]) -> Result<(), LabError> {
+        let fail = |reason: String| Err(LabError::Settings(reason));
+        let context = subject.context();
+        if recipes.is_empty() {
+            return fail("no recipe to measure".into());
+        }
+        if self.windows == 0 && self.needles == 0 {
+            return fail("nothing to measure: no windows and no needles".into());
+        }
+        if self.chunk == 0 || self.block == 0 || self.resamples == 0 {
+            return fail("chunk, block and resamples are at least 1".into());
+        }
+        if self.windows > 0 && self.window < 2 {
+            return fail(format!("a window of {} tokens predicts nothing; give at least 2", self.window));
+        }
+        if self.windows > 0 && self.window + self.decode > context {
+            let (window, decode) = (self.window, self.decode);
+            return fail(format!(
+                "a window of {window} tokens and {decode} to decode do not fit the model's context of {context}; \
+                 choose a shorter window"
+            ));
+        }
+        let answer = SingleNeedle.answer_tokens();
+        if self.needles > 0 && self.needle_tokens + answer > context {
+            let tokens = self.needle_tokens;
+            return fail(format!(
+                "needles of {tokens} tokens and {answer} of answer do not fit the model's context of {context}; \
+                 choose shorter prompts"
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn cases(&self, subject: &Subject<'_>, text: &Text) -> Result<Vec<Case>, LabError> {
+        tasks::cases(&SingleNeedle, subject, text, self.needle_tokens, self.needles, self.seed)
+    }
+
+    /// Tokens of the longest sequence.
+    pub(super) fn longest(&self) -> usize {
+        let window = if self.windows > 0 { self.window + self.decode } else { 0 };
+        let needle = if self.needles > 0 { self.needle_tokens + SingleNeedle.answer_tokens() } else { 0 };
+        window.max(needle)
+    }
+
+    /// Ranges of recipes whose caches fit into memory together with the reference's.
+    pub(super) fn groups(
+        &self,
+        subject: &Subject<'_>,
+        recipes: &[Arc<dyn Candidate>],
+    ) -> Result<Vec<Range<usize>>, LabError> {
+        let bytes = |candidate: &Arc<dyn Candidate>| -> Result<u64, LabError> {
+            let cache = candidate.cache(subject, 0)?;
+            Ok(cache.peak_bytes(&cache.config().plan, self.longest(), self.chunk))
+        };
+        let reference = bytes(&self.reference)
+            .map_err(|e| LabError::Reference { name: self.reference.name().into(), reason: e.to_string() })?;
+        let (mut groups, mut start, mut held) = (Vec::new(), 0, reference);
+        for (i, recipe) in recipes.iter().enumerate() {
+            // Where recipe and model do not go together there is nothing to hold.
+            let more = bytes(recipe).unwrap_or(0);
+            if reference + more > self.kv_budget_bytes {
+                return Err(LabError::Settings(format!(
+                    "the caches of {} and {} take {} bytes together, the budget is {}; choose shorter windows and \
+                     prompts or a larger budget",
+                    self.reference.name(),
+                    recipe.name(),
+                    reference + more,
+                    self.kv_budget_bytes
+                )));
+            }
+            if held + more > self.kv_budget_bytes {
+                groups.push(start..i);
+                (start, held) = (i, reference);
+            }
+            held += more;
+        }
+        groups.push(start..recipes.len());
+        Ok(groups)
+    }
+}

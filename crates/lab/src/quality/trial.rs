@@ -1,0 +1,99 @@
+//! One recipe at work: its cache, its sequence, and how long its steps take.
+
+use super::Memory;
+use crate::{Candidate, LabError, Subject};
+use cachalot_kv::{KvCache, Segment, SequenceKv};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A recipe with a cache and one sequence. After the first failure it does nothing any more.
+pub(super) struct Trial<'a> {
+    subject: &'a Subject<'a>,
+    candidate: Arc<dyn Candidate>,
+    running: Option<(KvCache, SequenceKv)>,
+    failure: Option<String>,
+}
+
+/// Logits of the rows that were asked for, and the time of the step.
+pub(super) struct Step {
+    pub logits: Vec<f32>,
+    pub time: Duration,
+}
+
+impl<'a> Trial<'a> {
+    /// An empty sequence with room for `tokens`, in steps of at most `chunk`.
+    pub fn new(subject: &'a Subject<'a>, candidate: &Arc<dyn Candidate>, tokens: usize, chunk: usize) -> Trial<'a> {
+        let candidate = candidate.clone();
+        let opened = candidate.cache(subject, 0).and_then(|sized| {
+            let budget = sized.peak_bytes(&sized.config().plan, tokens, chunk);
+            let cache = candidate.cache(subject, budget)?;
+            let sequence = cache.create();
+            Ok((cache, sequence))
+        });
+        match opened {
+            Ok(running) => Trial { subject, candidate, running: Some(running), failure: None },
+            Err(error) => Trial { subject, candidate, running: None, failure: Some(error.to_string()) },
+        }
+    }
+
+    /// Appends tokens; `None` where the recipe has failed, now or before.
+    pub fn step(&mut self, tokens: &[u32], logits_rows: &[usize]) -> Option<Step> {
+        let (cache, seq) = self.running.as_mut()?;
+        let start = Instant::now();
+        let reserved = cache.reserve(seq, tokens.len()).map_err(|e| e.to_string());
+        let logits = reserved.and_then(|()| {
+            let segments = &mut [Segment { seq, rows: tokens.len() }];
+            self.subject.decoder.forward(cache, segments, tokens, logits_rows).map_err(|e| e.to_string())
+        });
+        match logits {
+            Ok(logits) => {
+                cache.settle(seq);
+                Some(Step { logits, time: start.elapsed() })
+            }
+            Err(reason) => {
+                self.fail(reason);
+                None
+            }
+        }
+    }
+
+    /// Begins an empty sequence.
+    pub fn restart(&mut self) {
+        if let Some((cache, seq)) = &mut self.running {
+            *seq = cache.create();
+        }
+    }
+
+    /// Ends the trial; the first reason stays.
+    pub fn fail(&mut self, reason: String) {
+        self.failure.get_or_insert(reason);
+        self.running = None;
+    }
+
+    /// Why it ended, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// The failure as an error of the whole run, for the reference.
+    pub fn must_run(&self) -> Result<(), LabError> {
+        match &self.failure {
+            None => Ok(()),
+            Some(reason) => Err(LabError::Reference { name: self.candidate.name().into(), reason: reason.clone() }),
+        }
+    }
+
+    /// What the cache holds now: by its ledger, and as it predicts for the sequence's length.
+    pub fn memory(&self) -> Option<Memory> {
+        let (cache, seq) = self.running.as_ref()?;
+        let bytes = cache.ledger().used();
+        let each = self.subject.layers.iter().map(|layer| 2 * layer.kv_heads * layer.head_dim).sum::<usize>();
+        Some(Memory {
+            tokens: seq.len(),
+            bytes,
+            predicted_bytes: cache.bytes_for_tokens(seq.len()),
+            bits_per_element: 8.0 * bytes as f64 / self.subject.elements(seq.len()).max(1) as f64,
+            bits_per_element_long: 8.0 * cache.bytes_per_token() / each.max(1) as f64,
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! Questions with known answers, generated from a seed at any length.
+//!
+//! A kind of task implements [`Task`]: it makes the text and the question of one case. What all kinds share is done
+//! once: the filler ([`Filler`]), the prompt in the model's own form and of the right length ([`cases`]), and the score
+//! ([`Case::score`]).
+
+mod filler;
+mod needle;
+
+pub use filler::Filler;
+pub use needle::SingleNeedle;
+
+use crate::statistics::Random;
+use crate::{LabError, Subject, Text};
+use cachalot_model::template::Message;
+use cachalot_model::tokenizer::Specials;
+
+/// A kind of question.
+pub trait Task: Sync {
+    /// As results are filed.
+    fn name(&self) -> &'static str;
+
+    /// Most tokens of an answer.
+    fn answer_tokens(&self) -> usize;
+
+    /// One case: places its facts among the filler's sentences and asks. `depth` lies in `[0, 1]`.
+    ///
+    /// Called again with fewer sentences until the prompt fits; the same draws must give the same facts.
+    fn pose(&self, sentences: &[&str], depth: f64, random: &mut Random) -> Posed;
+}
+
+/// Text, question and what the answer must contain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posed {
+    /// Filler with the facts in it.
+    pub text: String,
+    /// The question.
+    pub question: String,
+    /// How an answer begins, for models without a chat template.
+    pub lead: String,
+    /// What the answer must contain.
+    pub expected: Vec<String>,
+}
+
+/// A question as a model gets it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// Kind of task.
+    pub task: &'static str,
+    /// Which of the cases of one seed.
+    pub index: usize,
+    /// Where the fact lies, as a share of the text.
+    pub depth: f64,
+    /// Token ids of the prompt.
+    pub prompt: Vec<u32>,
+    /// What the answer must contain.
+    pub expected: Vec<String>,
+    /// Most tokens of the answer.
+    pub answer_tokens: usize,
+}
+
+impl Case {
+    /// The share of the expected strings that the answer contains, whatever the case of letters (`string_match_all` of
+    /// RULER, Hsieh et al., 2024).
+    pub fn score(&self, answer: &str) -> f64 {
+        let answer = answer.to_lowercase();
+        let found = self.expected.iter().filter(|expected| answer.contains(&expected.to_lowercase())).count();
+        found as f64 / self.expected.len().max(1) as f64
+    }
+}
+
+/// `count` cases whose prompts have at most `tokens` tokens, and hardly fewer. Case `i` lies at depth
+/// `(i + ½) / count` and draws from a stream of its own, so the first cases of more are the same but for their depths.
+///
+/// # Errors
+/// [`LabError::Settings`] where not even the question fits, [`LabError::Text`] where the text has too little filler.
+pub fn cases(
+    task: &dyn Task,
+    subject: &Subject<'_>,
+    text: &Text,
+    tokens: usize,
+    count: usize,
+    seed: u64,
+) -> Result<Vec<Case>, LabError> {
+    let mut filler = Filler::new(text, subject.tokenizer);
+    let mut cases = Vec::with_capacity(count);
+    for index in 0..count {
+        let mut random = Random::of_item(seed, index as u64);
+        let sentences = filler.take(tokens, &mut random)?;
+        let depth = (index as f64 + 0.5) / count as f64;
+        let mut keep = sentences.len();
+        let (posed, prompt) = loop {
+            let mut same = random.clone();
+            let posed = task.pose(&sentences[..keep], depth, &mut same);
+            let prompt = prompt(subject, &posed)?;
+            if prompt.len() <= tokens {
+                break (posed, prompt);
+            }
+            if keep == 0 {
+                let (name, least) = (task.name(), prompt.len());
+                let reason = format!("a prompt of {name} has at least {least} tokens; {tokens} were asked for");
+                return Err(LabError::Settings(reason));
+            }
+            // A sentence has some twenty tokens: never too many at once, so that the prompt stays close to the length.
+            keep -= ((prompt.len() - tokens) / 40).clamp(1, keep);
+        };
+        let (task, answer_tokens) = (task.name(), task.answer_tokens());
+        cases.push(Case { task, index, depth, prompt, expected: posed.expected, answer_tokens });
+    }
+    Ok(cases)
+}
+
+/// In the model's chat template where it has one, else as a plain text that the answer continues.
+fn prompt(subject: &Subject<'_>, posed: &Posed) -> Result<Vec<u32>, LabError> {
+    let tokenizer = subject.tokenizer;
+    if let Some(template) = subject.template {
+        let message = Message::new("user", format!("{}\n\nQuestion: {}", posed.text, posed.question));
+        return Ok(template.encode(tokenizer, &[message], true, None, None)?);
+    }
+    let text = format!("{}\n\nQuestion: {}\nAnswer: {}", posed.text, posed.question, posed.lead);
+    let mut ids: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.add_bos()).into_iter().collect();
+    ids.extend(tokenizer.encode(&text, Specials::Plain)?);
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_scored_by_what_they_contain() {
+        let expected = vec!["48213".to_owned(), "Lima".to_owned()];
+        let case = Case { task: "t", index: 0, depth: 0.5, prompt: vec![], expected, answer_tokens: 1 };
+        assert_eq!(case.score("It is 48213 in LIMA."), 1.0);
+        assert_eq!(case.score("4821 lima"), 0.5);
+        assert_eq!(case.score(""), 0.0);
+    }
+}
