@@ -2,6 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// A bit for each [`Isa`] that this machine can run; zero before it was asked.
+static AVAILABLE: AtomicU8 = AtomicU8::new(0);
 
 /// An instruction set a kernel can be run with, from the plainest to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,8 +32,22 @@ impl Isa {
         Isa::available().into_iter().max().unwrap_or(Isa::Portable)
     }
 
-    /// Whether this machine can run it.
+    /// Whether this machine can run it. Asked once; then it is one load.
+    #[inline]
     pub fn is_available(self) -> bool {
+        let known = AVAILABLE.load(Ordering::Relaxed);
+        if known == 0 { self.ask_all() } else { known >> self as u8 & 1 == 1 }
+    }
+
+    #[cold]
+    fn ask_all(self) -> bool {
+        let all = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
+        let known = all.into_iter().fold(0, |known, isa| known | u8::from(isa.ask()) << isa as u8);
+        AVAILABLE.store(known, Ordering::Relaxed);
+        known >> self as u8 & 1 == 1
+    }
+
+    fn ask(self) -> bool {
         match self {
             Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
@@ -38,7 +56,7 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
-                Isa::Avx2.is_available()
+                Isa::Avx2.ask()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
@@ -46,7 +64,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Isa::Amx => Isa::Avx512.is_available() && crate::linear::amx::granted(),
+            Isa::Amx => Isa::Avx512.ask() && crate::linear::amx::granted(),
             #[allow(unreachable_patterns)]
             _ => false,
         }

@@ -5,7 +5,7 @@
 
 use super::dot::Dot;
 use super::grid::Grid;
-use super::product::{HEIGHT, Lane, Task};
+use super::product::{HEIGHT, Lanes, Task};
 use super::vectors::quantize;
 use crate::Isa;
 use crate::linear::amx::WORTH;
@@ -210,12 +210,16 @@ unsafe fn finish(task: &Task, lane: usize, g: usize, products: *const i32) {
     let groups = task.grid.reduce_groups.len();
     // SAFETY: sixteen rows of sixteen products of each plane lie there; rows and lanes are the task's.
     unsafe {
-        let scales = Lane::<Avx512>::new(task.grid, g, lane);
+        let place = Lanes::new(task.grid, g, lane);
         for row in 0..task.rows {
             let high = _mm512_load_si512(products.add(row * LANES).cast());
             let low = _mm512_load_si512(products.add(PRODUCT + row * LANES).cast());
             let finish = &*task.vectors.finish.add(row * groups + g);
-            scales.add(Avx512::total([high, low]), finish, task.out.add(row * task.out_stride + lane));
+            let out = task.out.add(row * task.out_stride + lane);
+            place.scaled::<Avx512>(0, Avx512::total([high, low]), finish, out);
+            if place.has_offset() {
+                place.offset::<Avx512>(0, finish, out);
+            }
         }
     }
 }

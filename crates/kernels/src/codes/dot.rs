@@ -1,6 +1,6 @@
 //! How an instruction set multiplies levels with sixteen-bit codes: exactly, each in the way it is good at.
 
-use crate::simd::{Portable, Simd};
+use crate::simd::{LANES, Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 use {
     crate::simd::{Avx2, Avx512},
@@ -26,6 +26,14 @@ pub(super) trait Dot: Simd {
 
     /// Writes sixteen codes from index `at` (a multiple of four) of a row.
     unsafe fn put(codes: Self::I, row: *mut i8, plane: usize, at: usize);
+    /// Writes four vectors of codes from index `at` of a row.
+    #[inline(always)]
+    unsafe fn put_four(codes: [Self::I; 4], row: *mut i8, plane: usize, at: usize) {
+        for (i, codes) in codes.into_iter().enumerate() {
+            // SAFETY: the caller's contract.
+            unsafe { Self::put(codes, row, plane, at + i * LANES) };
+        }
+    }
     /// The codes from index `4 * quad` of a row.
     unsafe fn quad(row: *const i8, plane: usize, quad: usize) -> Self::Quad;
     unsafe fn levels(p: *const u8) -> Self::Levels;
@@ -147,6 +155,22 @@ impl Dot for Avx512 {
             // The low byte, taken as signed, is what `256 * high` leaves over.
             Self::store_bytes(row.add(at), Self::sar8(Self::iadd(codes, Self::isplat(128))));
             Self::store_bytes(row.add(plane + at), codes);
+        }
+    }
+    #[inline(always)]
+    unsafe fn put_four([a, b, c, d]: [__m512i; 4], row: *mut i8, plane: usize, at: usize) {
+        unsafe {
+            // Packed to words, then to bytes, which leaves fours of codes by quarter and vector.
+            let (ab, cd) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let half = _mm512_set1_epi16(128);
+            let high_ab = _mm512_srai_epi16::<8>(_mm512_add_epi16(ab, half));
+            let high_cd = _mm512_srai_epi16::<8>(_mm512_add_epi16(cd, half));
+            let high = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(high_ab, high_cd));
+            let byte = _mm512_set1_epi16(0xff);
+            let low = _mm512_packus_epi16(_mm512_and_si512(ab, byte), _mm512_and_si512(cd, byte));
+            _mm512_storeu_si512(row.add(at).cast(), high);
+            _mm512_storeu_si512(row.add(plane + at).cast(), _mm512_permutexvar_epi32(order, low));
         }
     }
     #[inline(always)]

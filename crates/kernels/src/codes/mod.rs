@@ -10,7 +10,7 @@
 //!
 //! where `rg` is the reduce group of `r` and `lg` the lane group of `l`. Levels lie as `[reduce/4][lanes][4]`: four
 //! consecutive rows of a lane in one 32-bit word, as eight-bit dot products and AMX tiles want them. In memory the
-//! codes are packed ([`pack`]) and unpacked to levels one page at a time ([`unpack`]).
+//! codes are packed ([`pack`]) and unpacked to levels one page at a time ([`unpack`]), best to a place that [`aligned`] gives.
 //!
 //! The vector a matrix is multiplied with is rounded to sixteen-bit integers, `y = x * fold_scale`, per row, lane group and
 //! reduce group with one scale each (error at most `max|y| / 65024`), so that the sums are exact integers: the same
@@ -30,4 +30,4 @@ pub use decode::decode;
 pub use grid::Grid;
 pub use pack::{Bits, pack, packed_bytes};
 pub use product::{Scratch, multiply};
-pub use unpack::unpack;
+pub use unpack::{aligned, unpack};

@@ -180,51 +180,74 @@ unsafe fn tile<S: Dot, const R: usize, const L: usize>(task: &Task, row: usize, 
                 }
                 quad += 1;
             }
-            for (l, lane) in (lane..).step_by(LANES).take(L).enumerate() {
-                let lane_scale = Lane::<S>::new(grid, g, lane);
-                for (r, sums) in sums.iter().enumerate() {
+            // In two loops over all sums, without a branch in the first, so that the sums stay in registers.
+            let place = Lanes::new(grid, g, lane);
+            for (r, sums) in sums.iter().enumerate() {
+                let finish = &*finish.add((row + r) * groups + g);
+                let out = task.out.add((row + r) * task.out_stride + lane);
+                for (l, &sums) in sums.iter().enumerate() {
+                    place.scaled::<S>(l, S::total(sums), finish, out);
+                }
+            }
+            if place.has_offset() {
+                for r in 0..R {
                     let finish = &*finish.add((row + r) * groups + g);
                     let out = task.out.add((row + r) * task.out_stride + lane);
-                    lane_scale.add(S::total(sums[l]), finish, out);
+                    for l in 0..L {
+                        place.offset::<S>(l, finish, out);
+                    }
                 }
             }
         }
     }
 }
 
-/// Scales and offsets of sixteen lanes.
-pub(super) struct Lane<S: Simd> {
-    scale: S::F,
-    offset: Option<S::F>,
+/// No scales.
+static ONES: [f32; LANES] = [1.0; LANES];
+
+/// Scales and offsets of some vectors of lanes in one reduce group, and the floating-point steps with them.
+pub(super) struct Lanes {
+    scale: *const f32,
+    /// Floats from one vector of scales to the next.
+    step: usize,
+    /// Null where there are none.
+    offset: *const f32,
 }
 
-impl<S: Simd> Lane<S> {
-    /// Those of the lanes from `lane` in reduce group `g`.
+impl Lanes {
+    /// Those from `lane` on in reduce group `g`.
     #[inline(always)]
-    pub(super) unsafe fn new(grid: &Grid<'_>, g: usize, lane: usize) -> Lane<S> {
+    pub(super) fn new(grid: &Grid<'_>, g: usize, lane: usize) -> Lanes {
         let at = g * grid.lanes + lane;
         let (scale, offset) = (grid::from(grid.lane_scale, at), grid::from(grid.lane_offset, at));
-        // SAFETY: there are sixteen lanes from `lane` on.
-        unsafe {
-            Lane {
-                scale: if scale.is_null() { S::splat(1.0) } else { S::load(scale) },
-                offset: if offset.is_null() { None } else { Some(S::load(offset)) },
-            }
-        }
+        let none = scale.is_null();
+        Lanes { scale: if none { ONES.as_ptr() } else { scale }, step: if none { 0 } else { LANES }, offset }
     }
 
-    /// The floating-point steps: adds what the products of one reduce group say.
     #[inline(always)]
-    pub(super) unsafe fn add(&self, products: S::I, finish: &Finish, out: *mut f32) {
-        // SAFETY: `out` has sixteen lanes.
+    pub(super) fn has_offset(&self) -> bool {
+        !self.offset.is_null()
+    }
+
+    /// Adds what the integer products of vector `l` say, but for the offset of the lanes.
+    #[inline(always)]
+    pub(super) unsafe fn scaled<S: Simd>(&self, l: usize, products: S::I, finish: &Finish, out: *mut f32) {
+        // SAFETY: there are lanes of vector `l`, also in `out`.
         unsafe {
             let n = S::to_f32(S::iadd(products, S::isplat(finish.start)));
             let t = S::fma(n, S::splat(finish.scale), S::splat(finish.fold));
-            let mut sum = S::fma(self.scale, t, S::load(out));
-            if let Some(offset) = self.offset {
-                sum = S::fma(offset, S::splat(finish.sum), sum);
-            }
-            S::store(out, sum);
+            let out = out.add(l * LANES);
+            S::store(out, S::fma(S::load(self.scale.add(l * self.step)), t, S::load(out)));
+        }
+    }
+
+    /// Adds the offset of the lanes of vector `l`, where [`Lanes::has_offset`].
+    #[inline(always)]
+    pub(super) unsafe fn offset<S: Simd>(&self, l: usize, finish: &Finish, out: *mut f32) {
+        // SAFETY: as above.
+        unsafe {
+            let out = out.add(l * LANES);
+            S::store(out, S::fma(S::load(self.offset.add(l * LANES)), S::splat(finish.sum), S::load(out)));
         }
     }
 }

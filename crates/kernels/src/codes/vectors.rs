@@ -1,11 +1,11 @@
 //! The vectors a matrix is multiplied with, rounded to sixteen bits.
 //!
 //! Per row, fold and reduce group: `y = x * fold_scale`, `d = max|y| / 32512`, `code = round(y / d)`. The sums that
-//! offsets are multiplied with are chains over vectors of sixteen rows, added up in the tree of [`Simd::reduce_add`].
+//! offsets are multiplied with are chains over vectors of sixteen rows, added up in the tree of [`crate::simd::Simd::reduce_add`].
 
 use super::dot::Dot;
 use super::grid::{self, Grid, LARGEST_GROUP};
-use crate::simd::{LANES, Simd};
+use crate::simd::LANES;
 use std::mem::MaybeUninit;
 
 /// The largest code: 127 in the high plane.
@@ -79,6 +79,7 @@ pub(super) unsafe fn quantize<S: Dot>(
 }
 
 /// One reduce group of one row; null where there is no scale or offset.
+#[derive(Clone, Copy)]
 struct Part {
     x: *const f32,
     scale: *const f32,
@@ -88,68 +89,117 @@ struct Part {
 
 #[inline(always)]
 unsafe fn group<S: Dot>(part: Part, zero: u8, sum: bool, row: *mut i8, plane: usize, from: usize) -> Finish {
-    let mut y = [const { MaybeUninit::<f32>::uninit() }; LARGEST_GROUP];
-    let y: *mut f32 = y.as_mut_ptr().cast();
-    let nothing = std::ptr::null();
-    // SAFETY: the group has `rows` values, at most as many as `y` takes; the row has room for whole vectors of them.
+    // SAFETY: the caller's promise, also for the padded copy.
     unsafe {
-        let vectors = part.rows.div_ceil(LANES);
-        let (mut largest, mut zeros) = (S::splat(0.0), S::splat(0.0));
-        let (mut sums, mut folds) = (S::splat(0.0), S::splat(0.0));
-        for v in 0..vectors {
-            let at = |p: *const f32| if p == nothing { p } else { p.add(v * LANES) };
-            let left = part.rows - v * LANES;
-            let x = load::<S>(at(part.x), left);
-            let scaled = if part.scale == nothing { x } else { S::mul(x, load::<S>(at(part.scale), left)) };
-            if part.offset != nothing {
-                folds = S::fma(x, load::<S>(at(part.offset), left), folds);
-            }
-            if sum {
-                sums = S::add(sums, scaled);
-            }
-            largest = S::max(S::abs(scaled), largest);
-            // Zero times anything finite is zero; an infinity or NaN leaves NaN, which is not below one.
-            zeros = S::fma(scaled, S::splat(0.0), zeros);
-            S::store(y.add(v * LANES), scaled);
+        if part.rows.is_multiple_of(LANES) {
+            return vectors::<S>(part, zero, sum, row, plane, from);
         }
-        let finite = S::lt(zeros, S::splat(1.0)) == u16::MAX;
-        let largest = S::reduce_max(largest);
-        let inverse = LARGEST / largest;
-        let mut total = S::isplat(0);
-        if finite && inverse.is_finite() {
-            let inverse = S::splat(inverse);
-            for v in 0..vectors {
-                let codes = S::to_i32(S::round(S::mul(S::load(y.add(v * LANES)), inverse)));
-                total = S::iadd(total, codes);
-                S::put(codes, row, plane, from + v * LANES);
-            }
-        } else {
-            // A group this close to zero (or all zero) is zero.
-            for v in 0..vectors {
-                S::put(total, row, plane, from + v * LANES);
-            }
-        }
-        Finish {
-            scale: if finite { largest / LARGEST } else { f32::NAN },
-            fold: if part.offset == nothing { 0.0 } else { S::reduce_add(folds) },
-            sum: if sum { S::reduce_add(sums) } else { 0.0 },
-            start: if zero == 0 { 0 } else { S::ireduce_add(total).wrapping_mul(-i32::from(zero)) },
-        }
+        let mut padded = Padded([[0.0; LARGEST_GROUP]; 3]);
+        vectors::<S>(padded.take(part), zero, sum, row, plane, from)
     }
 }
 
-/// Sixteen values, those beyond `left` (a multiple of four) zero.
+/// Whole vectors of a group, the rest zero.
+struct Padded([[f32; LARGEST_GROUP]; 3]);
+
+impl Padded {
+    /// A copy of the group.
+    #[cold]
+    unsafe fn take(&mut self, part: Part) -> Part {
+        let mut copy = |i: usize, from: *const f32| {
+            if from.is_null() {
+                return from;
+            }
+            // SAFETY: `rows` values lie there, and no group is larger than the copy.
+            unsafe { self.0[i].as_mut_ptr().copy_from_nonoverlapping(from, part.rows) };
+            self.0[i].as_ptr()
+        };
+        let (x, scale, offset) = (copy(0, part.x), copy(1, part.scale), copy(2, part.offset));
+        Part { x, scale, offset, rows: part.rows.next_multiple_of(LANES) }
+    }
+}
+
+/// [`group`] of whole vectors. Every loop has one thing to do: this runs for every row and page.
 #[inline(always)]
-unsafe fn load<S: Simd>(p: *const f32, left: usize) -> S::F {
-    // SAFETY: `left` values lie there.
+unsafe fn vectors<S: Dot>(part: Part, zero: u8, sum: bool, row: *mut i8, plane: usize, from: usize) -> Finish {
+    let mut scaled = [const { MaybeUninit::<f32>::uninit() }; LARGEST_GROUP];
+    let scaled: *mut f32 = scaled.as_mut_ptr().cast();
+    let count = part.rows / LANES;
+    // SAFETY: the group has `rows` values, at most as many as `scaled` takes; the row has room for them.
     unsafe {
-        if left >= LANES {
-            return S::load(p);
+        let mut largest = S::isplat(0);
+        let y: *const f32 = if part.scale.is_null() {
+            for v in 0..count {
+                largest = S::imax(largest, S::abs_bits(S::load(part.x.add(v * LANES))));
+            }
+            part.x
+        } else {
+            for v in 0..count {
+                let y = S::mul(S::load(part.x.add(v * LANES)), S::load(part.scale.add(v * LANES)));
+                largest = S::imax(largest, S::abs_bits(y));
+                S::store(scaled.add(v * LANES), y);
+            }
+            scaled
+        };
+        let largest = f32::from_bits(S::ireduce_max(largest) as u32);
+        let mut finish = Finish { scale: largest / LARGEST, ..Finish::default() };
+        let inverse = LARGEST / largest;
+        if largest.is_finite() && inverse.is_finite() {
+            let total = codes::<S>(y, inverse, count, row, plane, from);
+            if zero != 0 {
+                finish.start = S::ireduce_add(total).wrapping_mul(-i32::from(zero));
+            }
+        } else {
+            // A group this close to zero (or all zero) is zero.
+            for v in 0..count {
+                S::put(S::isplat(0), row, plane, from + v * LANES);
+            }
+            if !largest.is_finite() {
+                finish.scale = f32::NAN;
+            }
         }
-        let mut lanes = [[0.0f32; 4]; LANES / 4];
-        for (i, four) in lanes.iter_mut().enumerate().take(left / 4) {
-            *four = p.add(4 * i).cast::<[f32; 4]>().read_unaligned();
+        if !part.offset.is_null() {
+            let mut folds = S::splat(0.0);
+            for v in 0..count {
+                folds = S::fma(S::load(part.x.add(v * LANES)), S::load(part.offset.add(v * LANES)), folds);
+            }
+            finish.fold = S::reduce_add(folds);
         }
-        S::load(lanes.as_ptr().cast())
+        if sum {
+            let mut sums = S::splat(0.0);
+            for v in 0..count {
+                sums = S::add(sums, S::load(y.add(v * LANES)));
+            }
+            finish.sum = S::reduce_add(sums);
+        }
+        finish
+    }
+}
+
+/// Writes `round(y * inverse)` of so many vectors; returns the sums of the codes by lane.
+#[inline(always)]
+unsafe fn codes<S: Dot>(y: *const f32, inverse: f32, count: usize, row: *mut i8, plane: usize, from: usize) -> S::I {
+    // SAFETY: the caller's promise: so many vectors of `y`, and room for their codes.
+    unsafe {
+        let inverse = S::splat(inverse);
+        let mut total = S::isplat(0);
+        let mut v = 0;
+        while v + 4 <= count {
+            let y = y.add(v * LANES);
+            let a = S::round_to_i32(S::mul(S::load(y), inverse));
+            let b = S::round_to_i32(S::mul(S::load(y.add(LANES)), inverse));
+            let c = S::round_to_i32(S::mul(S::load(y.add(2 * LANES)), inverse));
+            let d = S::round_to_i32(S::mul(S::load(y.add(3 * LANES)), inverse));
+            total = S::iadd(total, S::iadd(S::iadd(a, b), S::iadd(c, d)));
+            S::put_four([a, b, c, d], row, plane, from + v * LANES);
+            v += 4;
+        }
+        while v < count {
+            let codes = S::round_to_i32(S::mul(S::load(y.add(v * LANES)), inverse));
+            total = S::iadd(total, codes);
+            S::put(codes, row, plane, from + v * LANES);
+            v += 1;
+        }
+        total
     }
 }

@@ -185,6 +185,27 @@ impl Simd for Avx2 {
         both!(_mm256_cvtps_epi32, a)
     }
     #[inline(always)]
+    unsafe fn round_to_i32(a: F) -> I {
+        both!(_mm256_cvtps_epi32, a)
+    }
+    #[inline(always)]
+    unsafe fn abs_bits(a: F) -> I {
+        unsafe { a.map(|a| _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(i32::MAX))) }
+    }
+    #[inline(always)]
+    unsafe fn imax(a: I, b: I) -> I {
+        both!(_mm256_max_epi32, a, b)
+    }
+    #[inline(always)]
+    unsafe fn ireduce_max(a: I) -> i32 {
+        unsafe {
+            let a = _mm256_max_epi32(a[0], a[1]);
+            let a = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let a = _mm_max_epi32(a, _mm_shuffle_epi32::<0b_01_00_11_10>(a));
+            _mm_cvtsi128_si32(_mm_max_epi32(a, _mm_shuffle_epi32::<0b_10_11_00_01>(a)))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> I {
         unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
     }

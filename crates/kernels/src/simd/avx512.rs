@@ -146,6 +146,22 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtps_epi32(a) }
     }
     #[inline(always)]
+    unsafe fn round_to_i32(a: __m512) -> __m512i {
+        unsafe { _mm512_cvtps_epi32(a) }
+    }
+    #[inline(always)]
+    unsafe fn abs_bits(a: __m512) -> __m512i {
+        unsafe { _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(i32::MAX)) }
+    }
+    #[inline(always)]
+    unsafe fn imax(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_max_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn ireduce_max(a: __m512i) -> i32 {
+        unsafe { _mm512_reduce_max_epi32(a) }
+    }
+    #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }

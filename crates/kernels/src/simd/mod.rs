@@ -79,6 +79,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn to_f32(a: Self::I) -> Self::F;
     /// Of an integer-valued vector within `i32`.
     unsafe fn to_i32(a: Self::F) -> Self::I;
+    /// To the nearest integer, ties to even, within `i32`.
+    unsafe fn round_to_i32(a: Self::F) -> Self::I;
+    /// The bits of `|a|`, which are ordered as the numbers are: infinity after all finite ones, then NaN.
+    unsafe fn abs_bits(a: Self::F) -> Self::I;
+    unsafe fn imax(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn ireduce_max(a: Self::I) -> i32;
     /// 64 bytes as they lie in memory.
     unsafe fn load_bytes(p: *const u8) -> Self::I;
     /// The low nibbles of 64 packed bytes, each in a byte of its own.

@@ -158,6 +158,22 @@ impl Simd for Portable {
         a.map(|x| x as i32)
     }
     #[inline(always)]
+    unsafe fn round_to_i32(a: F) -> I {
+        a.map(|x| x.round_ties_even() as i32)
+    }
+    #[inline(always)]
+    unsafe fn abs_bits(a: F) -> I {
+        a.map(|x| x.abs().to_bits() as i32)
+    }
+    #[inline(always)]
+    unsafe fn imax(a: I, b: I) -> I {
+        std::array::from_fn(|i| a[i].max(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn ireduce_max(a: I) -> i32 {
+        a.iter().fold(i32::MIN, |max, x| max.max(*x))
+    }
+    #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> I {
         unsafe { p.cast::<[[u8; 4]; LANES]>().read_unaligned() }.map(i32::from_le_bytes)
     }
