@@ -1,11 +1,17 @@
 //! Rows with most elements zero: a bit an element, half floats for those that are not.
 
+use crate::attention::PAGE_TOKENS;
 use crate::dispatch;
 use crate::simd::{LANES, Portable, Simd};
 use half::f16;
 
-/// Half floats beyond the last kept one that must be readable: a vector is loaded whole.
-pub const SLACK: usize = LANES;
+/// Half floats beyond the last kept one that must be readable: four vectors are loaded whole.
+pub const SLACK: usize = WORD;
+
+/// Elements that four masks speak of.
+const WORD: usize = 4 * LANES;
+/// Vectors of them.
+const VECTORS: usize = 4;
 
 /// Spreads packed elements over sixteen lanes.
 #[allow(clippy::missing_safety_doc)]
@@ -83,6 +89,31 @@ impl Expand for crate::simd::Avx512 {
     }
 }
 
+/// Up to four masks as one word, the first lowest; missing ones are empty.
+#[inline(always)]
+fn word(masks: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..masks.len()].copy_from_slice(masks);
+    u64::from_le_bytes(bytes)
+}
+
+/// The four vectors of a word whose elements start at `p`.
+#[inline(always)]
+unsafe fn expand_word<S: Expand>(word: u64, p: *const u8) -> [S::F; VECTORS] {
+    // SAFETY: the caller's promise: a word's elements and a vector can be read from `p`.
+    unsafe {
+        // Where each starts, all counted from the word, so that none waits for the one before.
+        let behind = |masks: u64| 2 * masks.count_ones() as usize;
+        let (b, c, d) = (behind(word & 0xffff), behind(word & 0xffff_ffff), behind(word & 0xffff_ffff_ffff));
+        [
+            S::expand(word as u16, p),
+            S::expand((word >> 16) as u16, p.add(b)),
+            S::expand((word >> 32) as u16, p.add(c)),
+            S::expand((word >> 48) as u16, p.add(d)),
+        ]
+    }
+}
+
 dispatch! {
     /// **Adds** sparse rows to `out`. A row is `vectors` masks of sixteen bits (little endian, low bit first) and lies
     /// `stride` elements after the one before; the half floats of all rows follow each other in `values`. Where the masks
@@ -107,14 +138,189 @@ unsafe fn add_rows_body<S: Expand>(
     assert!(rows == 0 || out.len() >= (rows - 1) * stride + vectors * LANES);
     let mut at = 0;
     for (row, masks) in masks.chunks_exact(2 * vectors).enumerate() {
-        for (v, mask) in masks.chunks_exact(2).enumerate() {
-            let mask = u16::from_le_bytes([mask[0], mask[1]]);
+        for (i, masks) in masks.chunks(2 * VECTORS).enumerate() {
+            let word = word(masks);
             // SAFETY: lengths asserted above; `at` does not exceed `count`.
             unsafe {
-                let to = out.as_mut_ptr().add(row * stride + v * LANES);
-                S::store(to, S::add(S::load(to), S::expand(mask, values.as_ptr().add(2 * at))));
+                let found = expand_word::<S>(word, values.as_ptr().add(2 * at));
+                let to = out.as_mut_ptr().add(row * stride + i * WORD);
+                for (v, &found) in found.iter().enumerate().take(masks.len() / 2) {
+                    S::store(to.add(v * LANES), S::add(S::load(to.add(v * LANES)), found));
+                }
             }
-            at = (at + mask.count_ones() as usize).min(count);
+            at = (at + word.count_ones() as usize).min(count);
+        }
+    }
+}
+
+dispatch! {
+    /// **Adds** to `scores`, `[rows][PAGE_TOKENS]`, the products of queries `[rows][width]` with the keys of a whole page:
+    /// a row of [`add_rows`] a channel, four masks for its tokens. One chain of fused multiply-adds over the channels from
+    /// zero.
+    ///
+    /// # Panics
+    /// If the slices are too short.
+    pub fn score_rows(q: &[f32], width: usize, masks: &[u8], values: &[u8], count: usize, scores: &mut [f32]) = score_rows_body
+}
+
+#[inline(always)]
+unsafe fn score_rows_body<S: Expand>(
+    q: &[f32],
+    width: usize,
+    masks: &[u8],
+    values: &[u8],
+    count: usize,
+    scores: &mut [f32],
+) {
+    let rows = q.len() / width;
+    assert!(masks.len() / (2 * VECTORS) <= width && values.len() >= 2 * (count + SLACK));
+    assert!(scores.len() >= rows * PAGE_TOKENS);
+    let mut at = 0;
+    while at < rows {
+        let (q, scores) = (&q[at * width..], &mut scores[at * PAGE_TOKENS..]);
+        // SAFETY: lengths asserted above; `rows - at` rows are left.
+        unsafe {
+            if S::REGISTERS >= 32 && rows - at >= 3 {
+                score_tile::<S, 3>(q, width, masks, values, count, scores);
+                at += 3;
+            } else {
+                score_tile::<S, 1>(q, width, masks, values, count, scores);
+                at += 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn score_tile<S: Expand, const R: usize>(
+    q: &[f32],
+    width: usize,
+    masks: &[u8],
+    values: &[u8],
+    count: usize,
+    scores: &mut [f32],
+) {
+    // SAFETY: there are R rows; `at` does not exceed `count`.
+    unsafe {
+        let mut sums = [[S::splat(0.0); VECTORS]; R];
+        let mut at = 0;
+        for (channel, masks) in masks.chunks_exact(2 * VECTORS).enumerate() {
+            let word = word(masks);
+            let keys = expand_word::<S>(word, values.as_ptr().add(2 * at));
+            at = (at + word.count_ones() as usize).min(count);
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let q = S::splat(*q.as_ptr().add(r * width + channel));
+                for (sum, &keys) in sums.iter_mut().zip(&keys) {
+                    *sum = S::fma(q, keys, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                let to = scores.as_mut_ptr().add(r * PAGE_TOKENS + v * LANES);
+                S::store(to, S::add(S::load(to), sum));
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// **Adds** to `out`, `[rows][width]`, the values of `tokens` tokens by `weights`, `[rows][PAGE_TOKENS]`: a row of
+    /// [`add_rows`] a token, masks for all of the width. One chain of fused multiply-adds over the tokens.
+    ///
+    /// # Panics
+    /// If the slices are too short.
+    pub fn accumulate_rows(weights: &[f32], tokens: usize, masks: &[u8], values: &[u8], count: usize, width: usize,
+        out: &mut [f32]) = accumulate_rows_body
+}
+
+#[inline(always)]
+unsafe fn accumulate_rows_body<S: Expand>(
+    weights: &[f32],
+    tokens: usize,
+    masks: &[u8],
+    values: &[u8],
+    count: usize,
+    width: usize,
+    out: &mut [f32],
+) {
+    let (rows, row_masks) = (out.len() / width, width / LANES * 2);
+    assert!(tokens <= PAGE_TOKENS && weights.len() >= rows * PAGE_TOKENS && masks.len() >= tokens * row_masks);
+    assert!(width.is_multiple_of(LANES) && values.len() >= 2 * (count + SLACK));
+    // Where the words of a column of words start.
+    let (mut starts, mut at, mut column) = ([0usize; PAGE_TOKENS], 0, 0);
+    for (start, masks) in starts.iter_mut().zip(masks.chunks_exact(row_masks)).take(tokens) {
+        *start = at;
+        at = (at + ones(masks)).min(count);
+    }
+    while column < row_masks {
+        let end = (column + 2 * VECTORS).min(row_masks);
+        let mut row = 0;
+        while row < rows {
+            let (weights, out) = (&weights[row * PAGE_TOKENS..], &mut out[row * width + column * LANES / 2..]);
+            let page = Column { masks, row_masks, from: column, to: end, starts: &starts[..tokens], values };
+            // SAFETY: lengths asserted above; `rows - row` rows are left.
+            unsafe {
+                if S::REGISTERS >= 32 && rows - row >= 3 {
+                    accumulate_tile::<S, 3>(weights, &page, width, out);
+                    row += 3;
+                } else {
+                    accumulate_tile::<S, 1>(weights, &page, width, out);
+                    row += 1;
+                }
+            }
+        }
+        for (start, masks) in starts.iter_mut().zip(masks.chunks_exact(row_masks)).take(tokens) {
+            *start = (*start + ones(&masks[column..end])).min(count);
+        }
+        column = end;
+    }
+}
+
+fn ones(masks: &[u8]) -> usize {
+    masks.chunks(8).map(|masks| word(masks).count_ones() as usize).sum()
+}
+
+/// Up to four vectors of every token's row.
+struct Column<'a> {
+    masks: &'a [u8],
+    row_masks: usize,
+    /// Bytes of masks within a row.
+    from: usize,
+    to: usize,
+    starts: &'a [usize],
+    values: &'a [u8],
+}
+
+#[inline(always)]
+unsafe fn accumulate_tile<S: Expand, const R: usize>(
+    weights: &[f32],
+    page: &Column<'_>,
+    width: usize,
+    out: &mut [f32],
+) {
+    let vectors = (page.to - page.from) / 2;
+    // SAFETY: there are R rows, each with `vectors` vectors from the beginning of `out`.
+    unsafe {
+        let mut sums = [[S::splat(0.0); VECTORS]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate().take(vectors) {
+                *sum = S::load(out.as_ptr().add(r * width + v * LANES));
+            }
+        }
+        for (token, (&start, masks)) in page.starts.iter().zip(page.masks.chunks_exact(page.row_masks)).enumerate() {
+            let values = expand_word::<S>(word(&masks[page.from..page.to]), page.values.as_ptr().add(2 * start));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let weight = S::splat(*weights.as_ptr().add(r * PAGE_TOKENS + token));
+                for (sum, &values) in sums.iter_mut().zip(&values) {
+                    *sum = S::fma(weight, values, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate().take(vectors) {
+                S::store(out.as_mut_ptr().add(r * width + v * LANES), sum);
+            }
         }
     }
 }

@@ -1,39 +1,19 @@
 //! Clustering by Lloyd's iteration (k-means).
 
 use super::Rng;
-use cachalot_kernels::{Isa, dispatch};
+use cachalot_kernels::Isa;
+use cachalot_kernels::lookup::nearest;
+use cachalot_kernels::simd::LANES;
 
-// Plain loops: the dispatcher compiles them once for each instruction set, whose vectors the compiler then uses.
-#[allow(clippy::extra_unused_type_parameters)]
-mod nearest {
-    use super::dispatch;
-    use cachalot_kernels::simd::Simd;
-
-    dispatch! {
-        /// The word nearest to `x`, the first of equals, and its squared distance. `words` lie channel by channel,
-        /// `[x.len()][count]`; `distances` is scratch of `count`.
-        pub fn nearest(x: &[f32], words: &[f32], distances: &mut [f32]) -> (usize, f32) = nearest_body
-    }
-
-    #[inline(always)]
-    unsafe fn nearest_body<S: Simd>(x: &[f32], words: &[f32], distances: &mut [f32]) -> (usize, f32) {
-        distances.fill(0.0);
-        for (&x, words) in x.iter().zip(words.chunks_exact(distances.len())) {
-            for (sum, word) in distances.iter_mut().zip(words) {
-                let off = x - word;
-                *sum += off * off;
-            }
-        }
-        let least = distances.iter().fold(f32::INFINITY, |least, &d| if d < least { d } else { least });
-        (distances.iter().position(|&d| d == least).unwrap_or(0), least)
-    }
-}
-
-pub use nearest::nearest;
-
-/// `[count][dims]` to `[dims][count]`.
+/// `[count][dims]` to `[dims][stride]`, the stride being `count` rounded up to a vector, with zeros.
 pub fn channel_major(words: &[f32], dims: usize) -> Vec<f32> {
-    (0..dims).flat_map(|j| words.chunks_exact(dims).map(move |word| word[j])).collect()
+    let count = words.len() / dims;
+    let stride = count.next_multiple_of(LANES);
+    let mut out = vec![0.0; dims * stride];
+    for (j, row) in out.chunks_exact_mut(stride).enumerate() {
+        row.iter_mut().zip(words.chunks_exact(dims)).for_each(|(to, word)| *to = word[j]);
+    }
+    out
 }
 
 /// Rows that are looked at: so many a word, but never fewer than this.
@@ -48,13 +28,13 @@ pub fn train(rows: &[f32], dims: usize, count: usize, iterations: usize, seed: u
     let rows: Vec<&[f32]> = rows.chunks_exact(dims).step_by(step).collect();
     let mut words = seeds(&rows, dims, count, &mut Rng::new(seed, 30));
     let isa = Isa::detect();
-    let mut distances = vec![0.0; count];
+    let stride = count.next_multiple_of(LANES);
     let mut served = vec![(0, 0.0f32); rows.len()];
     for _ in 0..iterations {
         let by_channel = channel_major(&words, dims);
         let mut moved = false;
         for (row, served) in rows.iter().zip(&mut served) {
-            let now = nearest(isa, row, &by_channel, &mut distances);
+            let now = nearest(isa, row, &by_channel, stride, count);
             moved |= now != *served;
             *served = now;
         }
@@ -147,8 +127,7 @@ mod tests {
         two.sort_by(f32::total_cmp);
         assert!((two[0] + 0.7979).abs() < 0.02 && (two[1] - 0.7979).abs() < 0.02, "{two:?}");
         let words = train(&rows, 1, 16, 200, 1);
-        let mut scratch = [0.0; 16];
-        let error: f32 = rows.iter().map(|x| nearest(Isa::Portable, &[*x], &words, &mut scratch).1).sum();
+        let error: f32 = rows.iter().map(|x| nearest(Isa::Portable, &[*x], &words, 16, 16).1).sum();
         assert!((error / 20_000.0 / 0.0095 - 1.0).abs() < 0.05, "{}", error / 20_000.0);
     }
 }

@@ -9,7 +9,7 @@ use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::lookup::score_tile;
 use cachalot_kernels::simd::LANES;
-use cachalot_kernels::sparse::{SLACK, add_rows};
+use cachalot_kernels::sparse::{SLACK, accumulate_rows, add_rows, score_rows};
 use std::sync::Arc;
 
 /// Registry line.
@@ -41,6 +41,11 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     Ok(Built::Part(Arc::new(Bitmap { shape: context.shape(), keep })))
 }
 
+/// Rows up to which elements are spread in registers, once for every few rows; above it once for all, to memory.
+fn direct_rows(isa: Isa) -> usize {
+    if isa >= Isa::Avx512 { 6 } else { 2 }
+}
+
 impl Bitmap {
     fn count(&self) -> usize {
         self.keep * self.shape.tokens
@@ -68,6 +73,10 @@ impl Bitmap {
         }
     }
 
+    fn masks<'a>(&self, page: &'a [u8]) -> &'a [u8] {
+        &page[2 * self.count()..][..self.masks_len()]
+    }
+
     fn decoded<'a>(&self, isa: Isa, page: &[u8], tile: &'a mut Vec<f32>) -> &'a [f32] {
         tile.clear();
         tile.resize(self.shape.tile_len(), 0.0);
@@ -78,8 +87,7 @@ impl Bitmap {
     fn add(&self, isa: Isa, page: &[u8], tile: &mut [f32]) {
         let (_, words) = self.rows();
         let stride = if self.shape.side == Side::Keys { PAGE_TOKENS } else { self.shape.width() };
-        let masks = &page[2 * self.count()..][..self.masks_len()];
-        add_rows(isa, masks, words, page, self.count(), stride, tile);
+        add_rows(isa, self.masks(page), words, page, self.count(), stride, tile);
     }
 }
 
@@ -89,7 +97,7 @@ impl Part for Bitmap {
     }
 
     fn breakdown(&self) -> Vec<Item> {
-        // A vector of half floats may be read from behind the last one.
+        // Vectors of half floats may be read from behind the last one.
         let slack = (2 * SLACK).saturating_sub(self.masks_len());
         let both = 2 * self.count() + self.masks_len() + slack;
         let padding = slack + both.next_multiple_of(4) - both;
@@ -153,12 +161,23 @@ impl Part for Bitmap {
     }
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
-        let d = self.shape.channels;
+        let (d, width) = (self.shape.channels, self.shape.width());
+        if queries.rows <= direct_rows(isa) && self.shape.tokens == PAGE_TOKENS {
+            score_rows(isa, queries.q, width, self.masks(page), page, self.count(), scores);
+            return;
+        }
         let tile = self.decoded(isa, page, &mut work.tile);
-        score_tile(isa, queries.q, self.shape.width(), tile, d, d, scores);
+        score_tile(isa, queries.q, width, tile, d, d, scores);
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        let Shape { tokens, .. } = self.shape;
+        let width = self.shape.width();
+        if rows <= direct_rows(isa) {
+            let out = &mut out[..rows * width];
+            accumulate_rows(isa, weights, tokens, self.masks(page), page, self.count(), width, out);
+            return;
+        }
         let tile = self.decoded(isa, page, &mut work.tile);
         accumulate_tile(isa, tile, self.shape, weights, rows, out);
     }

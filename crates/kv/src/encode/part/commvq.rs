@@ -8,11 +8,10 @@ mod train;
 use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry, StageError};
 use super::fields::{self, halves, put_halves};
-use super::lanes::add_rows;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::sync::Arc;
-use train::{Stage, train};
+use train::{Stage, add_words, train};
 
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -90,22 +89,20 @@ impl CommVq {
     }
 
     /// Decoded rows, `[tokens][width]`.
-    fn rows(&self, isa: Isa, page: &[u8], rows: &mut Vec<f32>) {
+    fn rows(&self, isa: Isa, page: &[u8], work: &mut Work) {
         let (tokens, width) = (self.shape.tokens, self.shape.width());
-        let (codes, lengths) = page.split_at(self.stages.len() * self.stage_bytes());
-        rows.clear();
-        rows.resize(tokens * width, 0.0);
+        let (packed, lengths) = page.split_at(self.stages.len() * self.stage_bytes());
+        let floats = &mut work.floats;
+        floats.clear();
+        floats.resize(tokens * width, 0.0);
         let mut numbers = [[0u16; PAGE_TOKENS]; 2];
-        for (stage, codes) in self.stages.iter().zip(codes.chunks_exact(self.stage_bytes())) {
+        for (stage, codes) in self.stages.iter().zip(packed.chunks_exact(self.stage_bytes())) {
             for (numbers, codes) in numbers.iter_mut().zip(codes.chunks_exact(fields::bytes(BITS, tokens))) {
                 fields::unpack(BITS, codes, &mut numbers[..tokens]);
             }
-            for (token, row) in rows.chunks_exact_mut(width).enumerate() {
-                let [a, b] = [0, 1].map(|i| usize::from(numbers[i][token]));
-                add_rows(isa, stage.parameter(a), stage.turned(b), row);
-            }
+            add_words(isa, stage, [&numbers[0], &numbers[1]], floats);
         }
-        for (row, length) in rows.chunks_exact_mut(width).zip(halves(lengths)) {
+        for (row, length) in floats.chunks_exact_mut(width).zip(halves(lengths)) {
             row.iter_mut().for_each(|x| *x *= length);
         }
     }
@@ -151,16 +148,16 @@ impl Part for CommVq {
     }
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
-        let mut rows = Vec::new();
-        self.rows(Isa::Portable, page, &mut rows);
-        for (x, row) in x.chunks_exact_mut(self.shape.channels).zip(rows.chunks_exact(self.shape.width())) {
+        let mut work = Work::default();
+        self.rows(Isa::Portable, page, &mut work);
+        for (x, row) in x.chunks_exact_mut(self.shape.channels).zip(work.floats.chunks_exact(self.shape.width())) {
             x.iter_mut().zip(row).for_each(|(x, row)| *x += row);
         }
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         let (width, channels) = (self.shape.width(), self.shape.channels);
-        self.rows(isa, page, &mut work.floats);
+        self.rows(isa, page, work);
         match self.shape.side {
             Side::Keys => {
                 for c in 0..channels {

@@ -37,18 +37,29 @@ pub(crate) fn unpack(bits: usize, from: &[u8], fields: &mut [u16]) {
     let (mut at, mut shift) = (0, 0);
     for plane in planes(bits).filter(|&plane| plane > 0) {
         let length = fields.len() * plane / 8;
-        let (bytes, mask) = (&from[at..at + length], ((1u32 << plane) - 1) as u16);
-        for (j, fields) in fields.chunks_exact_mut(length).enumerate() {
-            if shift == 0 {
-                let pairs = fields.iter_mut().zip(bytes);
-                pairs.for_each(|(field, &byte)| *field = (u16::from(byte) >> (j * plane)) & mask);
-            } else {
-                let pairs = fields.iter_mut().zip(bytes);
-                pairs.for_each(|(field, &byte)| *field |= ((u16::from(byte) >> (j * plane)) & mask) << shift);
-            }
+        let bytes = &from[at..at + length];
+        match plane {
+            8 => unpack_plane::<8>(bytes, shift, fields),
+            4 => unpack_plane::<4>(bytes, shift, fields),
+            2 => unpack_plane::<2>(bytes, shift, fields),
+            _ => unpack_plane::<1>(bytes, shift, fields),
         }
         at += length;
         shift += plane;
+    }
+}
+
+/// Puts a plane's bits where they belong; the lowest plane comes first and clears the others.
+#[inline(always)]
+fn unpack_plane<const PLANE: usize>(bytes: &[u8], shift: usize, fields: &mut [u16]) {
+    let mask = ((1u32 << PLANE) - 1) as u16;
+    for (j, fields) in fields.chunks_exact_mut(bytes.len()).enumerate() {
+        let part = |byte: u8| ((u16::from(byte) >> (j * PLANE)) & mask) << shift;
+        if shift == 0 {
+            fields.iter_mut().zip(bytes).for_each(|(field, &byte)| *field = part(byte));
+        } else {
+            fields.iter_mut().zip(bytes).for_each(|(field, &byte)| *field |= part(byte));
+        }
     }
 }
 

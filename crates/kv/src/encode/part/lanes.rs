@@ -35,6 +35,40 @@ unsafe fn add_scaled_body<S: Simd>(a: f32, x: &[f32], y: &mut [f32]) {
     }
 }
 
+dispatch! {
+    /// `y += Σ_i factors[i] rows[i]`, rows as long as `y`: one chain of fused multiply-adds in order.
+    pub(super) fn add_combination(factors: &[f32], rows: &[f32], y: &mut [f32]) = add_combination_body
+}
+
+#[inline(always)]
+unsafe fn add_combination_body<S: Simd>(factors: &[f32], rows: &[f32], y: &mut [f32]) {
+    /// Sums held in registers.
+    const AT_ONCE: usize = 4;
+    let n = y.len();
+    assert!(n.is_multiple_of(LANES) && rows.len() >= factors.len() * n);
+    let mut first = 0;
+    while first < n {
+        let vectors = ((n - first) / LANES).min(AT_ONCE);
+        // SAFETY: lengths asserted above.
+        unsafe {
+            let mut sums = [S::splat(0.0); AT_ONCE];
+            for (v, sum) in sums.iter_mut().enumerate().take(vectors) {
+                *sum = S::load(y.as_ptr().add(first + v * LANES));
+            }
+            for (i, &factor) in factors.iter().enumerate() {
+                let row = rows.as_ptr().add(i * n + first);
+                for (v, sum) in sums.iter_mut().enumerate().take(vectors) {
+                    *sum = S::fma(S::splat(factor), S::load(row.add(v * LANES)), *sum);
+                }
+            }
+            for (v, &sum) in sums.iter().enumerate().take(vectors) {
+                S::store(y.as_mut_ptr().add(first + v * LANES), sum);
+            }
+        }
+        first += vectors * LANES;
+    }
+}
+
 /// Adds `Σ weight · value` of decoded values, `[PAGE_TOKENS][width]`, to `out`, `[rows][width]`: one chain of fused
 /// multiply-adds over the tokens.
 pub(super) fn accumulate_tile(isa: Isa, tile: &[f32], shape: Shape, weights: &[f32], rows: usize, out: &mut [f32]) {
@@ -47,22 +81,5 @@ pub(super) fn accumulate_tile(isa: Isa, tile: &[f32], shape: Shape, weights: &[f
     let out = out[..rows * width].chunks_mut(AT_ONCE * width);
     for (weights, out) in weights.chunks(AT_ONCE * PAGE_TOKENS).zip(out) {
         accumulate_page(isa, weights, tile, Element::F32, width, &visible[..out.len() / width], out);
-    }
-}
-
-dispatch! {
-    /// `y += a + b`: the sum of the two first.
-    pub(super) fn add_rows(a: &[f32], b: &[f32], y: &mut [f32]) = add_rows_body
-}
-
-#[inline(always)]
-unsafe fn add_rows_body<S: Simd>(a: &[f32], b: &[f32], y: &mut [f32]) {
-    let rows = a.chunks_exact(LANES).zip(b.chunks_exact(LANES));
-    for ((a, b), y) in rows.zip(y.chunks_exact_mut(LANES)) {
-        // SAFETY: the chunks have sixteen elements; the features are the dispatcher's business.
-        unsafe {
-            let sum = S::add(S::load(a.as_ptr()), S::load(b.as_ptr()));
-            S::store(y.as_mut_ptr(), S::add(S::load(y.as_ptr()), sum));
-        }
     }
 }

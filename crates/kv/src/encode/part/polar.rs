@@ -172,7 +172,7 @@ impl Part for Polar {
                 let c = block * BLOCK + c;
                 match self.shape.side {
                     Side::Keys => tile[c * PAGE_TOKENS..].iter_mut().zip(row).for_each(|(to, x)| *to += x),
-                    Side::Values => row.iter().enumerate().for_each(|(t, x)| tile[t * width + c] += x),
+                    Side::Values => tile[c..].iter_mut().step_by(width).zip(row).for_each(|(to, x)| *to += x),
                 }
             }
         }

@@ -110,9 +110,12 @@ impl PolarKeys {
     fn widen<'a>(&self, isa: Isa, page: &[u8], floats: &'a mut Vec<f32>, codes: &mut Vec<u16>) -> Widened<'a> {
         let n = self.pairs.len();
         let [radius, angle] = self.sizes();
-        floats.clear();
+        if self.shape.tokens < PAGE_TOKENS {
+            // Tokens that are not there have no radius.
+            floats.clear();
+            codes.clear();
+        }
         floats.resize(n * (32 + PAGE_TOKENS), 0.0);
-        codes.clear();
         codes.resize(n * PAGE_TOKENS, 0);
         let (table, radii) = floats.split_at_mut(n * 32);
         let mut one = [0; PAGE_TOKENS];

@@ -1,5 +1,7 @@
 //! Product quantization: MILLION (Wang et al., 2025), after Jégou et al., 2011.
 
+mod words;
+
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::math::kmeans;
 use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry, StageError};
@@ -7,9 +9,10 @@ use super::fields;
 use super::lanes::accumulate_tile;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::lookup::{add_looked_up, score_tables, score_tile, tables};
+use cachalot_kernels::lookup::{add_looked_up, nearest, score_tables, score_tile, tables};
 use cachalot_kernels::simd::LANES;
 use std::sync::Arc;
+use words::{add_words, by_channel, measured};
 
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -19,7 +22,8 @@ pub(super) const STAGE: StageEntry = StageEntry {
     calibrate: Some(calibrate),
 };
 
-/// Query rows up to which a table of products is cheaper than decoding the page.
+/// Query rows up to which tables of products are worth their room. They are looked up once a sub-space and row, while a
+/// decoded page costs once a channel for all rows.
 const TABLE_ROWS: usize = 4;
 
 /// Sub-spaces of as many channels each; per sub-space and token the number of a word. A page is the numbers,
@@ -65,11 +69,12 @@ impl Product {
     ) -> Product {
         let dims = shape.channels / subspaces;
         let count = (1usize << bits).max(LANES);
-        let by_channel = padded(words, dims, 1 << bits, count);
+        let words_by_channel = by_channel(words, dims, 1 << bits);
         let search = metric.map(|metric| {
             let there: Vec<f32> = words.chunks_exact(dims).flat_map(|word| measured(metric, word)).collect();
-            Search { metric: metric.to_vec(), by_channel: padded(&there, dims, 1 << bits, count) }
+            Search { metric: metric.to_vec(), by_channel: by_channel(&there, dims, 1 << bits) }
         });
+        let by_channel = words_by_channel;
         Product { shape, what, subspaces, dims, bits, count, words: words.to_vec(), by_channel, search }
     }
 
@@ -88,24 +93,6 @@ impl Product {
         fields::unpack(self.bits, &page[subspace * self.span()..][..self.span()], codes);
         codes
     }
-}
-
-/// Words of every sub-space, channel by channel, with `count - words` words of zeros more.
-fn padded(words: &[f32], dims: usize, each: usize, count: usize) -> Vec<f32> {
-    let by_channel = words.chunks_exact(dims * each).flat_map(|words| kmeans::channel_major(words, dims));
-    let by_channel: Vec<f32> = by_channel.collect();
-    let mut out = Vec::with_capacity(by_channel.len() / each * count);
-    for row in by_channel.chunks_exact(each) {
-        out.extend_from_slice(row);
-        out.resize(out.len() + count - each, 0.0);
-    }
-    out
-}
-
-/// `metric x`, in `f64`.
-fn measured(metric: &[f32], x: &[f32]) -> Vec<f32> {
-    let product = |row: &[f32]| row.iter().zip(x).fold(0.0, |sum, (m, x)| sum + f64::from(*m) * f64::from(*x)) as f32;
-    metric.chunks_exact(x.len()).map(product).collect()
 }
 
 struct Options {
@@ -168,9 +155,6 @@ impl Part for Product {
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
         to.fill(0);
         let isa = Isa::detect();
-        let mut distances = vec![0.0; self.count];
-        // Padding must not be nearest to anything: only the words count.
-        let words = 1 << self.bits;
         let mut codes = vec![0u16; self.subspaces * self.shape.tokens];
         for (token, row) in x.chunks_exact(self.shape.channels).enumerate() {
             let there = self.search.as_ref().map(|search| measured(&search.metric, row));
@@ -178,10 +162,8 @@ impl Part for Product {
             let by_channel = self.search.as_ref().map_or(&self.by_channel, |search| &search.by_channel);
             let shares = row.chunks_exact(self.dims).zip(by_channel.chunks_exact(self.dims * self.count));
             for (m, (share, by_channel)) in shares.enumerate() {
-                kmeans::nearest(isa, share, by_channel, &mut distances);
-                let distances = &distances[..words];
-                let least = distances.iter().enumerate().fold(0, |at, (i, d)| if *d < distances[at] { i } else { at });
-                codes[m * self.shape.tokens + token] = least as u16;
+                let (word, _) = nearest(isa, share, by_channel, self.count, 1 << self.bits);
+                codes[m * self.shape.tokens + token] = word as u16;
             }
         }
         for (codes, to) in codes.chunks_exact(self.shape.tokens).zip(to.chunks_exact_mut(self.span())) {
@@ -207,7 +189,7 @@ impl Part for Product {
 
     fn prepare(&self, isa: Isa, q: &[f32], rows: usize, state: &mut Vec<f32>) {
         state.clear();
-        if rows > TABLE_ROWS || self.shape.side == Side::Values {
+        if rows > TABLE_ROWS.min(self.dims) || self.shape.side == Side::Values {
             return;
         }
         let each = self.subspaces * self.count;
@@ -273,9 +255,18 @@ impl Part for Product {
                     }
                 }
                 Side::Values => {
-                    for (token, &code) in codes.iter().enumerate() {
-                        let word = &words[usize::from(code) * self.dims..][..self.dims];
-                        tile[token * width + first..].iter_mut().zip(word).for_each(|(to, word)| *to += word);
+                    let tile = &mut tile[first..];
+                    match self.dims {
+                        1 => add_words::<1>(words, codes, width, tile),
+                        2 => add_words::<2>(words, codes, width, tile),
+                        4 => add_words::<4>(words, codes, width, tile),
+                        8 => add_words::<8>(words, codes, width, tile),
+                        dims => {
+                            for (token, &code) in codes.iter().enumerate() {
+                                let word = &words[usize::from(code) * dims..][..dims];
+                                tile[token * width..].iter_mut().zip(word).for_each(|(to, word)| *to += word);
+                            }
+                        }
                     }
                 }
             }

@@ -6,7 +6,7 @@ mod matrix;
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{halves, put_halves};
-use super::lanes::add_scaled;
+use super::lanes::{add_combination, add_scaled};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::codes::{Bits, Grid, Scratch, multiply, pack, packed_bytes, unpack};
@@ -231,9 +231,7 @@ impl Part for Sketch {
         state.clear();
         state.resize(rows * m, 0.0);
         for (q, u) in q.chunks_exact(self.shape.width()).zip(state.chunks_exact_mut(m)) {
-            for (c, &q) in q[..self.shape.channels].iter().enumerate() {
-                add_scaled(isa, q, self.matrix.column(c), u);
-            }
+            add_combination(isa, &q[..self.shape.channels], self.matrix.columns(), u);
         }
     }
 

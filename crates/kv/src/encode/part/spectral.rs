@@ -1,16 +1,18 @@
 //! Keys at one and a half bits: the wide channels at two bits, the others as signs of their spectrum (VidKV, Tao et al.,
 //! 2025).
 
+mod waves;
+
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
-use super::super::math::elementary::sin_cos;
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{half, halves};
-use super::lanes::add_scaled;
+use super::lanes::add_combination;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::codes::{Bits, Grid, decode, multiply, pack, packed_bytes, unpack};
 use cachalot_kernels::simd::LANES;
 use std::sync::Arc;
+use waves::waves;
 
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -56,28 +58,6 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let wide = wide.next_multiple_of(step).clamp(step, d - step);
     let narrow = d - wide;
     Ok(Built::Part(Arc::new(Spectral { shape: context.shape(), wide, narrow, waves: waves(narrow) })))
-}
-
-/// Orthonormal real waves of `n` (even) samples, transposed and padded: the mean, then cosine and sine of every frequency,
-/// then the alternating one.
-fn waves(n: usize) -> Vec<f32> {
-    let padded = n.next_multiple_of(LANES);
-    let mut waves = vec![0.0; n * padded];
-    let unit = (2.0 / n as f64).sqrt();
-    for c in 0..n {
-        let row = &mut waves[c * padded..][..n];
-        for (j, to) in row.iter_mut().enumerate() {
-            let frequency = j.div_ceil(2);
-            let (sin, cos) = sin_cos(std::f64::consts::TAU * (frequency * c % n) as f64 / n as f64);
-            let wave = if j % 2 == 1 { cos } else { sin };
-            *to = match j {
-                0 => unit * 0.5f64.sqrt(),
-                j if j == n - 1 => unit * 0.5f64.sqrt() * cos,
-                _ => unit * wave,
-            } as f32;
-        }
-    }
-    waves
 }
 
 /// A matrix of the page: its levels' bytes, and scales `[groups of tokens][rows]`.
@@ -184,7 +164,7 @@ impl Spectral {
             for (&c, waves) in narrow.iter().zip(self.waves.chunks_exact(self.padded())) {
                 let row = &mut row[..tokens];
                 row.fill(0.0);
-                waves.iter().zip(floats.chunks_exact(tokens)).for_each(|(&wave, y)| add_scaled(isa, wave, y, row));
+                add_combination(isa, &waves[..self.narrow], floats, row);
                 each(c, row);
             }
         });
@@ -290,8 +270,10 @@ impl Part for Spectral {
             let to = &mut of_wide[row * self.wide..][..self.wide];
             to.iter_mut().zip(&wide).for_each(|(to, &c)| *to = q[c]);
             // The spectrum of the query's share: the waves are orthonormal.
+            let mut share = [0.0; 256];
+            share.iter_mut().zip(&narrow).for_each(|(to, &c)| *to = q[c]);
             let to = &mut of_narrow[row * padded..][..padded];
-            narrow.iter().zip(self.waves.chunks_exact(padded)).for_each(|(&c, waves)| add_scaled(isa, q[c], waves, to));
+            add_combination(isa, &share[..self.narrow], &self.waves, to);
         }
         self.matrices(isa, page, levels, |is_wide, grid, levels| {
             let (x, stride) = if is_wide { (&*of_wide, self.wide) } else { (&*of_narrow, padded) };

@@ -82,6 +82,25 @@ impl Stage {
 }
 
 dispatch! {
+    /// Adds the words of one stage, `u_A + i u_B` by the numbers of every token, to rows `[tokens][width]`.
+    pub(super) fn add_words(stage: &Stage, numbers: [&[u16]; 2], rows: &mut [f32]) = add_words_body
+}
+
+#[inline(always)]
+unsafe fn add_words_body<S: Simd>(stage: &Stage, numbers: [&[u16]; 2], rows: &mut [f32]) {
+    for ((row, &a), &b) in rows.chunks_exact_mut(stage.width).zip(numbers[0]).zip(numbers[1]) {
+        let (a, b) = (stage.parameter(usize::from(a)), stage.turned(usize::from(b)));
+        for i in (0..row.len()).step_by(LANES) {
+            // SAFETY: parameters are as wide as the row, a multiple of sixteen.
+            unsafe {
+                let word = S::add(S::load(a.as_ptr().add(i)), S::load(b.as_ptr().add(i)));
+                S::store(row.as_mut_ptr().add(i), S::add(S::load(row.as_ptr().add(i)), word));
+            }
+        }
+    }
+}
+
+dispatch! {
     /// `(A, B)` that makes `|x - u_A - i u_B|² - |x|²` least.
     fn nearest(x: &[f32], by_channel: &[Vec<f32>; 2], squares: &[f32], cross: &[f32]) -> (usize, usize) = nearest_body
 }

@@ -56,6 +56,11 @@ impl Matrix {
         &self.columns[c * self.m..][..self.m]
     }
 
+    /// All columns, `[d][m]`.
+    pub(super) fn columns(&self) -> &[f32] {
+        &self.columns
+    }
+
     /// Whether `S x` is positive, row by row.
     pub(super) fn signs(&self, x: &[f32]) -> Vec<bool> {
         let mut sums = vec![0.0f64; self.m];

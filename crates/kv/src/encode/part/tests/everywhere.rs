@@ -170,8 +170,10 @@ fn fused_products_are_those_of_the_decoded_rows() {
             }
             let each = many.len() / ROWS;
             for (one, vector) in many.chunks_exact(each).zip(vectors.chunks_exact(vectors.len() / ROWS)) {
-                let alone = fused(part, Isa::detect(), &page, vector, 1);
-                assert_eq!(bits(one), bits(&alone), "{name}, {what}: a row alone");
+                for isa in Isa::available() {
+                    let alone = fused(part, isa, &page, vector, 1);
+                    assert_eq!(bits(one), bits(&alone), "{name}, {what}, {isa}: a row alone");
+                }
                 // Queries and weights may be rounded to sixteen bits, and sums of f32 round.
                 let top = vector.iter().fold(0.0f32, |top, x| top.max(x.abs()));
                 for (i, &got) in one.iter().enumerate().filter(|(i, _)| shape.side == Side::Keys || *i < d) {

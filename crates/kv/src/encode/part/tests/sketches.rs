@@ -44,6 +44,37 @@ fn estimates_are_unbiased_and_orthogonal_rows_better_than_independent() {
     assert!((0.25..0.55).contains(&relative), "{relative}");
 }
 
+/// TurboQuant's inner-product variant: levels, then a sketch of what they leave. Right on average where the levels alone
+/// shrink every score by their distortion, with a variance of at most `π/2 |q|² |r|² / d`.
+#[test]
+fn a_sketch_of_the_residual_takes_the_bias_away() {
+    const SEEDS: usize = 200;
+    let d = 64;
+    let (x, q) = (gaussian(64 * d, 21), gaussian(d, 22));
+    let levels = part("lloyd(bits=2, density=beta)", Side::Keys, d);
+    let rough = decoded(&*levels, &encoded(&*levels, &x));
+    let rest: Vec<f32> = x.iter().zip(&rough).map(|(x, r)| x - r).collect();
+    let mut sums = vec![(0.0, 0.0); 64];
+    for seed in 0..SEEDS {
+        let sketch = part(&format!("sketch(seed={seed})"), Side::Keys, d);
+        for (sum, score) in sums.iter_mut().zip(scores(&*sketch, &encoded(&*sketch, &rest), &q)) {
+            sum.0 += f64::from(score);
+            sum.1 += f64::from(score) * f64::from(score);
+        }
+    }
+    let (mut biased, mut relative) = (0.0, 0.0);
+    for (rest, (sum, square)) in rest.chunks_exact(d).zip(sums) {
+        let mean = sum / SEEDS as f64;
+        let variance = square / SEEDS as f64 - mean * mean;
+        biased += (mean - dot(rest, &q)).powi(2) / (variance / SEEDS as f64) / 64.0;
+        relative += variance / (std::f64::consts::FRAC_PI_2 * dot(&q, &q) * dot(rest, rest) / d as f64) / 64.0;
+    }
+    assert!((0.6..1.5).contains(&biased), "{biased}");
+    assert!((0.2..0.7).contains(&relative), "{relative}");
+    let shrink = dot(&rough, &x) / dot(&x, &x);
+    assert!((shrink - (1.0 - 0.1145)).abs() < 0.01, "{shrink}");
+}
+
 #[test]
 fn only_the_length_follows_a_scaled_key() {
     let part = part("sketch", Side::Keys, 128);
