@@ -9,6 +9,7 @@
 
 pub mod attention;
 pub mod codes;
+pub mod float8;
 pub mod isa;
 pub mod linear;
 pub mod lookup;

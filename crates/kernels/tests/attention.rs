@@ -2,6 +2,7 @@
 
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::*;
+use cachalot_kernels::float8::*;
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -45,6 +46,14 @@ impl Page {
                     Element::Bf16 => {
                         bytes.extend(bf16::from_f32(x).to_ne_bytes());
                         back.push(bf16::from_f32(x).to_f32());
+                    }
+                    Element::E4m3 => {
+                        bytes.push(e4m3_from_f32(x));
+                        back.push(e4m3_to_f32(e4m3_from_f32(x)));
+                    }
+                    Element::E5m2 => {
+                        bytes.push(e5m2_from_f32(x));
+                        back.push(e5m2_to_f32(e5m2_from_f32(x)));
                     }
                 }
             }
@@ -111,7 +120,7 @@ fn reference(q: &[f32], width: usize, pages: &[Page], visible: &[Vec<Visible>], 
 }
 
 fn element() -> impl Strategy<Value = Element> {
-    prop_oneof![Just(Element::F32), Just(Element::F16), Just(Element::Bf16)]
+    prop::sample::select(Element::ALL.to_vec())
 }
 
 proptest! {

@@ -15,14 +15,22 @@ pub enum Element {
     F16 = 1,
     /// bfloat16, rounded to nearest even.
     Bf16 = 2,
+    /// Eight bits, three of them mantissa; see [`crate::float8`].
+    E4m3 = 3,
+    /// Eight bits, two of them mantissa; see [`crate::float8`].
+    E5m2 = 4,
 }
 
 impl Element {
+    /// All of them.
+    pub const ALL: [Element; 5] = [Element::F32, Element::F16, Element::Bf16, Element::E4m3, Element::E5m2];
+
     /// Bytes of one element.
     pub const fn bytes(self) -> usize {
         match self {
             Element::F32 => 4,
             Element::F16 | Element::Bf16 => 2,
+            Element::E4m3 | Element::E5m2 => 1,
         }
     }
 
@@ -32,6 +40,8 @@ impl Element {
             Element::F32 => "f32",
             Element::F16 => "f16",
             Element::Bf16 => "bf16",
+            Element::E4m3 => "fp8-e4m3",
+            Element::E5m2 => "fp8-e5m2",
         }
     }
 }
@@ -46,7 +56,7 @@ impl FromStr for Element {
     type Err = ();
 
     fn from_str(s: &str) -> Result<Element, ()> {
-        [Element::F32, Element::F16, Element::Bf16].into_iter().find(|e| e.name() == s).ok_or(())
+        Element::ALL.into_iter().find(|e| e.name() == s).ok_or(())
     }
 }
 
@@ -65,6 +75,10 @@ pub(super) struct F32;
 pub(super) struct F16;
 #[derive(Clone, Copy)]
 pub(super) struct Bf16;
+#[derive(Clone, Copy)]
+pub(super) struct E4m3;
+#[derive(Clone, Copy)]
+pub(super) struct E5m2;
 
 impl Load for F32 {
     const BYTES: usize = 4;
@@ -93,6 +107,24 @@ impl Load for Bf16 {
     }
 }
 
+impl Load for E4m3 {
+    const BYTES: usize = 1;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(base: *const u8, index: usize) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_e4m3(base.add(index)) }
+    }
+}
+
+impl Load for E5m2 {
+    const BYTES: usize = 1;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(base: *const u8, index: usize) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_e5m2(base.add(index)) }
+    }
+}
+
 /// Evaluates an expression with the loader of a runtime element type.
 macro_rules! with_element {
     ($element:expr, $load:ident => $e:expr) => {
@@ -107,6 +139,14 @@ macro_rules! with_element {
             }
             $crate::attention::Element::Bf16 => {
                 type $load = $crate::attention::element::Bf16;
+                $e
+            }
+            $crate::attention::Element::E4m3 => {
+                type $load = $crate::attention::element::E4m3;
+                $e
+            }
+            $crate::attention::Element::E5m2 => {
+                type $load = $crate::attention::element::E5m2;
                 $e
             }
         }

@@ -23,6 +23,35 @@ macro_rules! both {
     };
 }
 
+/// Sixteen E4M3 floats as half floats less by a factor of 256: the codes moved up to the sign and the mantissa's end.
+/// (Not-a-number, which would be 480, gets the exponent that says so.)
+#[inline(always)]
+pub(super) unsafe fn e4m3_as_f16(p: *const u8) -> __m256i {
+    // SAFETY: sixteen bytes lie there, and AVX2 is present, by the caller's contract.
+    unsafe {
+        // Sign-extended and shifted, the sign is doubled.
+        let moved = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())));
+        let magnitude = _mm256_and_si256(moved, _mm256_set1_epi16(0x3f80));
+        let half = _mm256_and_si256(moved, _mm256_set1_epi16(0xbf80_u16 as i16));
+        let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80));
+        _mm256_or_si256(half, _mm256_and_si256(nan, _mm256_set1_epi16(0x4000)))
+    }
+}
+
+/// Sixteen E5M2 floats as half floats, which they are the upper bytes of.
+#[inline(always)]
+pub(super) unsafe fn e5m2_as_f16(p: *const u8) -> __m256i {
+    // SAFETY: as above.
+    unsafe { _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast()))) }
+}
+
+/// Sixteen half floats, widened.
+#[inline(always)]
+unsafe fn widen_f16(x: __m256i) -> F {
+    // SAFETY: AVX2 and F16C are present by the caller's contract.
+    unsafe { [_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(x))] }
+}
+
 // SAFETY of all bodies: the features are present and pointers valid by the trait's contract.
 impl Simd for Avx2 {
     type F = F;
@@ -56,6 +85,14 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
             })
         }
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(p: *const u8) -> F {
+        unsafe { widen_f16(e4m3_as_f16(p)).map(|half| _mm256_mul_ps(half, _mm256_set1_ps(256.0))) }
+    }
+    #[inline(always)]
+    unsafe fn load_e5m2(p: *const u8) -> F {
+        unsafe { widen_f16(e5m2_as_f16(p)) }
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, x: F) {

@@ -1,6 +1,7 @@
 //! AVX-512: one register holds the sixteen lanes.
 
 use super::Simd;
+use super::avx2::{e4m3_as_f16, e5m2_as_f16};
 use std::arch::x86_64::*;
 
 /// AVX-512 F, BW, DQ, VL and VNNI.
@@ -35,6 +36,14 @@ impl Simd for Avx512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(p: *const u8) -> __m512 {
+        unsafe { _mm512_mul_ps(_mm512_cvtph_ps(e4m3_as_f16(p)), _mm512_set1_ps(256.0)) }
+    }
+    #[inline(always)]
+    unsafe fn load_e5m2(p: *const u8) -> __m512 {
+        unsafe { _mm512_cvtph_ps(e5m2_as_f16(p)) }
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, x: __m512) {

@@ -39,6 +39,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// Sixteen bfloat16, widened exactly.
     unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// Sixteen E4M3 floats of eight bits, widened exactly; see [`crate::float8`].
+    unsafe fn load_e4m3(p: *const u8) -> Self::F;
+    /// Sixteen E5M2 floats of eight bits, widened exactly.
+    unsafe fn load_e5m2(p: *const u8) -> Self::F;
     /// Rounds to nearest even half floats.
     unsafe fn store_f16(p: *mut u16, x: Self::F);
 

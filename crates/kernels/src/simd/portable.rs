@@ -1,6 +1,7 @@
 //! Plain Rust over arrays of sixteen, in loops the compiler can vectorize.
 
 use super::{LANES, Simd};
+use crate::float8;
 use half::{bf16, f16};
 
 /// The instruction set every machine has.
@@ -60,6 +61,14 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> F {
         unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(|x| bf16::from_bits(x).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(p: *const u8) -> F {
+        unsafe { p.cast::<[u8; LANES]>().read_unaligned() }.map(float8::e4m3_to_f32)
+    }
+    #[inline(always)]
+    unsafe fn load_e5m2(p: *const u8) -> F {
+        unsafe { p.cast::<[u8; LANES]>().read_unaligned() }.map(float8::e5m2_to_f32)
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, x: F) {

@@ -5,6 +5,7 @@ use super::codec::{Hints, Item, Part, Shape, Side, Work};
 use super::stage::{Args, Built, Context, StageEntry, StageError};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::{Element, PAGE_TOKENS};
+use cachalot_kernels::float8::{e4m3_from_f32, e4m3_to_f32, e5m2_from_f32, e5m2_to_f32};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::sync::Arc;
@@ -63,6 +64,8 @@ impl Plain {
                     buffer[..to.len()].convert_to_f32_slice(to);
                 }
             }
+            Element::E4m3 => to.iter_mut().zip(bytes).for_each(|(to, &b)| *to = e4m3_to_f32(b)),
+            Element::E5m2 => to.iter_mut().zip(bytes).for_each(|(to, &b)| *to = e5m2_to_f32(b)),
         }
     }
 
@@ -98,6 +101,8 @@ impl Part for Plain {
                 // The largest half float is not enough for what rounds up beyond it.
                 Element::F16 => to[..2].copy_from_slice(&f16::from_f32(x.clamp(-65504.0, 65504.0)).to_le_bytes()),
                 Element::Bf16 => to[..2].copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
+                Element::E4m3 => to[0] = e4m3_from_f32(x),
+                Element::E5m2 => to[0] = e5m2_from_f32(x),
             }
         }
     }

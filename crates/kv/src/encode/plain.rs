@@ -1,6 +1,7 @@
 //! Plain elements: keys channel by channel, values token by token (see [`cachalot_kernels::attention`]).
 
 use cachalot_kernels::attention::{Element, PAGE_TOKENS};
+use cachalot_kernels::float8::{e4m3_from_f32, e4m3_to_f32, e5m2_from_f32, e5m2_to_f32};
 use half::{bf16, f16};
 
 /// Writes the keys of consecutive tokens, `rows` of `width`, to the slots from `slot` of a page's key bytes.
@@ -29,6 +30,8 @@ fn write<'a>(element: Element, to: &mut [u8], from: impl Iterator<Item = &'a f32
         Element::Bf16 => {
             to.chunks_exact_mut(2).zip(from).for_each(|(to, &x)| to.copy_from_slice(&bf16::from_f32(x).to_ne_bytes()));
         }
+        Element::E4m3 => to.iter_mut().zip(from).for_each(|(to, &x)| *to = e4m3_from_f32(x)),
+        Element::E5m2 => to.iter_mut().zip(from).for_each(|(to, &x)| *to = e5m2_from_f32(x)),
     }
 }
 
@@ -55,5 +58,7 @@ fn read<'a>(element: Element, from: &[u8], to: impl Iterator<Item = &'a mut f32>
         }
         Element::F16 => to.zip(from.chunks_exact(2)).for_each(|(to, b)| *to = f16::from_bits(half(b)).to_f32()),
         Element::Bf16 => to.zip(from.chunks_exact(2)).for_each(|(to, b)| *to = bf16::from_bits(half(b)).to_f32()),
+        Element::E4m3 => to.zip(from).for_each(|(to, &b)| *to = e4m3_to_f32(b)),
+        Element::E5m2 => to.zip(from).for_each(|(to, &b)| *to = e5m2_to_f32(b)),
     }
 }
