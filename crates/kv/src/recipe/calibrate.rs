@@ -82,7 +82,7 @@ impl Collector {
     }
 
     /// Rows and queries of one side of a lane, rotated unless they are wanted before that.
-    fn samples(&self, lane: Lane, rotated: bool) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn samples(&self, lane: Lane, rotated: bool) -> (Vec<f32>, Vec<f32>) {
         let g = &self.layers[lane.layer];
         let rows = self.rows[lane.layer].lock().unwrap_or_else(PoisonError::into_inner);
         let dim = g.head_dim;
@@ -204,6 +204,13 @@ pub fn synthetic(recipe: &Recipe, layers: &[LayerGeometry]) -> Result<CachePlan,
 
 /// Tensors for [`synthetic`].
 pub(super) fn synthetic_tensors(recipe: &Recipe, layers: &[LayerGeometry]) -> Result<Made, RecipeError> {
+    let collected = synthetic_rows(layers);
+    let tensors = calibrate(recipe, &collected, 0, &Team::new(std::num::NonZeroUsize::MIN), &|_, _| {})?;
+    Ok(Made::of(tensors))
+}
+
+/// What a model of random numbers would give.
+pub(super) fn synthetic_rows(layers: &[LayerGeometry]) -> Collector {
     let collected = Collector::new(layers.to_vec(), 0);
     let mut state = 1u64;
     // A sum of uniform numbers is normal enough.
@@ -222,8 +229,7 @@ pub(super) fn synthetic_tensors(recipe: &Recipe, layers: &[LayerGeometry]) -> Re
         rows.v = fill(SYNTHETIC_ROWS, g.kv_heads * g.head_dim);
         rows.q = fill(SYNTHETIC_ROWS / QUERY_STRIDE, g.heads * g.head_dim);
     }
-    let tensors = calibrate(recipe, &collected, 0, &Team::new(std::num::NonZeroUsize::MIN), &|_, _| {})?;
-    Ok(Made::of(tensors))
+    collected
 }
 
 /// One side of one lane.

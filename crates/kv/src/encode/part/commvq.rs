@@ -16,7 +16,8 @@ use train::{Stage, add_words, train};
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
     name: "commvq",
-    summary: "residual words that commute with rotary position, from a profile; commvq(stages=0, iterations=12), 0: two bits an element",
+    summary: "residual words that commute with rotary position, from a profile; commvq(bits=2 (1 or 2, an element) or \
+              stages=N, iterations=12)",
     build,
     calibrate: Some(calibrate),
 };
@@ -44,8 +45,9 @@ struct Options {
 
 fn options(args: &Args, context: &Context<'_>) -> Result<Options, StageError> {
     let d = context.channels;
+    let bits = args.integer("bits", 2, 1..=2)?;
     let stages = match args.integer("stages", 0, 0..=64)? {
-        0 => (2 * d + BITS) / (2 * BITS),
+        0 => (bits * d + BITS) / (2 * BITS),
         stages => stages,
     };
     let iterations = args.integer("iterations", 12, 1..=200)?;

@@ -17,7 +17,8 @@ use words::{add_words, by_channel, measured};
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
     name: "product",
-    summary: "product quantization with codebooks from a profile; product(subspaces=32, bits=8, iterations=25)",
+    summary: "product quantization with codebooks from a profile; product(subspaces=32 or dims=N (channels of a \
+              sub-space), bits=8, iterations=25)",
     build,
     calibrate: Some(calibrate),
 };
@@ -103,7 +104,16 @@ struct Options {
 
 fn options(args: &Args, context: &Context<'_>) -> Result<Options, StageError> {
     let d = context.channels;
-    let subspaces = args.integer("subspaces", 32, 1..=d)?;
+    let subspaces = match args.integer("dims", 0, 0..=d)? {
+        0 => args.integer("subspaces", 32, 1..=d)?,
+        dims if args.spec().args.contains_key("subspaces") => {
+            return Err(args.error(format!("`subspaces` and `dims={dims}` clash: both set the number of sub-spaces")));
+        }
+        dims if !d.is_multiple_of(dims) => {
+            return Err(args.error(format!("sub-spaces of {dims} do not divide {d} channels; choose a divisor")));
+        }
+        dims => d / dims,
+    };
     let bits = args.integer("bits", 8, 1..=12)?;
     let iterations = args.integer("iterations", 25, 1..=1000)?;
     args.done()?;

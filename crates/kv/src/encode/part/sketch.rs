@@ -16,7 +16,8 @@ use std::sync::Arc;
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
     name: "sketch",
-    summary: "keys: signs of random projections, m=0: as many as channels; sketch(m=0, outliers=0, outlier_m=m, seed=0)",
+    summary: "keys: signs of random projections, sketch(m=N or times=1 (times the channels), outliers=0, \
+              outlier_m=m or outlier_times=N, seed=0)",
     build,
     calibrate: None,
 };
@@ -39,11 +40,14 @@ struct Sketch {
 fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let (d, tokens) = (context.channels, context.tokens);
     let m = match args.integer("m", 0, 0..=4096)? {
-        0 => d,
+        0 => d * args.integer("times", 1, 1..=16)?,
         m => m,
     };
     let outliers = args.integer("outliers", 0, 0..=d.min(64))?;
-    let outlier_m = args.integer("outlier_m", if outliers > 0 { m } else { 0 }, 0..=4096)?;
+    let outlier_m = match args.integer("outlier_times", 0, 0..=16)? {
+        0 => args.integer("outlier_m", if outliers > 0 { m } else { 0 }, 0..=4096)?,
+        times => times * d,
+    };
     let seed = args.integer("seed", 0, 0..=u32::MAX as usize)?;
     args.done()?;
     if context.side == Side::Values {
