@@ -230,3 +230,31 @@ fn odd_numbers_are_counted_and_stay_with_their_sequence() {
     assert!(out[64 * 128..].iter().all(|x| x.is_finite()));
     assert!(out[..64 * 128].iter().any(|x| x.is_nan()));
 }
+
+#[test]
+fn threads_hold_a_few_pages_however_long_the_context() {
+    let g = plain(3, 1, 64);
+    let plan = |recipe: &str| {
+        let recipe = cachalot_kv::Recipe::parse(recipe, cachalot_kv::recipe::expression::Files::Refused).unwrap();
+        Arc::new(recipe.plan(std::slice::from_ref(&g), None).unwrap())
+    };
+    // What a block of 48 query vectors needs, and one page of keys and of values as `f32`, a few times over.
+    let block = 48 * (64 + 2 + 64) * 4;
+    let page = 2 * 64 * 64 * 4;
+    for recipe in ["f16", "int4", "saw-int4", "kivi-2", "turboquant-3", "fp8-e4m3", "mxfp8", "rotatekv-2", "q5_1"] {
+        let mut held = Vec::new();
+        for tokens in [1024, 6144] {
+            let config = CacheConfig::with_plan(vec![g.clone()], BUDGET, plan(recipe));
+            let cache =
+                KvCache::new(config, Arc::new(Team::new(NonZeroUsize::new(1).unwrap())), Isa::detect()).unwrap();
+            // A thread of its own, since buffers are the thread's.
+            let rows = Rows::random(&g, tokens + 3, 3);
+            std::thread::scope(|scope| {
+                scope.spawn(|| run(&cache, &rows, &[tokens, 1, 1, 1]));
+            });
+            held.push(cache.thread_scratch());
+        }
+        assert!(held[0] > 0 && held[1] <= held[0], "{recipe}: {held:?}");
+        assert!(held[1] <= 4 * block + 4 * page, "{recipe}: {} against blocks of {block} and pages of {page}", held[1]);
+    }
+}
