@@ -93,7 +93,11 @@ impl Rig {
 
     /// Logits of every token, fed in chunks of `chunk`.
     pub fn chunked(&self, tokens: &[u32], chunk: usize) -> Vec<f32> {
-        let mut seq = self.cache.create();
+        self.continued(self.cache.create(), tokens, chunk)
+    }
+
+    /// As [`Rig::chunked`], of a sequence of its own plan.
+    pub fn continued(&self, mut seq: SequenceKv, tokens: &[u32], chunk: usize) -> Vec<f32> {
         tokens.chunks(chunk).flat_map(|part| self.step(&mut [(&mut seq, part)])).collect()
     }
 

@@ -1,0 +1,70 @@
+//! Every recipe that needs no calibration, on every family: it plans or says why not, its results do not depend on how the
+//! prompt was cut, and it loses something, but not everything.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use cachalot_kv::recipe::{Needs, Registry};
+use cachalot_kv::{CachePlan, KvFormat};
+use common::{FOLDERS, Rig, assert_same_bits, largest_difference, reference};
+use std::sync::Arc;
+
+/// Enough that pages are encoded and read.
+const TOKENS: usize = 200;
+/// Tokens of a page.
+const PAGE_TOKENS: usize = 64;
+
+#[test]
+fn every_recipe_on_every_family() {
+    let (mut planned, mut refused) = (0, 0);
+    for name in FOLDERS {
+        let rig = Rig::load(name);
+        let tokens: Vec<u32> = reference(name).tokens.iter().copied().cycle().take(TOKENS).collect();
+        let exact = rig.chunked(&tokens, TOKENS);
+        let layers = rig.model.layer_geometry();
+        let plain = Arc::new(CachePlan::exact(KvFormat::default(), layers.iter().map(|g| g.kv_heads)));
+        let half = rig.continued(rig.cache.create_with(&plain).unwrap(), &tokens, TOKENS);
+        for recipe in Registry::all().iter().filter(|recipe| recipe.needs == Needs::Nothing) {
+            let plan = match recipe.plan(&layers, None) {
+                Ok(plan) => Arc::new(plan),
+                Err(error) => {
+                    // Head dimensions of these small models that a group or a block does not divide.
+                    let error = error.to_string();
+                    assert!(error.contains("layer") && error.contains("keys") || error.contains("values"), "{error}");
+                    refused += 1;
+                    continue;
+                }
+            };
+            planned += 1;
+            let what = format!("{} on {name}", recipe.name);
+            let create = || rig.cache.create_with(&plan).unwrap();
+            let whole = rig.continued(create(), &tokens, TOKENS);
+            assert!(whole.iter().all(|x| x.is_finite()), "{what}");
+            assert_same_bits(&rig.continued(create(), &tokens, 33), &whole, &what);
+            let has_body = plan.lanes.iter().flatten().any(|lane| lane.body.is_some());
+            let short = plan.lanes.iter().flatten().all(|lane| lane.window + 64 >= TOKENS);
+            let difference = largest_difference(&whole, &exact);
+            assert!(difference > 0.0 || !has_body || short, "{what}: nothing was encoded");
+            // Before the first page is encoded, everything is as with half floats alone.
+            if plan.lanes.iter().flatten().all(|lane| lane.exact == KvFormat::default()) {
+                let first = PAGE_TOKENS * rig.model.spec.vocab;
+                assert_same_bits(&whole[..first], &half[..first], &what);
+            }
+        }
+    }
+    assert!(planned > 10 * refused, "{planned} planned, {refused} refused");
+}
+
+#[test]
+fn token_by_token_is_the_same() {
+    let name = "llama";
+    let rig = Rig::load(name);
+    let tokens: Vec<u32> = reference(name).tokens.iter().copied().cycle().take(TOKENS).collect();
+    for recipe in Registry::all().iter().filter(|recipe| recipe.needs == Needs::Nothing) {
+        let Ok(plan) = recipe.plan(&rig.model.layer_geometry(), None) else { continue };
+        let plan = Arc::new(plan);
+        let run = |chunk| rig.continued(rig.cache.create_with(&plan).unwrap(), &tokens, chunk);
+        assert_same_bits(&run(1), &run(TOKENS), &recipe.name);
+    }
+}
