@@ -299,7 +299,7 @@ fn main() {
         .measurement_time(Duration::from_millis(400))
         .configure_from_args();
     let four = |of: fn(Bits) -> Format| [Bits::B2, Bits::B3, Bits::B4, Bits::B8].map(of);
-    let mut formats = vec![Format::Plain(Element::F16)];
+    let mut formats = [Element::F16, Element::E4m3, Element::E5m2].map(Format::Plain).to_vec();
     formats.extend(four(Format::Token).into_iter().chain(four(Format::Channel)));
     let (before, hertz) = (bandwidth(megabytes << 20), clock());
     let mut lines = Vec::new();

@@ -116,7 +116,10 @@ unsafe fn columns<S: Simd, E: Load, const R: usize, const C: usize>(
         let mut acc: [[S::F; C]; R] = std::array::from_fn(|r| std::array::from_fn(|c| S::load(at(r, c))));
         if same {
             for token in span {
-                let values: [S::F; C] = std::array::from_fn(|c| E::load::<S>(v, token * width + column + c * LANES));
+                let mut values = [S::splat(0.0); C];
+                for (c, values) in values.iter_mut().enumerate() {
+                    *values = E::load::<S>(v, token * width + column + c * LANES);
+                }
                 for (r, acc) in acc.iter_mut().enumerate() {
                     let weight = S::splat(*weights.add(r * PAGE_TOKENS + token));
                     for (acc, &values) in acc.iter_mut().zip(&values) {
@@ -126,7 +129,10 @@ unsafe fn columns<S: Simd, E: Load, const R: usize, const C: usize>(
             }
         } else {
             for token in span {
-                let values: [S::F; C] = std::array::from_fn(|c| E::load::<S>(v, token * width + column + c * LANES));
+                let mut values = [S::splat(0.0); C];
+                for (c, values) in values.iter_mut().enumerate() {
+                    *values = E::load::<S>(v, token * width + column + c * LANES);
+                }
                 for (r, acc) in acc.iter_mut().enumerate() {
                     if (usize::from(visible[r].from)..usize::from(visible[r].to)).contains(&token) {
                         let weight = S::splat(*weights.add(r * PAGE_TOKENS + token));

@@ -47,7 +47,11 @@ unsafe fn score_tile<S: Simd, E: Load, const R: usize>(q: *const f32, width: usi
     unsafe {
         let mut acc = [[S::splat(0.0); KEY_VECTORS]; R];
         for channel in 0..width {
-            let keys: [S::F; KEY_VECTORS] = std::array::from_fn(|v| E::load::<S>(k, channel * PAGE_TOKENS + v * LANES));
+            // A loop and no closure, which would be a function of its own without the instruction set's features.
+            let mut keys = [S::splat(0.0); KEY_VECTORS];
+            for (v, keys) in keys.iter_mut().enumerate() {
+                *keys = E::load::<S>(k, channel * PAGE_TOKENS + v * LANES);
+            }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let q = S::splat(*q.add(r * width + channel));
                 for (acc, &keys) in acc.iter_mut().zip(&keys) {

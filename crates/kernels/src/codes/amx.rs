@@ -211,14 +211,16 @@ unsafe fn finish(task: &Task, lane: usize, g: usize, products: *const i32) {
     // SAFETY: sixteen rows of sixteen products of each plane lie there; rows and lanes are the task's.
     unsafe {
         let place = Lanes::new(task.grid, g, lane);
+        let offset = place.has_offset();
         for row in 0..task.rows {
             let high = _mm512_load_si512(products.add(row * LANES).cast());
             let low = _mm512_load_si512(products.add(PRODUCT + row * LANES).cast());
             let finish = &*task.vectors.finish.add(row * groups + g);
-            let out = task.out.add(row * task.out_stride + lane);
-            place.scaled::<Avx512>(0, Avx512::total([high, low]), finish, out);
-            if place.has_offset() {
-                place.offset::<Avx512>(0, finish, out);
+            let (products, out) = (Avx512::total([high, low]), task.out.add(row * task.out_stride + lane));
+            if offset {
+                place.add::<Avx512, true>(0, products, finish, out);
+            } else {
+                place.add::<Avx512, false>(0, products, finish, out);
             }
         }
     }

@@ -180,23 +180,34 @@ unsafe fn tile<S: Dot, const R: usize, const L: usize>(task: &Task, row: usize, 
                 }
                 quad += 1;
             }
-            // In two loops over all sums, without a branch in the first, so that the sums stay in registers.
             let place = Lanes::new(grid, g, lane);
-            for (r, sums) in sums.iter().enumerate() {
-                let finish = &*finish.add((row + r) * groups + g);
-                let out = task.out.add((row + r) * task.out_stride + lane);
-                for (l, &sums) in sums.iter().enumerate() {
-                    place.scaled::<S>(l, S::total(sums), finish, out);
-                }
-            }
+            let finish = finish.add(row * groups + g);
+            let out = task.out.add(row * task.out_stride + lane);
+            // One branch around all of it, so that the loops are unrolled and the sums stay in registers.
             if place.has_offset() {
-                for r in 0..R {
-                    let finish = &*finish.add((row + r) * groups + g);
-                    let out = task.out.add((row + r) * task.out_stride + lane);
-                    for l in 0..L {
-                        place.offset::<S>(l, finish, out);
-                    }
-                }
+                add::<S, R, L, true>(&sums, &place, finish, groups, out, task.out_stride);
+            } else {
+                add::<S, R, L, false>(&sums, &place, finish, groups, out, task.out_stride);
+            }
+        }
+    }
+}
+
+/// The floating-point steps of a tile.
+#[inline(always)]
+unsafe fn add<S: Dot, const R: usize, const L: usize, const OFFSET: bool>(
+    sums: &[[S::Sums; L]; R],
+    place: &Lanes,
+    finish: *const Finish,
+    groups: usize,
+    out: *mut f32,
+    out_stride: usize,
+) {
+    for (r, sums) in sums.iter().enumerate() {
+        for (l, &sums) in sums.iter().enumerate() {
+            // SAFETY: rows and lanes are the task's.
+            unsafe {
+                place.add::<S, OFFSET>(l, S::total(sums), &*finish.add(r * groups), out.add(r * out_stride));
             }
         }
     }
@@ -229,25 +240,25 @@ impl Lanes {
         !self.offset.is_null()
     }
 
-    /// Adds what the integer products of vector `l` say, but for the offset of the lanes.
+    /// Adds what the integer products of vector `l` say; `OFFSET` is what [`Lanes::has_offset`] says.
     #[inline(always)]
-    pub(super) unsafe fn scaled<S: Simd>(&self, l: usize, products: S::I, finish: &Finish, out: *mut f32) {
+    pub(super) unsafe fn add<S: Simd, const OFFSET: bool>(
+        &self,
+        l: usize,
+        products: S::I,
+        finish: &Finish,
+        out: *mut f32,
+    ) {
         // SAFETY: there are lanes of vector `l`, also in `out`.
         unsafe {
             let n = S::to_f32(S::iadd(products, S::isplat(finish.start)));
             let t = S::fma(n, S::splat(finish.scale), S::splat(finish.fold));
             let out = out.add(l * LANES);
-            S::store(out, S::fma(S::load(self.scale.add(l * self.step)), t, S::load(out)));
-        }
-    }
-
-    /// Adds the offset of the lanes of vector `l`, where [`Lanes::has_offset`].
-    #[inline(always)]
-    pub(super) unsafe fn offset<S: Simd>(&self, l: usize, finish: &Finish, out: *mut f32) {
-        // SAFETY: as above.
-        unsafe {
-            let out = out.add(l * LANES);
-            S::store(out, S::fma(S::load(self.offset.add(l * LANES)), S::splat(finish.sum), S::load(out)));
+            let mut sum = S::fma(S::load(self.scale.add(l * self.step)), t, S::load(out));
+            if OFFSET {
+                sum = S::fma(S::load(self.offset.add(l * LANES)), S::splat(finish.sum), sum);
+            }
+            S::store(out, sum);
         }
     }
 }

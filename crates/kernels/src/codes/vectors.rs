@@ -1,12 +1,11 @@
 //! The vectors a matrix is multiplied with, rounded to sixteen bits.
 //!
 //! Per row, fold and reduce group: `y = x * fold_scale`, `d = max|y| / 32512`, `code = round(y / d)`. The sums that
-//! offsets are multiplied with are chains over vectors of sixteen rows, added up in the tree of [`crate::simd::Simd::reduce_add`].
+//! offsets are multiplied with are chains over vectors of sixteen rows, added up in the tree of [`Simd::reduce_add`].
 
 use super::dot::Dot;
 use super::grid::{self, Grid, LARGEST_GROUP};
-use crate::simd::LANES;
-use std::mem::MaybeUninit;
+use crate::simd::{LANES, Simd};
 
 /// The largest code: 127 in the high plane.
 const LARGEST: f32 = 32512.0;
@@ -119,33 +118,61 @@ impl Padded {
     }
 }
 
-/// [`group`] of whole vectors. Every loop has one thing to do: this runs for every row and page.
+/// [`group`] of whole vectors. The usual sizes are constants, so that their loops are unrolled: this runs for every row
+/// and page.
 #[inline(always)]
 unsafe fn vectors<S: Dot>(part: Part, zero: u8, sum: bool, row: *mut i8, plane: usize, from: usize) -> Finish {
-    let mut scaled = [const { MaybeUninit::<f32>::uninit() }; LARGEST_GROUP];
-    let scaled: *mut f32 = scaled.as_mut_ptr().cast();
-    let count = part.rows / LANES;
-    // SAFETY: the group has `rows` values, at most as many as `scaled` takes; the row has room for them.
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (part.rows / LANES, part.scale.is_null()) {
+            (1, true) => pass::<S, false>(part, 1, zero, sum, row, plane, from),
+            (2, true) => pass::<S, false>(part, 2, zero, sum, row, plane, from),
+            (4, true) => pass::<S, false>(part, 4, zero, sum, row, plane, from),
+            (8, true) => pass::<S, false>(part, 8, zero, sum, row, plane, from),
+            (n, true) => pass::<S, false>(part, n, zero, sum, row, plane, from),
+            (1, false) => pass::<S, true>(part, 1, zero, sum, row, plane, from),
+            (2, false) => pass::<S, true>(part, 2, zero, sum, row, plane, from),
+            (4, false) => pass::<S, true>(part, 4, zero, sum, row, plane, from),
+            (8, false) => pass::<S, true>(part, 8, zero, sum, row, plane, from),
+            (n, false) => pass::<S, true>(part, n, zero, sum, row, plane, from),
+        }
+    }
+}
+
+impl Part {
+    /// Vector `v` of `y`.
+    #[inline(always)]
+    unsafe fn y<S: Simd, const SCALED: bool>(&self, v: usize) -> S::F {
+        // SAFETY: the group has this vector.
+        unsafe {
+            let x = S::load(self.x.add(v * LANES));
+            if SCALED { S::mul(x, S::load(self.scale.add(v * LANES))) } else { x }
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn pass<S: Dot, const SCALED: bool>(
+    part: Part,
+    count: usize,
+    zero: u8,
+    sum: bool,
+    row: *mut i8,
+    plane: usize,
+    from: usize,
+) -> Finish {
+    // SAFETY: the group has `count` vectors, and the row room for them.
     unsafe {
         let mut largest = S::isplat(0);
-        let y: *const f32 = if part.scale.is_null() {
-            for v in 0..count {
-                largest = S::imax(largest, S::abs_bits(S::load(part.x.add(v * LANES))));
-            }
-            part.x
-        } else {
-            for v in 0..count {
-                let y = S::mul(S::load(part.x.add(v * LANES)), S::load(part.scale.add(v * LANES)));
-                largest = S::imax(largest, S::abs_bits(y));
-                S::store(scaled.add(v * LANES), y);
-            }
-            scaled
-        };
+        for v in 0..count {
+            largest = S::imax(largest, S::abs_bits(part.y::<S, SCALED>(v)));
+        }
         let largest = f32::from_bits(S::ireduce_max(largest) as u32);
-        let mut finish = Finish { scale: largest / LARGEST, ..Finish::default() };
         let inverse = LARGEST / largest;
+        let mut finish = Finish { scale: largest / LARGEST, ..Finish::default() };
         if largest.is_finite() && inverse.is_finite() {
-            let total = codes::<S>(y, inverse, count, row, plane, from);
+            let total = codes::<S, SCALED>(&part, inverse, count, row, plane, from);
             if zero != 0 {
                 finish.start = S::ireduce_add(total).wrapping_mul(-i32::from(zero));
             }
@@ -168,7 +195,7 @@ unsafe fn vectors<S: Dot>(part: Part, zero: u8, sum: bool, row: *mut i8, plane: 
         if sum {
             let mut sums = S::splat(0.0);
             for v in 0..count {
-                sums = S::add(sums, S::load(y.add(v * LANES)));
+                sums = S::add(sums, part.y::<S, SCALED>(v));
             }
             finish.sum = S::reduce_add(sums);
         }
@@ -178,24 +205,30 @@ unsafe fn vectors<S: Dot>(part: Part, zero: u8, sum: bool, row: *mut i8, plane: 
 
 /// Writes `round(y * inverse)` of so many vectors; returns the sums of the codes by lane.
 #[inline(always)]
-unsafe fn codes<S: Dot>(y: *const f32, inverse: f32, count: usize, row: *mut i8, plane: usize, from: usize) -> S::I {
+unsafe fn codes<S: Dot, const SCALED: bool>(
+    part: &Part,
+    inverse: f32,
+    count: usize,
+    row: *mut i8,
+    plane: usize,
+    from: usize,
+) -> S::I {
     // SAFETY: the caller's promise: so many vectors of `y`, and room for their codes.
     unsafe {
         let inverse = S::splat(inverse);
         let mut total = S::isplat(0);
         let mut v = 0;
         while v + 4 <= count {
-            let y = y.add(v * LANES);
-            let a = S::round_to_i32(S::mul(S::load(y), inverse));
-            let b = S::round_to_i32(S::mul(S::load(y.add(LANES)), inverse));
-            let c = S::round_to_i32(S::mul(S::load(y.add(2 * LANES)), inverse));
-            let d = S::round_to_i32(S::mul(S::load(y.add(3 * LANES)), inverse));
+            let a = S::round_to_i32(S::mul(part.y::<S, SCALED>(v), inverse));
+            let b = S::round_to_i32(S::mul(part.y::<S, SCALED>(v + 1), inverse));
+            let c = S::round_to_i32(S::mul(part.y::<S, SCALED>(v + 2), inverse));
+            let d = S::round_to_i32(S::mul(part.y::<S, SCALED>(v + 3), inverse));
             total = S::iadd(total, S::iadd(S::iadd(a, b), S::iadd(c, d)));
             S::put_four([a, b, c, d], row, plane, from + v * LANES);
             v += 4;
         }
         while v < count {
-            let codes = S::round_to_i32(S::mul(S::load(y.add(v * LANES)), inverse));
+            let codes = S::round_to_i32(S::mul(part.y::<S, SCALED>(v), inverse));
             total = S::iadd(total, codes);
             S::put(codes, row, plane, from + v * LANES);
             v += 1;
