@@ -121,6 +121,20 @@ fn chunks_and_groups_change_no_digit() {
 }
 
 #[test]
+fn fewer_bits_are_worse_whatever_the_chunks() {
+    let measured = |chunk| -> Vec<(f64, f64)> {
+        let outcomes = run(&subject(), &named("int8,int4,int3,int2"), &QualitySettings { chunk, ..settings() });
+        outcomes.iter().map(|o| (o.scores.as_ref().unwrap().kl_mean, o.memory.unwrap().bits_per_element)).collect()
+    };
+    let rows = measured(128);
+    assert!(rows.is_sorted_by(|a, b| a.0 < b.0 && a.1 > b.1), "{rows:?}");
+    // Twice as many levels for each bit make a quarter of the squared error, which is what divergence grows with.
+    assert!(rows[2].0 > 20.0 * rows[1].0 && rows[4].0 > 2.0 * rows[3].0, "{rows:?}");
+    // A query reads older pages encoded and newer ones exactly, wherever the steps were cut.
+    assert_eq!(measured(37), rows);
+}
+
+#[test]
 fn planted_bugs_are_seen() {
     let recipes: Vec<Arc<dyn Candidate>> = vec![
         Arc::new(Planted("nothing", |_| {})),

@@ -134,6 +134,9 @@ impl Recorder for Collector {
     }
 }
 
+/// What the walk of one lane gives.
+type Walked = Result<Vec<NamedTensor>, RecipeError>;
+
 /// Tensors made so far.
 #[derive(Default)]
 pub(super) struct Made(BTreeMap<String, NamedTensor>);
@@ -176,8 +179,7 @@ pub fn calibrate(
     let lanes = (0..layers.len()).flat_map(|layer| (0..layers[layer].kv_heads).map(move |head| (layer, head)));
     let lanes: Vec<Lane> = lanes.flat_map(|(layer, head)| sides.map(|side| Lane { layer, head, side })).collect();
     let done = Mutex::new(0);
-    let results: Vec<Mutex<Option<Result<Vec<NamedTensor>, RecipeError>>>> =
-        lanes.iter().map(|_| Mutex::default()).collect();
+    let results: Vec<Mutex<Option<Walked>>> = lanes.iter().map(|_| Mutex::default()).collect();
     team.for_each(lanes.len(), |i| {
         let result = walk(recipe, collected, bits.as_ref(), lanes[i], seed);
         *results[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
