@@ -31,10 +31,11 @@ pub(super) unsafe fn e4m3_as_f16(p: *const u8) -> __m256i {
     unsafe {
         // Sign-extended and shifted, the sign is doubled.
         let moved = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())));
+        // One more than the largest magnitude carries into the exponent's highest bit, and no other does.
         let magnitude = _mm256_and_si256(moved, _mm256_set1_epi16(0x3f80));
-        let half = _mm256_and_si256(moved, _mm256_set1_epi16(0xbf80_u16 as i16));
-        let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80));
-        _mm256_or_si256(half, _mm256_and_si256(nan, _mm256_set1_epi16(0x4000)))
+        let carry = _mm256_add_epi16(magnitude, _mm256_set1_epi16(0x80));
+        let kept = _mm256_set1_epi16(0xbf80_u16 as i16);
+        _mm256_or_si256(_mm256_and_si256(moved, kept), _mm256_andnot_si256(kept, carry))
     }
 }
 
