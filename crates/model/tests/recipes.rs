@@ -17,7 +17,7 @@ const PAGE_TOKENS: usize = 64;
 
 #[test]
 fn every_recipe_on_every_family() {
-    let (mut planned, mut refused) = (0, 0);
+    let mut planned = 0;
     for name in FOLDERS {
         let rig = Rig::load(name);
         let tokens: Vec<u32> = reference(name).tokens.iter().copied().cycle().take(TOKENS).collect();
@@ -29,10 +29,9 @@ fn every_recipe_on_every_family() {
             let plan = match recipe.plan(&layers, None) {
                 Ok(plan) => Arc::new(plan),
                 Err(error) => {
-                    // Head dimensions of these small models that a group or a block does not divide.
-                    let error = error.to_string();
-                    assert!(error.contains("layer") && error.contains("keys") || error.contains("values"), "{error}");
-                    refused += 1;
+                    // Blocks of 32 channels do not fit the heads of some of these small models; nothing else is refused.
+                    let (error, narrow) = (error.to_string(), layers.iter().any(|g| g.head_dim % 32 != 0));
+                    assert!(narrow && error.contains("layer"), "{} on {name}: {error}", recipe.name);
                     continue;
                 }
             };
@@ -53,7 +52,7 @@ fn every_recipe_on_every_family() {
             }
         }
     }
-    assert!(planned > 10 * refused, "{planned} planned, {refused} refused");
+    assert!(planned >= 30 * FOLDERS.len(), "only {planned} planned");
 }
 
 #[test]
