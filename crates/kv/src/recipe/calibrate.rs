@@ -234,9 +234,6 @@ pub(super) fn synthetic_rows(layers: &[LayerGeometry]) -> Collector {
     collected
 }
 
-/// What a lane's side came to.
-type Walked = Result<Vec<NamedTensor>, RecipeError>;
-
 /// One side of one lane.
 fn walk(recipe: &Recipe, collected: &Collector, bits: Option<&NamedTensor>, lane: Lane, seed: u64) -> Walked {
     let bits = bits.map(|bits| Made::of([bits.clone()]));
