@@ -6,7 +6,9 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use cachalot_engine::{ConstraintSpec, Engine, EngineConfig, Event, FinishReason, Generation, Request, Sampling};
+use cachalot_engine::{
+    ConstraintSpec, Engine, EngineConfig, ErrorKind, Event, FinishReason, Generation, Request, Sampling,
+};
 use cachalot_kernels::{Isa, Team};
 use cachalot_model::tokenizer::Specials;
 use cachalot_model::{LoadOptions, Loaded, Model};
@@ -99,6 +101,62 @@ fn company_chunks_and_memory_change_no_bit() {
     tight.shutdown();
     assert!(handle.stats().preemptions > 0, "{:?}", handle.stats());
     assert_eq!(handle.stats().kv_bytes, 0);
+}
+
+#[test]
+fn requests_with_recipes_of_their_own_share_the_steps_and_change_nobodys_bits() {
+    let text = "The secret code of Vienna is 48213. ".repeat(9);
+    let recipes = [None, Some("q8_0"), Some("kivi-2(window=64)"), Some("k=q8_0,v=f16"), Some("rotatekv-4(window=0)")];
+    let requests: Vec<Request> =
+        recipes.iter().map(|kv| Request { kv: kv.map(str::to_owned), ..request(&text) }).collect();
+    let roomy = engine(8000, EngineConfig::default());
+    let alone: Vec<Answer> = requests.iter().map(|r| answer(roomy.handle().submit(r.clone()).unwrap())).collect();
+    let bits = |kv: Option<&str>| {
+        let plan = roomy.handle().recipes().plan(kv).unwrap();
+        plan.lanes.iter().flatten().filter(|lane| lane.body.is_some()).count()
+    };
+    assert!(bits(None) == 0 && bits(Some("q8_0")) > 0);
+    // Two bits are heard; that they are not heard alike shows that each had its own.
+    assert_ne!(alone[0], alone[2]);
+
+    let config = EngineConfig { max_batch: 4, max_batch_tokens: 33, ..EngineConfig::default() };
+    let tight = engine(1500, config);
+    let generations: Vec<Generation> = requests.iter().map(|r| tight.handle().submit(r.clone()).unwrap()).collect();
+    let together: Vec<Answer> = generations.into_iter().map(answer).collect();
+    for ((one, other), kv) in alone.iter().zip(&together).zip(recipes) {
+        assert_eq!(one, other, "{kv:?}");
+    }
+    let handle = tight.handle();
+    tight.shutdown();
+    assert_eq!(handle.stats().kv_bytes, 0);
+}
+
+#[test]
+fn recipes_that_cannot_be_are_refused_before_anything_is_computed() {
+    let engine = engine(1000, EngineConfig::default());
+    let refused = |kv: &str| {
+        let error = engine.handle().submit(Request { kv: Some(kv.to_owned()), ..request("x") }).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Request, "{error}");
+        error.to_string()
+    };
+    assert!(refused("kivi3").contains("did you mean `kivi-"));
+    assert!(refused("kvquant-3").contains("needs a profile of this model"));
+    assert!(refused("k=[pca(keep=8), f16],v=f16").contains("needs a calibration profile"));
+    assert!(refused("k=[uniform(group=7)],v=f16").contains("keys of layer 0, head 0"));
+    assert!(refused("models/calf/config.toml").contains("unknown recipe"));
+}
+
+#[test]
+fn a_smaller_recipe_makes_room_for_a_longer_prompt() {
+    // 256 tokens of half floats: three bits hold more, in steps that need little room themselves.
+    let engine = engine(256, EngineConfig { max_batch_tokens: 64, ..EngineConfig::default() });
+    let prompt = request(&"a b c d e f g ".repeat(60)).prompt;
+    assert!(prompt.len() > 300, "{}", prompt.len());
+    let request = Request { max_tokens: Some(3), ..Request { prompt, ..request("x") } };
+    let error = engine.handle().submit(request.clone()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    let smaller = Request { kv: Some("kivi-2(window=0)".to_owned()), ..request };
+    assert_eq!(answer(engine.handle().submit(smaller).unwrap()).ids.len(), 3);
 }
 
 #[test]

@@ -182,7 +182,9 @@ fn needles_are_found_and_lost() {
         Arc::new(Planted("window of 16", |c| c.layers.iter_mut().for_each(|l| l.window = Some(16)))),
     ];
     let mut answers = Vec::new();
-    let outcomes = measure(&subject(), &text(400), &recipes, &settings, &mut |event| {
+    // Without its chat template the model is asked in the words it was trained on.
+    let subject = Subject { template: None, ..subject() };
+    let outcomes = measure(&subject, &text(400), &recipes, &settings, &mut |event| {
         if let Event::Answer(answer) = event {
             answers.push(answer.clone());
         }

@@ -28,9 +28,9 @@ fn prompts_are_decided_by_the_seed_and_have_their_length() {
             assert!(case.prompt.len() <= tokens && case.prompt.len() + 60 > tokens, "{} {tokens}", case.prompt.len());
             let text = loaded.tokenizer.decode(&case.prompt);
             assert_eq!(text.matches(&case.expected[0]).count(), 1, "{text}");
-            assert_eq!(text.matches("secret code").count(), 2, "{text}");
+            assert_eq!(text.matches("secret code").count(), 3, "{text}");
             // The fact lies where it should, to within a sentence.
-            let at = text.find("The secret code").unwrap() as f64 / text.len() as f64;
+            let at = text.find(&case.expected[0]).unwrap() as f64 / text.len() as f64;
             assert!((at - case.depth).abs() < 0.1 + 60.0 / tokens as f64, "{at} {}", case.depth);
         }
     }

@@ -53,8 +53,10 @@ struct Depth {
     /// Weights and key-value cache that one decoded token reads.
     bytes_per_token: u64,
     kv_bytes: u64,
-    /// Bytes of pages that the cache predicts at most on the way.
+    /// The same as the cache predicts it.
     kv_predicted_bytes: u64,
+    /// Bytes of pages at most on the way, as the cache predicts it: while a step encodes pages it holds both forms.
+    kv_peak_bytes: u64,
     /// Bytes that attention holds between threads, by the ledger.
     scratch_bytes: u64,
     /// By how much the peak of resident memory lay above what was resident before the cache was made; absent where the
@@ -144,6 +146,7 @@ struct Run {
     decode_tokens_per_second: f64,
     kv_bytes: u64,
     kv_predicted_bytes: u64,
+    kv_peak_bytes: u64,
     scratch_bytes: u64,
     resident_growth_bytes: Option<u64>,
     /// Of resident memory, since the last run.
@@ -178,7 +181,8 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
         prefill_tokens_per_second: depth as f64 / prefill,
         decode_tokens_per_second: 1.0 / median(times),
         kv_bytes: seq.bytes(),
-        kv_predicted_bytes: cache.peak_bytes(&cache.config().plan, seq.len(), args.chunk),
+        kv_predicted_bytes: cache.bytes_for_tokens(seq.len()),
+        kv_peak_bytes: cache.peak_bytes(&cache.config().plan, seq.len(), args.chunk),
         scratch_bytes: scratch.map(|(_, bytes)| bytes).sum(),
         peak_bytes: peak.unwrap_or_default(),
         resident_growth_bytes: before.zip(peak).map(|(before, peak)| peak.saturating_sub(before)),
@@ -215,6 +219,7 @@ fn row(ready: &Ready, candidate: &dyn Candidate, depth: usize, runs: &[Run], ban
         bytes_per_token: bytes,
         kv_bytes,
         kv_predicted_bytes: most(|run| run.kv_predicted_bytes),
+        kv_peak_bytes: most(|run| run.kv_peak_bytes),
         scratch_bytes: most(|run| run.scratch_bytes),
         resident_growth_bytes: runs.iter().filter_map(|run| run.resident_growth_bytes).max(),
         share_of_bandwidth: bytes as f64 * decode / bandwidth,

@@ -235,13 +235,7 @@ pub(super) fn synthetic_rows(layers: &[LayerGeometry]) -> Collector {
 }
 
 /// One side of one lane.
-fn walk(
-    recipe: &Recipe,
-    collected: &Collector,
-    bits: Option<&NamedTensor>,
-    lane: Lane,
-    seed: u64,
-) -> Result<Vec<NamedTensor>, RecipeError> {
+fn walk(recipe: &Recipe, collected: &Collector, bits: Option<&NamedTensor>, lane: Lane, seed: u64) -> Walked {
     let bits = bits.map(|bits| Made::of([bits.clone()]));
     let profile = bits.as_ref().map(|made| made as &dyn Tensors);
     let builder = Builder { recipe, layers: &collected.layers, profile, shared: HashMap::new() };

@@ -32,12 +32,14 @@ pub trait Task: Sync {
 /// Text, question and what the answer must contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posed {
+    /// What the text is about and what will be asked of it.
+    pub introduction: String,
     /// Filler with the facts in it.
     pub text: String,
     /// The question.
     pub question: String,
-    /// How an answer begins, for models without a chat template.
-    pub lead: String,
+    /// How to answer, for models that follow instructions.
+    pub instruction: String,
     /// What the answer must contain.
     pub expected: Vec<String>,
 }
@@ -112,12 +114,12 @@ pub fn cases(
 
 /// In the model's chat template where it has one, else as a plain text that the answer continues.
 fn prompt(subject: &Subject<'_>, posed: &Posed) -> Result<Vec<u32>, LabError> {
-    let tokenizer = subject.tokenizer;
+    let (tokenizer, Posed { introduction, text, question, instruction, .. }) = (subject.tokenizer, posed);
     if let Some(template) = subject.template {
-        let message = Message::new("user", format!("{}\n\nQuestion: {}", posed.text, posed.question));
+        let message = Message::new("user", format!("{introduction}\n\n{text}\n\n{question} {instruction}"));
         return Ok(template.encode(tokenizer, &[message], true, None, None)?);
     }
-    let text = format!("{}\n\nQuestion: {}\nAnswer: {}", posed.text, posed.question, posed.lead);
+    let text = format!("{introduction}\n\n{text}\n\nQuestion: {question}\nAnswer:");
     let mut ids: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.add_bos()).into_iter().collect();
     ids.extend(tokenizer.encode(&text, Specials::Plain)?);
     Ok(ids)

@@ -8,6 +8,9 @@ const CITIES: [&str; 16] = [
     "Nairobi", "Riga", "Seville", "Toronto",
 ];
 
+const INTRODUCTION: &str = "The secret code of a city is hidden in the following text. Remember it. You will be asked for \
+                            the code afterwards.";
+
 /// The secret code of a city, five digits.
 pub struct SingleNeedle;
 
@@ -34,9 +37,10 @@ impl Task for SingleNeedle {
         let mut text = sentences.to_vec();
         text.insert(at.min(sentences.len()), &needle);
         Posed {
+            introduction: INTRODUCTION.into(),
             text: text.join(" "),
             question: format!("What is the secret code of {city}?"),
-            lead: format!("The secret code of {city} is"),
+            instruction: "Answer with the number only.".into(),
             expected: vec![code],
         }
     }

@@ -17,7 +17,9 @@ mod polar;
 mod polar_keys;
 mod product;
 mod sketch;
+mod soft_prune;
 mod spectral;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -41,4 +43,6 @@ pub const STAGES: &[StageEntry] = &[
     octahedral::STAGE,
     spectral::STAGE,
     commvq::STAGE,
+    split::STAGE,
+    soft_prune::STAGE,
 ];

@@ -4,6 +4,7 @@ mod commvq;
 mod everywhere;
 mod octahedral;
 mod polar;
+mod sets;
 mod sketches;
 mod sparse;
 mod spectral;
