@@ -10,6 +10,7 @@ use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Card, Needs};
 use cachalot_kv::{CachePlan, LanePlan, LayerGeometry, Profile, Recipe, Registry, Rope};
 use clap::{Args, Subcommand};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -58,37 +59,42 @@ struct ShowArgs {
 }
 
 pub fn kv(args: KvCommand) -> Result<(), Failure> {
+    // Not println!, which panics where the reader has had enough.
+    let mut out = std::io::stdout().lock();
     match args.command {
-        Command::List(args) => list(&args),
-        Command::Show(args) => show(&args),
+        Command::List(args) => list(&mut out, &args),
+        Command::Show(args) => show(&mut out, &args),
         Command::Stages => {
             for entry in stages() {
                 let profile = if entry.calibrate.is_some() { " [profile]" } else { "" };
-                println!("{:<12} {}{profile}", entry.name, entry.summary);
+                writeln!(out, "{:<12} {}{profile}", entry.name, entry.summary)?;
             }
             Ok(())
         }
     }
 }
 
-fn list(args: &ListArgs) -> Result<(), Failure> {
-    let layers = example(args.head_dim.into(), 1);
+fn list(out: &mut impl Write, args: &ListArgs) -> Result<(), Failure> {
+    let layers = example(args.head_dim.into(), EXAMPLE_LAYERS);
     let cards: Vec<Card> = Registry::all().iter().map(|recipe| Card::of(recipe, &layers, None)).collect();
     if args.json {
-        println!("{:#}", serde_json::to_value(&cards)?);
+        writeln!(out, "{:#}", serde_json::to_value(&cards)?)?;
         return Ok(());
     }
     let width = cards.iter().map(|card| card.name.chars().count()).max().unwrap_or(0);
-    println!("{:<width$}  {:>6}  {:>6}  {:<8} WHAT", "NAME", "K BITS", "V BITS", "NEEDS");
+    writeln!(out, "{:<width$}  {:>6}  {:>6}  {:<8} WHAT", "NAME", "K BITS", "V BITS", "NEEDS")?;
     for card in &cards {
         let bits = |bits: Option<f64>| bits.map_or("-".to_owned(), |bits| format!("{bits:.2}"));
         let (k, v, needs) = (bits(card.k_bits), bits(card.v_bits), card.needs);
         let needs = if needs == Needs::Nothing { String::new() } else { needs.to_string() };
-        println!("{:<width$}  {k:>6}  {v:>6}  {needs:<8} {} [{}]", card.name, card.summary, card.paper);
+        writeln!(out, "{:<width$}  {k:>6}  {v:>6}  {needs:<8} {} [{}]", card.name, card.summary, card.paper)?;
     }
-    println!("\nbits per element with everything counted, for heads of {} channels", args.head_dim);
+    writeln!(out, "\nbits per element with everything counted, for heads of {} channels and 32 layers", args.head_dim)?;
     Ok(())
 }
+
+/// Layers of a common model.
+const EXAMPLE_LAYERS: usize = 32;
 
 /// Layers like those of common models, where no model is given.
 fn example(head_dim: usize, layers: usize) -> Vec<LayerGeometry> {
@@ -113,11 +119,11 @@ struct Kind<'a> {
     text: [Vec<String>; 2],
 }
 
-fn show(args: &ShowArgs) -> Result<(), Failure> {
+fn show(out: &mut impl Write, args: &ShowArgs) -> Result<(), Failure> {
     let recipe = Recipe::parse(&args.recipe, Files::Allowed)?;
     let profile = args.kv_profile.as_deref().map(Profile::read).transpose()?;
     let layers = match &args.model.model {
-        None => example(args.head_dim.into(), 4),
+        None => example(args.head_dim.into(), EXAMPLE_LAYERS),
         Some(_) => {
             let ready = load::load(&args.model)?;
             if let Some(profile) = &profile {
@@ -130,37 +136,41 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
     let plan = if made_up { synthetic(&recipe, &layers)? } else { recipe.plan(&layers, profile.as_ref())? };
     let kinds = kinds(&plan);
     if args.json {
-        println!("{:#}", json(&recipe, &plan, &kinds));
+        writeln!(out, "{:#}", json(&recipe, &plan, &kinds))?;
         return Ok(());
     }
-    println!("{}\n  {}\n  {}", recipe.name, recipe.summary, recipe.paper);
-    println!("needs      {}", recipe.needs);
+    writeln!(out, "{}\n  {}\n  {}", recipe.name, recipe.summary, recipe.paper)?;
+    writeln!(out, "needs      {}", recipe.needs)?;
     if made_up {
-        println!("           (no profile given: sizes are real, contents are not)");
+        writeln!(out, "           (no profile given: sizes are real, contents are not)")?;
     }
-    println!("bits       K {:.3}, V {:.3} per element", plan.bits(Side::Keys), plan.bits(Side::Values));
+    writeln!(out, "bits       K {:.3}, V {:.3} per element", plan.bits(Side::Keys), plan.bits(Side::Values))?;
     let exact = recipe.encode.exact;
     match (plan.lanes.iter().flatten().any(|lane| lane.body.is_some()), recipe.encode.window, recipe.encode.sinks) {
-        (false, ..) => println!("exact      everything, in {exact}"),
+        (false, ..) => writeln!(out, "exact      everything, in {exact}")?,
         (true, window, sinks) => {
-            println!("exact      {}, in {exact}", kept(sinks, window));
+            writeln!(out, "exact      {}, in {exact}", kept(sinks, window))?;
         }
     }
     if recipe.encode.importance {
-        println!("observe    how much attention each token gets");
+        writeln!(out, "observe    how much attention each token gets")?;
     }
     for kind in &kinds {
         if kinds.len() > 1 {
-            println!("\nlayers {}", lanes(&kind.lanes, &plan));
+            writeln!(out, "\nlayers {}", lanes(&kind.lanes, &plan))?;
         }
         for (side, name) in [(Side::Keys, "keys"), (Side::Values, "values")] {
-            println!("{name:<10} {:.3} bits", kind.plan.bits(side));
-            kind.text[usize::from(side == Side::Values)].iter().for_each(|line| println!("           {line}"));
+            writeln!(out, "{name:<10} {:.3} bits", kind.plan.bits(side))?;
+            for line in &kind.text[usize::from(side == Side::Values)] {
+                writeln!(out, "           {line}")?;
+            }
         }
     }
     if !recipe.deviations.is_empty() {
-        println!("\nwhere this differs from the paper");
-        recipe.deviations.iter().for_each(|deviation| println!("  - {deviation}"));
+        writeln!(out, "\nwhere this differs from the paper")?;
+        for deviation in &recipe.deviations {
+            writeln!(out, "  - {deviation}")?;
+        }
     }
     Ok(())
 }
@@ -168,7 +178,8 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
 fn kept(sinks: usize, window: usize) -> String {
     let sinks = match sinks {
         0 => String::new(),
-        n => format!("the pages of 64 tokens that hold the first {n}, "),
+        1 => "the page of 64 tokens with the first, ".to_owned(),
+        n => format!("the pages of 64 tokens with the first {n}, "),
     };
     match window {
         0 => format!("{sinks}the page being filled"),

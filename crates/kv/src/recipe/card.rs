@@ -1,6 +1,6 @@
 //! What a recipe costs on a model, for lists and for `kv show`.
 
-use super::{Needs, Recipe, RecipeError, calibrate::synthetic};
+use super::{Bits, Needs, Recipe, RecipeError, calibrate::synthetic};
 use crate::LayerGeometry;
 use crate::encode::codec::{Item, Side};
 use crate::plan::{CachePlan, LanePlan};
@@ -29,13 +29,17 @@ pub struct Card {
 
 impl Card {
     /// For a model with these layers. A recipe whose profile is missing is not available; its bits are those it would
-    /// have, since they do not depend on what a profile says unless the profile chooses them.
+    /// have on average: the widths it is written with, where a profile chooses them.
     pub fn of(recipe: &Recipe, layers: &[LayerGeometry], profile: Option<&Profile>) -> Card {
         let plan = recipe.plan(layers, profile);
         let reason = plan.as_ref().err().map(RecipeError::to_string);
         let plan = match plan {
-            // One layer tells the bits, and takes less time than all.
-            Err(_) if recipe.needs == Needs::Profile => synthetic(recipe, layers.get(..1).unwrap_or(layers)),
+            // One layer tells the bits, and takes less time than all; widths that are to be chosen are as written.
+            Err(_) if recipe.needs == Needs::Profile => {
+                let mut written = recipe.clone();
+                written.encode.bits = Bits::Written;
+                synthetic(&written, layers.get(..1).unwrap_or(layers))
+            }
             plan => plan,
         };
         let bits = |side| plan.as_ref().ok().map(|plan| plan.bits(side));
