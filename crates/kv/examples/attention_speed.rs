@@ -1,5 +1,5 @@
 //! Speed of attention alone, over the cache of a SmolLM2-shaped model (30 layers, 9 query and 3 KV heads of 64):
-//! `cargo run --release -p cachalot-kv --example attention_speed [RECIPE [INSTRUCTION_SET]]`.
+//! `cargo run --release -p cachalot-kv --example attention_speed [RECIPE [INSTRUCTION_SET [DEPTHS]]]`.
 
 use cachalot_kernels::{Isa, Team};
 use cachalot_kv::recipe::{Recipe, expression::Files};
@@ -44,7 +44,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(start.elapsed().as_secs_f64())
     };
     let mut done = 0;
-    for depth in [512, 4096, 7680] {
+    let depths = std::env::args().nth(3).unwrap_or_else(|| "512,4096,7680".to_owned());
+    for depth in depths.split(',').map(str::parse::<usize>) {
+        let depth = depth?;
         let mut last = 0.0;
         while done < depth {
             last = step(chunk)?;

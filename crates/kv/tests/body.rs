@@ -238,8 +238,8 @@ fn threads_hold_a_few_pages_however_long_the_context() {
         let recipe = cachalot_kv::Recipe::parse(recipe, cachalot_kv::recipe::expression::Files::Refused).unwrap();
         Arc::new(recipe.plan(std::slice::from_ref(&g), None).unwrap())
     };
-    // What a block of 48 query vectors needs, and one page of keys and of values as `f32`, a few times over.
-    let block = 48 * (64 + 2 + 64) * 4;
+    // What a block of 192 query vectors needs, and one page of keys and of values as `f32`, a few times over.
+    let block = 192 * (64 + 2 + 64) * 4;
     let page = 2 * 64 * 64 * 4;
     for recipe in ["f16", "int4", "saw-int4", "kivi-2", "turboquant-3", "fp8-e4m3", "mxfp8", "rotatekv-2", "q5_1"] {
         let mut held = Vec::new();

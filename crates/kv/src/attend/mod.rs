@@ -20,8 +20,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-/// Query vectors (rows times the heads of a group) that a prefill task attends for at once.
-const BLOCK_VECTORS: usize = 48;
+/// Fewest and most query vectors (rows times the heads of a group) that a prefill task attends for at once: the more
+/// they are, the less the decoding of a page weighs; the fewer, the better threads share the work.
+const BLOCK_VECTORS: [usize; 2] = [48, 192];
+/// Prefill tasks that a thread should have at least, where blocks above the smallest leave so many.
+const TASKS_OF_A_THREAD: usize = 8;
 /// Rows below which the append pass is not worth waking the team.
 const APPEND_ALONE: usize = 8;
 
@@ -207,9 +210,12 @@ impl Attention<'_, '_> {
         let g = self.geometry;
         let mut tasks = Vec::new();
         let mut partials = 0;
+        let vectors = g.heads * self.segments.iter().map(|s| s.rows).sum::<usize>();
+        let [fewest, most] = BLOCK_VECTORS;
+        let vectors = (vectors / (self.team.threads() * TASKS_OF_A_THREAD)).clamp(fewest, most) / fewest * fewest;
         for (segment, (row0, s)) in self.starts().enumerate() {
             let by_split = s.rows * g.group() <= DIRECT_ROWS;
-            let block = if by_split { s.rows.max(1) } else { (BLOCK_VECTORS / g.group()).max(1) };
+            let block = if by_split { s.rows.max(1) } else { (vectors / g.group()).max(1) };
             for first in (0..s.rows).step_by(block) {
                 let last = (first + block).min(s.rows) - 1;
                 let seen = g.window.map_or(0, |window| (s.seq.len + first + 1).saturating_sub(window));
