@@ -81,7 +81,7 @@ impl<'a, 'b> Progress<'a, 'b> {
         recipes: usize,
         observe: &'a mut Observer<'b>,
     ) -> Self {
-        let each = settings.windows * settings.window + cases.iter().map(|case| case.prompt.len()).sum::<usize>();
+        let each = settings.windows * settings.window + ask::tokens(cases);
         Progress { done: 0, total: (each * (recipes + 1)) as u64, observe }
     }
 

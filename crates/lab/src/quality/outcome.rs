@@ -282,7 +282,7 @@ impl Collected {
     pub fn outcome(self, settings: &QualitySettings, is_reference: bool, reference: &[String]) -> Outcome {
         let rate = |(tokens, time): (usize, Duration)| (tokens > 0).then(|| tokens as f64 / time.as_secs_f64());
         let asked = self.answers.iter().fold((0, Duration::ZERO), |(tokens, time), answer| {
-            (tokens + answer.prompt_tokens, time + Duration::from_secs_f64(answer.prefill_seconds))
+            (tokens + answer.prefill_tokens, time + Duration::from_secs_f64(answer.prefill_seconds))
         });
         let right = self.answers.iter().filter(|answer| answer.score == 1.0).count();
         let of = self.answers.len();

@@ -25,7 +25,8 @@ impl<'a> Trial<'a> {
     pub fn new(subject: &'a Subject<'a>, candidate: &Arc<dyn Candidate>, tokens: usize, chunk: usize) -> Trial<'a> {
         let candidate = candidate.clone();
         let opened = candidate.cache(subject, 0).and_then(|sized| {
-            let budget = sized.peak_bytes(&sized.config().plan, tokens, chunk);
+            // Twice, for a branch: what it shares with the trunk is not there twice.
+            let budget = 2 * sized.peak_bytes(&sized.config().plan, tokens, chunk);
             let cache = candidate.cache(subject, budget)?;
             let sequence = cache.create();
             Ok((cache, sequence))
@@ -61,6 +62,25 @@ impl<'a> Trial<'a> {
     pub fn restart(&mut self) {
         if let Some((cache, seq)) = &mut self.running {
             *seq = cache.create();
+        }
+    }
+
+    /// Goes on with a copy of the sequence, and returns the sequence as it is now for [`Trial::back_to`].
+    pub fn branch(&mut self) -> Option<SequenceKv> {
+        let (cache, seq) = self.running.as_mut()?;
+        match cache.fork(seq) {
+            Ok(copy) => Some(std::mem::replace(seq, copy)),
+            Err(error) => {
+                self.fail(error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Goes on with an earlier sequence.
+    pub fn back_to(&mut self, trunk: SequenceKv) {
+        if let Some((_, seq)) = &mut self.running {
+            *seq = trunk;
         }
     }
 

@@ -62,6 +62,12 @@ pub struct Case {
 }
 
 impl Case {
+    /// Tokens that both prompts begin with, and after which both go on.
+    pub fn common(&self, other: &Case) -> usize {
+        let same = self.prompt.iter().zip(&other.prompt).take_while(|(a, b)| a == b).count();
+        same.min(self.prompt.len().min(other.prompt.len()).saturating_sub(1))
+    }
+
     /// The share of the expected strings that the answer contains, whatever the case of letters (`string_match_all` of
     /// RULER, Hsieh et al., 2024).
     pub fn score(&self, answer: &str) -> f64 {
@@ -71,8 +77,11 @@ impl Case {
     }
 }
 
+/// Cases that share their filler, so that a prompt is computed only from where it differs from the one before.
+const SHARE: usize = 10;
+
 /// `count` cases whose prompts have at most `tokens` tokens, and hardly fewer. Case `i` lies at depth
-/// `(i + ½) / count` and draws from a stream of its own, so the first cases of more are the same but for their depths.
+/// `(i + ½) / count` and draws its facts from a stream of its own; ten cases in a row have the same filler.
 ///
 /// # Errors
 /// [`LabError::Settings`] where not even the question fits, [`LabError::Text`] where the text has too little filler.
@@ -87,8 +96,10 @@ pub fn cases(
     let mut filler = Filler::new(text, subject.tokenizer);
     let mut cases = Vec::with_capacity(count);
     for index in 0..count {
-        let mut random = Random::of_item(seed, index as u64);
-        let sentences = filler.take(tokens, &mut random)?;
+        let random = Random::of_item(seed, index as u64);
+        // Another seed's streams are unrelated to the cases' own.
+        let mut of_filler = Random::of_item(!seed, (index / SHARE) as u64);
+        let sentences = filler.take(tokens, &mut of_filler)?;
         let depth = (index as f64 + 0.5) / count as f64;
         let mut keep = sentences.len();
         let (posed, prompt) = loop {
