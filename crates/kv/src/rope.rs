@@ -2,6 +2,8 @@
 //! rotate-half pairing: channel `i` turns with channel `i + rotated/2`.
 
 use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::simd::{LANES, Simd};
+use cachalot_kernels::{Isa, dispatch};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Positions a table grows by.
@@ -14,6 +16,8 @@ pub struct Rope {
     max_positions: usize,
     /// Cosines and sines, `[position][2][rotated/2]`, for the positions seen so far.
     table: RwLock<Arc<Vec<f32>>>,
+    /// The same as tiles of keys want them, `[page][rotated/2][2][PAGE_TOKENS]`; made where keys are kept before rotation.
+    tiles: RwLock<Arc<Vec<f32>>>,
 }
 
 impl std::fmt::Debug for Rope {
@@ -26,7 +30,7 @@ impl Rope {
     /// `inv_freq` in radians per position, one per pair of channels; `attention_factor` multiplies cosine and sine (1
     /// but for yarn); `max_positions` is the model's context, a hint for the size of the table.
     pub fn new(inv_freq: Vec<f32>, attention_factor: f32, max_positions: usize) -> Rope {
-        Rope { inv_freq, attention_factor, max_positions, table: RwLock::default() }
+        Rope { inv_freq, attention_factor, max_positions, table: RwLock::default(), tiles: RwLock::default() }
     }
 
     /// Channels that are turned, from the first; those beyond stay as they are.
@@ -74,18 +78,30 @@ impl Rope {
         }
     }
 
-    /// Turns a tile of keys, `[width][PAGE_TOKENS]`, whose tokens start at position `start`.
-    pub(crate) fn rotate_tile(&self, table: &[f32], start: usize, tile: &mut [f32]) {
-        let half = self.inv_freq.len();
-        let (low, high) = tile.split_at_mut(half * PAGE_TOKENS);
-        let pairs = low.chunks_exact_mut(PAGE_TOKENS).zip(high.chunks_exact_mut(PAGE_TOKENS));
-        for (i, (low, high)) in pairs.enumerate() {
-            for (token, (a, b)) in low.iter_mut().zip(high).enumerate() {
-                let row = &table[(start + token) * 2 * half..];
-                let (cos, sin) = (row[i], row[half + i]);
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-            }
+    /// The table as tiles of keys want it, for at least the positions below `positions`.
+    pub(crate) fn tiles(&self, positions: usize) -> Arc<Vec<f32>> {
+        let (pages, page) = (positions.div_ceil(PAGE_TOKENS), self.rotated() * PAGE_TOKENS);
+        let have = self.tiles.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if have.len() >= pages * page {
+            return have;
         }
+        let table = self.table(pages * PAGE_TOKENS);
+        let mut tiles = self.tiles.write().unwrap_or_else(PoisonError::into_inner);
+        let half = self.inv_freq.len();
+        let mut next = Vec::with_capacity(table.len());
+        next.extend_from_slice(&tiles);
+        for rows in table[tiles.len()..].chunks_exact(page) {
+            let column = |i: usize| rows.iter().skip(i).step_by(2 * half);
+            (0..half).for_each(|i| next.extend(column(i).chain(column(half + i))));
+        }
+        *tiles = Arc::new(next);
+        tiles.clone()
+    }
+
+    /// Turns a tile of keys, `[width][PAGE_TOKENS]`, those of page `page`, with [`Rope::tiles`].
+    pub(crate) fn rotate_tile(&self, isa: Isa, tiles: &[f32], page: usize, tile: &mut [f32]) {
+        let len = self.rotated() * PAGE_TOKENS;
+        turn(isa, &mut tile[..len], &tiles[page * len..][..len]);
     }
 
     /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position` of a table that holds it.
@@ -95,6 +111,31 @@ impl Rope {
         let (low, high) = x[..2 * half].split_at_mut(half);
         for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}
+
+dispatch! {
+    /// Turns the pairs of a tile by cosines and sines, `[half][2][PAGE_TOKENS]`.
+    fn turn(tile: &mut [f32], angles: &[f32]) = turn_body
+}
+
+/// # Safety
+/// `S`'s instructions are present.
+#[inline(always)]
+unsafe fn turn_body<S: Simd>(tile: &mut [f32], angles: &[f32]) {
+    let (low, high) = tile.split_at_mut(tile.len() / 2);
+    let pairs = low.chunks_exact_mut(PAGE_TOKENS).zip(high.chunks_exact_mut(PAGE_TOKENS));
+    for ((low, high), angles) in pairs.zip(angles.chunks_exact(2 * PAGE_TOKENS)) {
+        let (low, high, angles) = (low.as_mut_ptr(), high.as_mut_ptr(), angles.as_ptr());
+        for at in (0..PAGE_TOKENS).step_by(LANES) {
+            // SAFETY: every slice has `PAGE_TOKENS` numbers, the angles twice as many.
+            unsafe {
+                let (a, b) = (S::load(low.add(at)), S::load(high.add(at)));
+                let (cos, sin) = (S::load(angles.add(at)), S::load(angles.add(PAGE_TOKENS + at)));
+                S::store(low.add(at), S::sub(S::mul(a, cos), S::mul(b, sin)));
+                S::store(high.add(at), S::add(S::mul(b, cos), S::mul(a, sin)));
+            }
         }
     }
 }
@@ -134,6 +175,27 @@ mod tests {
         assert_eq!(x[8..], before[8..]);
         let norm = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
         assert!((norm(&x) - norm(&before)).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_tile_turns_as_its_rows_do_on_every_isa() {
+        let rope = rope(500.0, 24);
+        // Asked for in between, so that the tiles grow, too.
+        rope.tiles(10);
+        let (table, tiles) = (rope.table(2000), rope.tiles(2000));
+        for isa in Isa::available() {
+            for page in [0, 7, 30] {
+                let mut tile: Vec<f32> = (0..32 * PAGE_TOKENS).map(|i| (i as f32 * 0.37).sin()).collect();
+                let rows = tile.clone();
+                rope.rotate_tile(isa, &tiles, page, &mut tile);
+                for token in 0..PAGE_TOKENS {
+                    let mut x: Vec<f32> = rows.iter().skip(token).step_by(PAGE_TOKENS).copied().collect();
+                    rope.rotate(&table, page * PAGE_TOKENS + token, &mut x);
+                    let turned: Vec<f32> = tile.iter().skip(token).step_by(PAGE_TOKENS).copied().collect();
+                    assert_eq!(turned, x, "{isa} page {page} token {token}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Some rows of one sequence with one KV head, over splits of the context.
 
 use crate::LayerGeometry;
-use crate::encode::codec::Work;
+use crate::encode::codec::{Work, bytes_of};
 use crate::encode::pipeline::{Pipeline, Prepared};
 use crate::lane::Lane;
 use crate::plan::Body;
@@ -42,8 +42,8 @@ pub(super) struct Block<'a> {
     pub(super) geometry: &'a LayerGeometry,
     /// Position of the first row.
     pub(super) first: usize,
-    /// Cosines and sines, where a format keeps keys before rotary position.
-    pub(super) table: Option<&'a [f32]>,
+    /// Cosines and sines of pages, where a format keeps keys before rotary position.
+    pub(super) tiles: Option<&'a [f32]>,
 }
 
 impl Block<'_> {
@@ -152,7 +152,7 @@ impl Block<'_> {
             } else {
                 local.v.resize(basis * PAGE_TOKENS, 0.0);
                 body.v.tile(self.isa, v, &mut local.work, &mut local.v);
-                let tile = bytes(&local.v);
+                let tile = bytes_of(&local.v);
                 accumulate_page(self.isa, &local.scores, tile, Element::F32, basis, &local.visible, state.out);
             }
         }
@@ -179,11 +179,11 @@ impl Block<'_> {
         if k.before_rope() {
             k.untransform_tile(&mut local.k, &mut local.work.tile);
             width = k.shape().width();
-            if let (Some(rope), Some(table)) = (&self.geometry.rope, self.table) {
-                rope.rotate_tile(table, index * PAGE_TOKENS, &mut local.k);
+            if let (Some(rope), Some(tiles)) = (&self.geometry.rope, self.tiles) {
+                rope.rotate_tile(self.isa, tiles, index, &mut local.k);
             }
         }
-        score_page(self.isa, prepared.q(), width, bytes(&local.k), Element::F32, &mut local.scores);
+        score_page(self.isa, prepared.q(), width, bytes_of(&local.k), Element::F32, &mut local.scores);
         for (scores, &constant) in local.scores.chunks_exact_mut(PAGE_TOKENS).zip(prepared.constant()) {
             if constant != 0.0 {
                 scores.iter_mut().for_each(|score| *score += constant);
@@ -204,10 +204,5 @@ fn widen<'a>(isa: Isa, view: PageView<'_>, width: usize, k: &'a mut Vec<f32>, v:
     k.resize(width * PAGE_TOKENS, 0.0);
     v.resize(width * PAGE_TOKENS, 0.0);
     widen_page(isa, view, k, v);
-    PageView { k: bytes(k), v: bytes(v), k_element: Element::F32, v_element: Element::F32 }
-}
-
-fn bytes(x: &[f32]) -> &[u8] {
-    // SAFETY: any four bytes of an `f32` are bytes.
-    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), std::mem::size_of_val(x)) }
+    PageView { k: bytes_of(k), v: bytes_of(v), k_element: Element::F32, v_element: Element::F32 }
 }

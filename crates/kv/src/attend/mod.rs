@@ -108,14 +108,14 @@ impl Attention<'_, '_> {
         let prepared: Vec<_> =
             scratch.prepared.iter().map(|p| p.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         let prepared: Vec<&Prepared> = prepared.iter().map(|p| &**p).collect();
-        let table = self.table();
+        let tiles = self.tiles();
         let partial = Disjoint::new(&mut scratch.partial);
         let result = Disjoint::new(out);
-        let table = table.as_ref().map(|table| &table[..]);
+        let tiles = tiles.as_ref().map(|tiles| &tiles[..]);
         self.team.for_each(tasks.len(), |i| {
             let task = &tasks[i];
             let prepared = prepared.get(task.segment * self.geometry.kv_heads + task.head).copied();
-            self.attend(task, self.block(task, rows, queries, table), prepared, &partial, &result);
+            self.attend(task, self.block(task, rows, queries, tiles), prepared, &partial, &result);
         });
         self.merge(&tasks, &partial, &result);
         self.let_go();
@@ -238,17 +238,17 @@ impl Attention<'_, '_> {
         (tasks, partials)
     }
 
-    /// Cosines and sines of all positions, where a body keeps keys before rotary position.
-    fn table(&self) -> Option<std::sync::Arc<Vec<f32>>> {
+    /// Cosines and sines of all pages, where a body keeps keys before rotary position.
+    fn tiles(&self) -> Option<std::sync::Arc<Vec<f32>>> {
         let before = |s: &Segment<'_>| {
             let mut bodies = (0..self.geometry.kv_heads).filter_map(|h| s.seq.lane(self.layer, h).plan.body.as_ref());
             bodies.any(|body| body.k.before_rope())
         };
         let end = self.segments.iter().filter(|s| before(s)).map(|s| s.seq.len + s.rows).max()?;
-        Some(self.geometry.rope.as_ref()?.table(end))
+        Some(self.geometry.rope.as_ref()?.tiles(end))
     }
 
-    fn block<'c>(&'c self, task: &Task, rows: usize, q: &'c [f32], table: Option<&'c [f32]>) -> Block<'c> {
+    fn block<'c>(&'c self, task: &Task, rows: usize, q: &'c [f32], tiles: Option<&'c [f32]>) -> Block<'c> {
         let g = self.geometry;
         let (seq, group, width) = (&*self.segments[task.segment].seq, g.group(), g.width());
         let row0: usize = self.segments[..task.segment].iter().map(|s| s.rows).sum();
@@ -258,7 +258,7 @@ impl Attention<'_, '_> {
             q: &q[(task.head * rows + task.rows.start) * group * width..][..task.rows.len() * group * width],
             geometry: g,
             first: seq.len + task.rows.start - row0,
-            table,
+            tiles,
         }
     }
 

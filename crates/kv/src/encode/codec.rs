@@ -5,7 +5,7 @@
 //! sums over the parts, so every part only has to know its own bytes.
 
 use cachalot_kernels::Isa;
-use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::attention::{PAGE_TOKENS, Visible};
 use cachalot_kernels::simd::LANES;
 use std::fmt;
 
@@ -83,6 +83,8 @@ pub struct Work {
     pub floats: Vec<f32>,
     /// A tile of `f32`.
     pub tile: Vec<f32>,
+    /// What rows see, for kernels of plain pages.
+    pub visible: Vec<Visible>,
     /// For the kernels' own use.
     pub kernel: cachalot_kernels::codes::Scratch,
 }
@@ -93,6 +95,7 @@ impl Work {
         self.levels.capacity()
             + 2 * self.codes.capacity()
             + 4 * (self.floats.capacity() + self.tile.capacity())
+            + 2 * self.visible.capacity()
             + self.kernel.bytes()
     }
 }
@@ -215,4 +218,10 @@ pub trait Part: Send + Sync + fmt::Debug {
             }
         }
     }
+}
+
+/// The bytes of a tile, as kernels of plain pages read them.
+pub(crate) fn bytes_of(x: &[f32]) -> &[u8] {
+    // SAFETY: any four bytes of an `f32` are bytes.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), std::mem::size_of_val(x)) }
 }

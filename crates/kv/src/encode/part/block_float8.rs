@@ -4,12 +4,14 @@
 //! A page is the elements as a tile lies, keys `[channels][tokens]` and values `[tokens][channels]`, then the scales, keys
 //! `[blocks][tokens]` and values `[tokens][blocks]`.
 
-use crate::encode::codec::{Hints, Item, Part, Shape, Side, Work};
+use crate::encode::codec::{Hints, Item, Part, Queries, Shape, Side, Work, bytes_of};
 use crate::encode::quantizer::float8::{Float8, exponent, power_of_two};
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
 use cachalot_kernels::Isa;
-use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::simd::Simd;
+use cachalot_kernels::attention::{
+    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Visible, accumulate_page, score_page, widen_page,
+};
+use cachalot_kernels::simd::{LANES, Simd};
 use std::sync::Arc;
 
 pub(super) const FP8: StageEntry = StageEntry {
@@ -64,6 +66,23 @@ impl BlockFloat8 {
             Scaling::Constant(_) => 0,
             Scaling::Blocks => self.shape.channels.div_ceil(BLOCK),
         }
+    }
+
+    /// Whether a line is whole vectors.
+    fn whole(&self) -> bool {
+        self.shape.channels == self.shape.width()
+    }
+
+    /// The elements for so many rows: as they lie for a few, as a tile for many. Both mean the same numbers.
+    fn plain<'a>(&self, isa: Isa, page: &'a [u8], rows: usize, tile: &'a mut Vec<f32>) -> (&'a [u8], Element) {
+        let codes = &page[..self.shape.elements()];
+        let element = if self.kind == Float8::E4m3 { Element::E4m3 } else { Element::E5m2 };
+        if rows <= DIRECT_ROWS {
+            return (codes, element);
+        }
+        tile.resize(codes.len(), 0.0);
+        widen_page(isa, PageView { k: codes, v: &[], k_element: element, v_element: element }, tile, &mut []);
+        (bytes_of(tile), Element::F32)
     }
 
     /// Place of an element.
@@ -145,58 +164,113 @@ impl Part for BlockFloat8 {
         }
     }
 
+    /// Elements at their own size are read as they lie, as those of plain pages.
+    fn fused(&self) -> bool {
+        matches!(self.scaling, Scaling::Constant(1.0)) && self.shape.tokens == PAGE_TOKENS && self.whole()
+    }
+
+    fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
+        let (width, mut local) = (self.shape.width(), std::mem::take(&mut work.floats));
+        local.resize(queries.rows * PAGE_TOKENS, 0.0);
+        let (bytes, element) = self.plain(isa, page, queries.rows, &mut work.tile);
+        score_page(isa, &queries.q[..queries.rows * width], width, bytes, element, &mut local);
+        scores.iter_mut().zip(&local).for_each(|(to, score)| *to += score);
+        work.floats = local;
+    }
+
+    fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        // What a row does not see has no weight, and all elements are finite.
+        work.visible.clear();
+        work.visible.resize(rows, Visible { from: 0, to: PAGE_TOKENS as u8 });
+        let (bytes, element) = self.plain(isa, page, rows, &mut work.tile);
+        accumulate_page(isa, weights, bytes, element, self.shape.width(), &work.visible, out);
+    }
+
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         let Shape { side, tokens, channels } = self.shape;
-        // Lines of elements that lie together, and the scale of every element of a line.
-        let (line, stride) = if side == Side::Keys { (tokens, PAGE_TOKENS) } else { (channels, self.shape.width()) };
+        let (codes, scales) = page.split_at(self.shape.elements());
         work.floats.clear();
-        work.floats.resize(line, 0.0);
-        for (i, codes) in page[..self.shape.elements()].chunks_exact(line).enumerate() {
-            match (self.scaling, side) {
-                (Scaling::Constant(scale), _) => work.floats.fill(scale),
-                (Scaling::Blocks, Side::Keys) => {
-                    let scales = &page[self.scale_at(0, i / BLOCK)..];
-                    work.floats.iter_mut().zip(scales).for_each(|(to, &byte)| *to = power(byte));
-                }
-                (Scaling::Blocks, Side::Values) => {
-                    let scales = &page[self.scale_at(i, 0)..];
-                    work.floats.chunks_mut(BLOCK).zip(scales).for_each(|(to, &byte)| to.fill(power(byte)));
-                }
+        match self.scaling {
+            Scaling::Constant(scale) => work.floats.resize(channels.div_ceil(BLOCK) * tokens, scale),
+            Scaling::Blocks => {
+                work.floats.extend(scales[..self.blocks() * tokens].iter().map(|&byte| power(byte)));
             }
-            let to = &mut tile[i * stride..][..line];
-            match self.kind {
-                Float8::E4m3 => widen_e4m3(isa, codes, &work.floats, to),
-                Float8::E5m2 => widen_e5m2(isa, codes, &work.floats, to),
-            }
+        }
+        let floats = Floats { codes, scales: &work.floats, tokens, channels, width: self.shape.width() };
+        match (self.kind, side) {
+            (Float8::E4m3, Side::Keys) => add_e4m3_keys(isa, floats, tile),
+            (Float8::E4m3, Side::Values) => add_e4m3_values(isa, floats, tile),
+            (Float8::E5m2, Side::Keys) => add_e5m2_keys(isa, floats, tile),
+            (Float8::E5m2, Side::Values) => add_e5m2_values(isa, floats, tile),
         }
     }
 }
 
-cachalot_kernels::dispatch! {
-    fn widen_e4m3(codes: &[u8], scales: &[f32], to: &mut [f32]) = widen_e4m3_body
-}
-cachalot_kernels::dispatch! {
-    fn widen_e5m2(codes: &[u8], scales: &[f32], to: &mut [f32]) = widen_e5m2_body
+/// A page as vectors of its elements see it.
+#[derive(Clone, Copy)]
+struct Floats<'a> {
+    codes: &'a [u8],
+    /// Of blocks, `[blocks][tokens]` of keys and `[tokens][blocks]` of values.
+    scales: &'a [f32],
+    tokens: usize,
+    channels: usize,
+    width: usize,
 }
 
-/// Plain loops, which the compiler makes vectors of.
+macro_rules! add {
+    ($name:ident, $body:ident, $e4m3:literal, $keys:literal) => {
+        cachalot_kernels::dispatch! {
+            /// Adds the elements to a tile.
+            fn $name(page: Floats<'_>, tile: &mut [f32]) = $body
+        }
+
+        /// # Safety
+        /// `S`'s instructions are present.
+        #[inline(always)]
+        unsafe fn $body<S: Simd>(page: Floats<'_>, tile: &mut [f32]) {
+            // SAFETY: the caller's promise.
+            unsafe { add::<S, $e4m3, $keys>(page, tile) }
+        }
+    };
+}
+add!(add_e4m3_keys, add_e4m3_keys_body, true, true);
+add!(add_e4m3_values, add_e4m3_values_body, true, false);
+add!(add_e5m2_keys, add_e5m2_keys_body, false, true);
+add!(add_e5m2_values, add_e5m2_values_body, false, false);
+
+/// Line by line: the tokens of a channel for keys, the channels of a token for values.
 ///
 /// # Safety
 /// `S`'s instructions are present.
 #[inline(always)]
-#[allow(clippy::extra_unused_type_parameters)]
-unsafe fn widen_e4m3_body<S: Simd>(codes: &[u8], scales: &[f32], to: &mut [f32]) {
-    for ((&code, scale), to) in codes.iter().zip(scales).zip(to) {
-        *to += Float8::E4m3.decode(code) * scale;
+unsafe fn add<S: Simd, const E4M3: bool, const KEYS: bool>(page: Floats<'_>, tile: &mut [f32]) {
+    let (line, stride) = if KEYS { (page.tokens, PAGE_TOKENS) } else { (page.channels, page.width) };
+    let blocks = page.channels.div_ceil(BLOCK);
+    for (i, (codes, to)) in page.codes.chunks_exact(line).zip(tile.chunks_mut(stride)).enumerate() {
+        let scales = if KEYS { &page.scales[i / BLOCK * line..][..line] } else { &page.scales[i * blocks..][..blocks] };
+        let (whole, last) = to[..line].as_chunks_mut::<LANES>();
+        let at = whole.len() * LANES;
+        for (v, (to, codes)) in whole.iter_mut().zip(codes.as_chunks::<LANES>().0).enumerate() {
+            // SAFETY: a vector of tokens lies within one channel and, since blocks are whole vectors, one of channels
+            // within one block.
+            unsafe {
+                let scale =
+                    if KEYS { S::load(scales.as_ptr().add(v * LANES)) } else { S::splat(scales[v * LANES / BLOCK]) };
+                let x = S::mul(load::<S, E4M3>(codes.as_ptr()), scale);
+                S::store(to.as_mut_ptr(), S::add(S::load(to.as_ptr()), x));
+            }
+        }
+        for (channel, (to, &code)) in last.iter_mut().zip(&codes[at..]).enumerate() {
+            let x = if E4M3 { Float8::E4m3.decode(code) } else { Float8::E5m2.decode(code) };
+            *to += x * scales[(at + channel) / BLOCK];
+        }
     }
 }
 
 /// # Safety
-/// `S`'s instructions are present.
+/// Sixteen bytes lie there, and `S`'s instructions are present.
 #[inline(always)]
-#[allow(clippy::extra_unused_type_parameters)]
-unsafe fn widen_e5m2_body<S: Simd>(codes: &[u8], scales: &[f32], to: &mut [f32]) {
-    for ((&code, scale), to) in codes.iter().zip(scales).zip(to) {
-        *to += Float8::E5m2.decode(code) * scale;
-    }
+unsafe fn load<S: Simd, const E4M3: bool>(codes: *const u8) -> S::F {
+    // SAFETY: the caller's promise.
+    unsafe { if E4M3 { S::load_e4m3(codes) } else { S::load_e5m2(codes) } }
 }

@@ -1,5 +1,7 @@
 //! Floating-point numbers of one byte: E4M3 and E5M2 of the OCP eight-bit formats, and powers of two (E8M0).
 
+use cachalot_kernels::float8;
+
 /// An eight-bit float with a sign bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Float8 {
@@ -10,20 +12,6 @@ pub enum Float8 {
 }
 
 impl Float8 {
-    const fn mantissa(self) -> u32 {
-        match self {
-            Float8::E4m3 => 3,
-            Float8::E5m2 => 2,
-        }
-    }
-
-    const fn bias(self) -> i32 {
-        match self {
-            Float8::E4m3 => 7,
-            Float8::E5m2 => 15,
-        }
-    }
-
     /// Largest finite value.
     pub const fn largest(self) -> f32 {
         match self {
@@ -50,21 +38,18 @@ impl Float8 {
 
     /// To the nearest, ties to even; beyond the largest saturates.
     pub fn encode(self, x: f32) -> u8 {
-        let sign = u8::from(x.is_sign_negative()) << 7;
-        let magnitude = x.abs().min(self.largest());
-        let exponent = exponent(magnitude).max(1 - self.bias());
-        let steps = (magnitude / power_of_two(exponent - self.mantissa() as i32)).round_ties_even();
-        // A mantissa that rounds up to the next power of two carries into the exponent by itself.
-        sign | ((((exponent + self.bias() - 1) as u32) << self.mantissa()) + steps as u32) as u8
+        match self {
+            Float8::E4m3 => float8::e4m3_from_f32(x),
+            Float8::E5m2 => float8::e5m2_from_f32(x),
+        }
     }
 
-    /// Exact. Codes of NaN and infinities, which [`Float8::encode`] never writes, continue the finite ones.
-    #[inline(always)]
+    /// Exact. Codes of NaN and infinities, which [`Float8::encode`] never writes of finite numbers, are just that.
     pub fn decode(self, code: u8) -> f32 {
-        let code = u32::from(code);
-        let magnitude = f32::from_bits((code & 0x7f) << (23 - self.mantissa()));
-        let magnitude = magnitude * f32::from_bits(((254 - self.bias()) as u32) << 23);
-        f32::from_bits(magnitude.to_bits() | (code & 0x80) << 24)
+        match self {
+            Float8::E4m3 => float8::e4m3_to_f32(code),
+            Float8::E5m2 => float8::e5m2_to_f32(code),
+        }
     }
 }
 
@@ -85,7 +70,7 @@ mod tests {
 
     /// By the definition of the formats, not by the bit trick.
     fn value(kind: Float8, code: u8) -> f64 {
-        let (m, bias) = (kind.mantissa() as i32, f64::from(kind.bias()));
+        let (m, bias) = if kind == Float8::E4m3 { (3, 7.0) } else { (2, 15.0) };
         let (sign, rest) = (if code >= 128 { -1.0 } else { 1.0 }, i32::from(code & 127));
         let (e, f) = (f64::from(rest >> m), f64::from(rest & ((1 << m) - 1)) / f64::from(1 << m));
         sign * if e == 0.0 { 2f64.powf(1.0 - bias) * f } else { 2f64.powf(e - bias) * (1.0 + f) }

@@ -8,7 +8,7 @@ use super::super::stage::{Args, Built, Context, StageError};
 use super::widest;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::dispatch;
-use cachalot_kernels::simd::Simd;
+use cachalot_kernels::simd::{LANES, Simd};
 use std::sync::Arc;
 
 /// Blocks of a power of two channels, each multiplied with the normalised Walsh-Hadamard matrix, its own inverse.
@@ -91,18 +91,67 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn transform_body<S: Simd>(x: &mut [f32]) {
-    butterflies(x, 1);
+    butterflies(x);
 }
 
 #[inline(always)]
 unsafe fn transform_tile_body<S: Simd>(x: &mut [f32]) {
-    butterflies(x, PAGE_TOKENS);
+    let rows = x.len() / PAGE_TOKENS;
+    let scale = 1.0 / (rows as f32).sqrt();
+    let mut half = 1;
+    // Three steps of sums and differences at once, on rows that stay in registers meanwhile.
+    while half < rows {
+        // SAFETY: the caller's promise.
+        half *= unsafe {
+            match rows / half {
+                2 => pass::<S, 2>(x, half, scale),
+                4 => pass::<S, 4>(x, half, scale),
+                8 => pass::<S, 8>(x, half, scale),
+                _ => pass::<S, 8>(x, half, 1.0),
+            }
+        };
+    }
 }
 
-/// Sums and differences of rows `1, 2, 4, …` apart; a row has `row` numbers.
+/// The steps `half, 2 half, …` that combine `R` rows; then everything times `scale`, in the order of [`butterflies`].
+///
+/// # Safety
+/// `S`'s instructions are present.
 #[inline(always)]
-fn butterflies(x: &mut [f32], row: usize) {
-    let mut half = row;
+unsafe fn pass<S: Simd, const R: usize>(x: &mut [f32], half: usize, scale: f32) -> usize {
+    for block in x.chunks_exact_mut(R * half * PAGE_TOKENS) {
+        let block = block.as_mut_ptr();
+        for first in (0..half * PAGE_TOKENS).step_by(LANES) {
+            // SAFETY: the block has `R * half` rows of whole vectors.
+            unsafe {
+                let mut rows = [S::splat(0.0); R];
+                for (r, row) in rows.iter_mut().enumerate() {
+                    *row = S::load(block.add(first + r * half * PAGE_TOKENS));
+                }
+                let mut apart = 1;
+                while apart < R {
+                    for r in 0..R {
+                        if r & apart == 0 {
+                            let (a, b) = (rows[r], rows[r + apart]);
+                            (rows[r], rows[r + apart]) = (S::add(a, b), S::sub(a, b));
+                        }
+                    }
+                    apart *= 2;
+                }
+                for (r, &row) in rows.iter().enumerate() {
+                    let row = if scale == 1.0 { row } else { S::mul(row, S::splat(scale)) };
+                    S::store(block.add(first + r * half * PAGE_TOKENS), row);
+                }
+            }
+        }
+    }
+    R
+}
+
+/// Sums and differences of numbers `1, 2, 4, …` apart.
+#[inline(always)]
+fn butterflies(x: &mut [f32]) {
+    let mut half = 1;
     while half < x.len() {
         for pair in x.chunks_exact_mut(2 * half) {
             let (low, high) = pair.split_at_mut(half);
@@ -112,6 +161,6 @@ fn butterflies(x: &mut [f32], row: usize) {
         }
         half *= 2;
     }
-    let scale = 1.0 / ((x.len() / row) as f32).sqrt();
+    let scale = 1.0 / (x.len() as f32).sqrt();
     x.iter_mut().for_each(|x| *x *= scale);
 }
