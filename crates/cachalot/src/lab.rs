@@ -58,6 +58,9 @@ struct QualityArgs {
     /// Needles at as many depths; 0 for none.
     #[arg(long, default_value_t = 20)]
     needles: usize,
+    /// Needles of different kinds that share a text, which is then read once for all of them.
+    #[arg(long, default_value_t = 5)]
+    needles_per_text: usize,
     /// Tokens of a needle's prompt.
     #[arg(long, default_value_t = 3500)]
     needle_tokens: usize,
@@ -89,6 +92,7 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
         chunk: args.chunk,
         decode: args.decode,
         needles: args.needles,
+        needles_per_text: args.needles_per_text,
         needle_tokens: args.needle_tokens,
         seed: args.seed,
         ..QualitySettings::new(candidate::resolve(&args.reference, &profiles)?, load::budget_or_half(args.kv_budget))
@@ -126,8 +130,8 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
     }
     if settings.needles > 0 {
         println!(
-            "{} needles in prompts of {} tokens, seed {}",
-            settings.needles, settings.needle_tokens, settings.seed
+            "{} needles in prompts of {} tokens, {} to a text, seed {}",
+            settings.needles, settings.needle_tokens, settings.needles_per_text, settings.seed
         );
     }
     println!("\n{}", table(&outcomes));
@@ -167,6 +171,7 @@ fn run(args: &QualityArgs, ready: &Ready, text: &Text, settings: &QualitySetting
             "chunk": settings.chunk,
             "decode": settings.decode,
             "needles": settings.needles,
+            "needles_per_text": settings.needles_per_text,
             "needle_tokens": settings.needle_tokens,
             "seed": settings.seed,
             "block": settings.block,

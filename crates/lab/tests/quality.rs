@@ -176,7 +176,8 @@ fn planted_bugs_are_seen() {
 
 #[test]
 fn needles_are_found_and_lost() {
-    let settings = QualitySettings { windows: 0, needles: 6, ..settings() };
+    // The model was trained on the first kind alone.
+    let settings = QualitySettings { windows: 0, needles: 6, needles_per_text: 1, ..settings() };
     let recipes: Vec<Arc<dyn Candidate>> = vec![
         candidate::resolve("f32", &[]).unwrap(),
         Arc::new(Planted("window of 16", |c| c.layers.iter_mut().for_each(|l| l.window = Some(16)))),
@@ -196,8 +197,9 @@ fn needles_are_found_and_lost() {
     assert_eq!(outcomes[0].answers.as_ref().unwrap().same_as_reference, 6);
     assert_eq!(answers.len(), 18);
     assert!(answers.iter().all(|a| (330..=400).contains(&a.prompt_tokens)), "{answers:#?}");
-    let depths: Vec<f64> = answers.iter().filter(|a| a.recipe == "f16").map(|a| a.depth).collect();
-    assert!(depths.is_sorted() && depths[0] < 0.1 && depths[5] > 0.9);
+    let mut depths: Vec<f64> = answers.iter().filter(|a| a.recipe == "f16").map(|a| a.depth).collect();
+    depths.sort_by(f64::total_cmp);
+    assert!(depths.iter().enumerate().all(|(i, depth)| (depth - (i as f64 + 0.5) / 6.0).abs() < 1e-9), "{depths:?}");
 }
 
 /// The model, with logits that are no numbers for long sequences in a cache of more than sixteen bits.
@@ -291,10 +293,8 @@ fn questions_that_share_their_text_are_answered_as_if_alone() {
     let (together, again) = (ask(12, 128), ask(12, 33));
     assert_eq!(together, again);
     assert_eq!(together.len(), 24);
-    // A third of the tokens at least is shared in a row of ten, and nothing between rows.
-    let (all, computed) = together.iter().fold((0, 0), |(a, c), answer| (a + answer.3, c + answer.4));
-    assert!(3 * computed < 2 * all, "{computed} of {all}");
+    // Three texts of four questions, each read once.
     for (_, index, _, prompt, computed) in &together {
-        assert_eq!(index % 10 == 0, prompt == computed, "{index}");
+        assert!(if index % 4 == 0 { prompt == computed } else { *computed < 30 }, "{index} {computed}");
     }
 }

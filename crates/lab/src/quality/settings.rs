@@ -1,6 +1,6 @@
 //! What a run does, and whether it can.
 
-use crate::tasks::{self, Case, SingleNeedle, Task};
+use crate::tasks::{self, Case, Needles, Task};
 use crate::{Candidate, LabError, Subject, Text};
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub struct QualitySettings {
     pub decode: usize,
     /// Needles; 0 for none.
     pub needles: usize,
+    /// Needles of different kinds in one text, which is read once for all of them.
+    pub needles_per_text: usize,
     /// Tokens of a needle's prompt.
     pub needle_tokens: usize,
     /// Seed of tasks and intervals.
@@ -32,7 +34,7 @@ pub struct QualitySettings {
 }
 
 impl QualitySettings {
-    /// Four windows of 4,096 tokens, 20 needles at 3,500.
+    /// Four windows of 4,096 tokens, 20 needles in prompts of 3,500, five to a text.
     pub fn new(reference: Arc<dyn Candidate>, kv_budget_bytes: u64) -> QualitySettings {
         QualitySettings {
             reference,
@@ -41,6 +43,7 @@ impl QualitySettings {
             chunk: 512,
             decode: 16,
             needles: 20,
+            needles_per_text: 5,
             needle_tokens: 3500,
             seed: 1,
             kv_budget_bytes,
@@ -71,7 +74,7 @@ impl QualitySettings {
                  choose a shorter window"
             ));
         }
-        let answer = SingleNeedle.answer_tokens();
+        let answer = Needles.answer_tokens();
         if self.needles > 0 && self.needle_tokens + answer > context {
             let tokens = self.needle_tokens;
             return fail(format!(
@@ -83,13 +86,13 @@ impl QualitySettings {
     }
 
     pub(super) fn cases(&self, subject: &Subject<'_>, text: &Text) -> Result<Vec<Case>, LabError> {
-        tasks::cases(&SingleNeedle, subject, text, self.needle_tokens, self.needles, self.seed)
+        tasks::cases(&Needles, subject, text, self.needle_tokens, self.needles, self.needles_per_text, self.seed)
     }
 
     /// Tokens of the longest sequence.
     pub(super) fn longest(&self) -> usize {
         let window = if self.windows > 0 { self.window + self.decode } else { 0 };
-        let needle = if self.needles > 0 { self.needle_tokens + SingleNeedle.answer_tokens() } else { 0 };
+        let needle = if self.needles > 0 { self.needle_tokens + Needles.answer_tokens() } else { 0 };
         window.max(needle)
     }
 

@@ -8,7 +8,7 @@ mod filler;
 mod needle;
 
 pub use filler::Filler;
-pub use needle::SingleNeedle;
+pub use needle::Needles;
 
 use crate::statistics::Random;
 use crate::{LabError, Subject, Text};
@@ -23,23 +23,30 @@ pub trait Task: Sync {
     /// Most tokens of an answer.
     fn answer_tokens(&self) -> usize;
 
-    /// One case: places its facts among the filler's sentences and asks. `depth` lies in `[0, 1]`.
+    /// One text with a question for each depth: places the facts among the filler's sentences. Depths lie in `[0, 1]`.
     ///
-    /// Called again with fewer sentences until the prompt fits; the same draws must give the same facts.
-    fn pose(&self, sentences: &[&str], depth: f64, random: &mut Random) -> Posed;
+    /// Called again with fewer sentences until the prompts fit; the same draws must give the same facts.
+    fn pose(&self, sentences: &[&str], depths: &[f64], random: &mut Random) -> Posed;
 }
 
-/// Text, question and what the answer must contain.
+/// A text and the questions that are asked of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posed {
     /// What the text is about and what will be asked of it.
     pub introduction: String,
     /// Filler with the facts in it.
     pub text: String,
-    /// The question.
-    pub question: String,
+    /// One for each depth.
+    pub questions: Vec<Question>,
     /// How to answer, for models that follow instructions.
     pub instruction: String,
+}
+
+/// A question and what the answer must contain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The question.
+    pub text: String,
     /// What the answer must contain.
     pub expected: Vec<String>,
 }
@@ -77,11 +84,8 @@ impl Case {
     }
 }
 
-/// Cases that share their filler, so that a prompt is computed only from where it differs from the one before.
-const SHARE: usize = 10;
-
-/// `count` cases whose prompts have at most `tokens` tokens, and hardly fewer. Case `i` lies at depth
-/// `(i + ½) / count` and draws its facts from a stream of its own; ten cases in a row have the same filler.
+/// `count` cases whose prompts have at most `tokens` tokens, and hardly fewer. The facts lie at depths
+/// `(i + ½) / count`; `share` neighbouring cases are questions about one text, whose facts are spread over it.
 ///
 /// # Errors
 /// [`LabError::Settings`] where not even the question fits, [`LabError::Text`] where the text has too little filler.
@@ -91,41 +95,45 @@ pub fn cases(
     text: &Text,
     tokens: usize,
     count: usize,
+    share: usize,
     seed: u64,
 ) -> Result<Vec<Case>, LabError> {
     let mut filler = Filler::new(text, subject.tokenizer);
     let mut cases = Vec::with_capacity(count);
-    for index in 0..count {
-        let random = Random::of_item(seed, index as u64);
-        // Another seed's streams are unrelated to the cases' own.
-        let mut of_filler = Random::of_item(!seed, (index / SHARE) as u64);
-        let sentences = filler.take(tokens, &mut of_filler)?;
-        let depth = (index as f64 + 0.5) / count as f64;
+    let texts = count.div_ceil(share.max(1));
+    for index in 0..texts {
+        let mut random = Random::of_item(seed, index as u64);
+        let sentences = filler.take(tokens, &mut random)?;
+        let depths: Vec<f64> = (index..count).step_by(texts).map(|i| (i as f64 + 0.5) / count as f64).collect();
         let mut keep = sentences.len();
-        let (posed, prompt) = loop {
-            let mut same = random.clone();
-            let posed = task.pose(&sentences[..keep], depth, &mut same);
-            let prompt = prompt(subject, &posed)?;
-            if prompt.len() <= tokens {
-                break (posed, prompt);
+        let (posed, prompts) = loop {
+            let posed = task.pose(&sentences[..keep], &depths, &mut random.clone());
+            let prompts = posed.questions.iter().map(|question| prompt(subject, &posed, question));
+            let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+            let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+            if longest <= tokens {
+                break (posed, prompts);
             }
             if keep == 0 {
-                let (name, least) = (task.name(), prompt.len());
-                let reason = format!("a prompt of {name} has at least {least} tokens; {tokens} were asked for");
+                let name = task.name();
+                let reason = format!("a prompt of {name} has at least {longest} tokens; {tokens} were asked for");
                 return Err(LabError::Settings(reason));
             }
             // A sentence has some twenty tokens: never too many at once, so that the prompt stays close to the length.
-            keep -= ((prompt.len() - tokens) / 40).clamp(1, keep);
+            keep -= ((longest - tokens) / 40).clamp(1, keep);
         };
-        let (task, answer_tokens) = (task.name(), task.answer_tokens());
-        cases.push(Case { task, index, depth, prompt, expected: posed.expected, answer_tokens });
+        for ((question, prompt), depth) in posed.questions.into_iter().zip(prompts).zip(depths) {
+            let (task, answer_tokens, index) = (task.name(), task.answer_tokens(), cases.len());
+            cases.push(Case { task, index, depth, prompt, expected: question.expected, answer_tokens });
+        }
     }
     Ok(cases)
 }
 
 /// In the model's chat template where it has one, else as a plain text that the answer continues.
-fn prompt(subject: &Subject<'_>, posed: &Posed) -> Result<Vec<u32>, LabError> {
-    let (tokenizer, Posed { introduction, text, question, instruction, .. }) = (subject.tokenizer, posed);
+fn prompt(subject: &Subject<'_>, posed: &Posed, question: &Question) -> Result<Vec<u32>, LabError> {
+    let (tokenizer, Posed { introduction, text, instruction, .. }) = (subject.tokenizer, posed);
+    let question = &question.text;
     if let Some(template) = subject.template {
         let message = Message::new("user", format!("{introduction}\n\n{text}\n\n{question} {instruction}"));
         return Ok(template.encode(tokenizer, &[message], true, None, None)?);

@@ -1,20 +1,61 @@
-//! One fact in a long text, asked for at the end (Kamradt, "Needle in a haystack", 2023; RULER's single needle).
+//! Facts in a long text, asked for one at a time: the needle in a haystack (Kamradt, 2023). Several may share a text, as
+//! questions do in SCBench (Li et al., 2024).
 
-use super::{Posed, Task};
+use super::{Posed, Question, Task};
 use crate::statistics::Random;
 
-const CITIES: [&str; 16] = [
-    "Vienna", "Lisbon", "Oslo", "Cairo", "Lima", "Quito", "Dublin", "Prague", "Athens", "Tunis", "Havana", "Kyoto",
-    "Nairobi", "Riga", "Seville", "Toronto",
+/// A fact, the question for it, and what it can be about. Facts of different kinds are not easily confused: a small model
+/// that is asked for one of five codes tends to name the last.
+struct Kind {
+    fact: [&'static str; 3],
+    question: [&'static str; 2],
+    about: [&'static str; 8],
+}
+
+const KINDS: [Kind; 5] = [
+    Kind {
+        fact: ["The secret code of ", " is ", "."],
+        question: ["What is the secret code of ", "?"],
+        about: ["Vienna", "Lisbon", "Oslo", "Cairo", "Lima", "Havana", "Kyoto", "Toronto"],
+    },
+    Kind {
+        fact: ["The ship ", " carried exactly ", " barrels of oil."],
+        question: ["How many barrels of oil did the ship ", " carry?"],
+        about: ["Albatross", "Dolphin", "Meridian", "Northwind", "Pelican", "Sirius", "Triton", "Valiant"],
+    },
+    Kind {
+        fact: ["Doctor ", " has the telephone number ", "."],
+        question: ["What is the telephone number of Doctor ", "?"],
+        about: ["Abbott", "Brandt", "Castillo", "Dupont", "Eriksen", "Fischer", "Gallagher", "Horvath"],
+    },
+    Kind {
+        fact: ["The painting of the ", " was sold for ", " dollars."],
+        question: ["For how many dollars was the painting of the ", " sold?"],
+        about: [
+            "blue horse",
+            "broken bridge",
+            "golden harp",
+            "red tower",
+            "sleeping fox",
+            "white lily",
+            "harbour",
+            "mill",
+        ],
+    },
+    Kind {
+        fact: ["The bicycle of aunt ", " bears the registration ", "."],
+        question: ["Which registration does the bicycle of aunt ", " bear?"],
+        about: ["Agatha", "Bertha", "Clara", "Edith", "Matilda", "Olivia", "Rosalind", "Winifred"],
+    },
 ];
 
-const INTRODUCTION: &str = "The secret code of a city is hidden in the following text. Remember it. You will be asked for \
-                            the code afterwards.";
+const INTRODUCTION: &str = "Some facts with numbers are hidden in the following text. Remember them. You will be asked for \
+                            one of the numbers afterwards.";
 
-/// The secret code of a city, five digits.
-pub struct SingleNeedle;
+/// Facts with a number of five digits, the first of a text a secret code; a question asks for one of them.
+pub struct Needles;
 
-impl Task for SingleNeedle {
+impl Task for Needles {
     fn name(&self) -> &'static str {
         "needle"
     }
@@ -23,26 +64,32 @@ impl Task for SingleNeedle {
         24
     }
 
-    fn pose(&self, sentences: &[&str], depth: f64, random: &mut Random) -> Posed {
-        let city = CITIES[random.below(CITIES.len())];
-        let code = loop {
-            let code = (10_000 + random.below(90_000)).to_string();
-            // A number that the filler happens to have proves nothing.
-            if !sentences.iter().any(|sentence| sentence.contains(&code)) {
-                break code;
-            }
-        };
-        let at = (depth.clamp(0.0, 1.0) * sentences.len() as f64).round() as usize;
-        let needle = format!("The secret code of {city} is {code}.");
-        let mut text = sentences.to_vec();
-        text.insert(at.min(sentences.len()), &needle);
-        Posed {
-            introduction: INTRODUCTION.into(),
-            text: text.join(" "),
-            question: format!("What is the secret code of {city}?"),
-            instruction: "Answer with the number only.".into(),
-            expected: vec![code],
+    fn pose(&self, sentences: &[&str], depths: &[f64], random: &mut Random) -> Posed {
+        let mut facts: Vec<(usize, String)> = Vec::new();
+        let mut questions: Vec<Question> = Vec::new();
+        for (&depth, kind) in depths.iter().zip(KINDS.iter().cycle()) {
+            let about = kind.about[random.below(kind.about.len())];
+            let number = loop {
+                let number = (10_000 + random.below(90_000)).to_string();
+                // A number that the filler happens to have proves nothing.
+                let known = questions.iter().any(|question| question.expected[0] == number);
+                if !known && !sentences.iter().any(|sentence| sentence.contains(&number)) {
+                    break number;
+                }
+            };
+            let at = (depth.clamp(0.0, 1.0) * sentences.len() as f64).round() as usize;
+            let [begin, middle, end] = kind.fact;
+            facts.push((at.min(sentences.len()), format!("{begin}{about}{middle}{number}{end}")));
+            let [begin, end] = kind.question;
+            questions.push(Question { text: format!("{begin}{about}{end}"), expected: vec![number] });
         }
+        let mut text = Vec::new();
+        for at in 0..=sentences.len() {
+            text.extend(facts.iter().filter(|fact| fact.0 == at).map(|fact| &fact.1[..]));
+            text.extend(sentences.get(at));
+        }
+        let text = text.join(" ");
+        Posed { introduction: INTRODUCTION.into(), text, questions, instruction: "Answer with the number only.".into() }
     }
 }
 
@@ -51,25 +98,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_needle_lies_at_its_depth() {
+    fn needles_lie_at_their_depths() {
         let sentences = ["a.", "b.", "c.", "d."];
-        for (depth, place) in [(0.0, 0), (0.25, 1), (0.5, 2), (1.0, 4), (7.0, 4)] {
-            let posed = SingleNeedle.pose(&sentences, depth, &mut Random::new(5));
-            let code = &posed.expected[0];
+        let posed = Needles.pose(&sentences, &[0.0, 0.25, 0.5, 1.0, 7.0], &mut Random::new(5));
+        for (question, place) in posed.questions.iter().zip([0, 1, 2, 4, 4]) {
+            let code = &question.expected[0];
             assert_eq!(code.len(), 5);
-            let before = posed.text.split("The secret").next().unwrap();
-            assert_eq!(before.matches('.').count(), place, "{depth}: {}", posed.text);
+            let before = posed.text.split(code).next().unwrap();
+            let sentences = before.split(' ').filter(|word| sentences.contains(word)).count();
+            assert_eq!(sentences, place, "{}", posed.text);
             assert_eq!(posed.text.matches(code.as_str()).count(), 1);
-            assert!(!posed.question.contains(code.as_str()));
+            assert!(!question.text.contains(code.as_str()));
         }
     }
 
     #[test]
-    fn the_seed_decides_and_fewer_sentences_keep_the_fact() {
+    fn the_seed_decides_and_fewer_sentences_keep_the_facts() {
         let sentences = ["a.", "b.", "c.", "d."];
-        let pose = |sentences: &[&str], seed| SingleNeedle.pose(sentences, 0.5, &mut Random::new(seed));
+        let pose = |sentences: &[&str], seed| Needles.pose(sentences, &[0.2, 0.5, 0.9], &mut Random::new(seed));
         assert_eq!(pose(&sentences, 1), pose(&sentences, 1));
-        assert_eq!(pose(&sentences, 1).expected, pose(&sentences[..2], 1).expected);
-        assert_ne!(pose(&sentences, 1).expected, pose(&sentences, 2).expected);
+        assert_eq!(pose(&sentences, 1).questions, pose(&sentences[..2], 1).questions);
+        assert_ne!(pose(&sentences, 1).questions, pose(&sentences, 2).questions);
     }
 }
