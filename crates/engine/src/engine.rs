@@ -224,7 +224,7 @@ fn run(mut scheduler: Scheduler, commands: &Receiver<Command>, shared: &Shared) 
             scheduler.fail_all(error, shared.now());
         }
         let stats = scheduler.stats();
-        observe::state(&stats, stats.generated_tokens - generated, shared.cache.ledger());
+        observe::state(&stats, stats.generated_tokens - generated, &shared.cache);
         generated = stats.generated_tokens;
         *shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
         if scheduler.is_idle() && state != OPEN {

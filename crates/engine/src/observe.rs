@@ -11,12 +11,14 @@
 //! | `cachalot_generation_tokens_total` | counter | tokens | generated |
 //! | `cachalot_kv_bytes{purpose}` | gauge | bytes | of the KV ledger, by purpose |
 //! | `cachalot_kv_budget_bytes` | gauge | bytes | the KV budget |
+//! | `cachalot_kv_odd_values_total` | counter | values | keys and values that were NaN or infinite when they were encoded |
+//! | `cachalot_kv_corrupt_pages_total` | counter | pages | whose checksum was wrong; the sequence failed |
 //! | `cachalot_preemptions_total` | counter | sequences | set aside for want of memory |
 //! | `cachalot_requests_total{outcome}` | counter | requests | `stop`, `length`, `cancelled`, `error`, or `refused` at submission |
 
 use std::time::Duration;
 
-use cachalot_kv::Ledger;
+use cachalot_kv::KvCache;
 use metrics::{Unit, counter, gauge, histogram};
 
 use crate::{EngineStats, FinishReason};
@@ -33,6 +35,8 @@ pub fn describe() {
     c!("cachalot_generation_tokens_total", Unit::Count, "Tokens generated");
     g!("cachalot_kv_bytes", Unit::Bytes, "Bytes of the key-value cache, by purpose");
     g!("cachalot_kv_budget_bytes", Unit::Bytes, "Byte budget of the key-value cache");
+    c!("cachalot_kv_odd_values_total", Unit::Count, "Keys and values that were NaN or infinite when they were encoded");
+    c!("cachalot_kv_corrupt_pages_total", Unit::Count, "Pages whose checksum was wrong");
     c!("cachalot_preemptions_total", Unit::Count, "Sequences set aside for want of memory");
     c!("cachalot_requests_total", Unit::Count, "Requests, by outcome");
 }
@@ -51,6 +55,11 @@ pub(crate) fn prompt_done(tokens: usize) {
 
 pub(crate) fn preempted() {
     counter!("cachalot_preemptions_total").increment(1);
+}
+
+/// A page of a sequence was not what it had been.
+pub(crate) fn corrupt() {
+    counter!("cachalot_kv_corrupt_pages_total").increment(1);
 }
 
 pub(crate) fn finished(reason: FinishReason) {
@@ -74,11 +83,12 @@ pub(crate) fn step(sequences: usize, rows: usize) {
 }
 
 /// After a step: what is where. `generated` counts since the last call.
-pub(crate) fn state(stats: &EngineStats, generated: u64, ledger: &Ledger) {
+pub(crate) fn state(stats: &EngineStats, generated: u64, cache: &KvCache) {
+    counter!("cachalot_kv_odd_values_total").absolute(cache.odd_values());
     counter!("cachalot_generation_tokens_total").increment(generated);
     gauge!("cachalot_queue_length").set(stats.queued as f64);
     gauge!("cachalot_kv_budget_bytes").set(stats.kv_budget_bytes as f64);
-    for (purpose, bytes) in ledger.by_purpose() {
+    for (purpose, bytes) in cache.ledger().by_purpose() {
         gauge!("cachalot_kv_bytes", "purpose" => purpose.name()).set(bytes as f64);
     }
 }

@@ -83,13 +83,12 @@ struct Bench {
     d: usize,
     rows: usize,
     /// Aligned as pages of a pool are.
-    pages: Vec<u8>,
+    pages: Levels,
     bytes: usize,
     q: Vec<f32>,
     scores: Vec<f32>,
     state: [Vec<f32>; 3],
-    /// Holds the aligned room.
-    levels: Vec<u8>,
+    levels: Levels,
     floats: Vec<f32>,
     wide: Vec<f32>,
     scratch: Scratch,
@@ -99,8 +98,9 @@ impl Bench {
     fn new(isa: Isa, format: Format, d: usize, rows: usize, bytes: usize) -> Bench {
         let page: Vec<u8> = [format.side(d, 0), format.side(d, 5)].concat();
         let bytes = (bytes / page.len()).max(4) * page.len();
-        let mut pages = Vec::new();
-        aligned(&mut pages, bytes).chunks_exact_mut(page.len()).for_each(|to| to.copy_from_slice(&page));
+        let mut pages = Levels::default();
+        pages.resize(bytes, 0);
+        pages.chunks_exact_mut(page.len()).for_each(|to| to.copy_from_slice(&page));
         Bench {
             isa,
             format,
@@ -111,7 +111,7 @@ impl Bench {
             q: (0..rows * d).map(|i| (i * 7919 % 1013) as f32 / 5000.0 - 0.1).collect(),
             scores: vec![0.5; rows * T],
             state: [vec![f32::NEG_INFINITY; rows], vec![0.0; rows], vec![0.0; rows * d]],
-            levels: Vec::new(),
+            levels: Levels::default(),
             floats: vec![0.0; 2 * d.max(T)],
             wide: vec![0.0; d * T],
             scratch: Scratch::default(),
@@ -126,8 +126,8 @@ impl Bench {
     fn run(&mut self, what: What) {
         let side = self.format.bytes(self.d);
         let visible = vec![Visible { from: 0, to: T as u8 }; self.rows];
-        let mut pages = std::mem::take(&mut self.pages);
-        for page in aligned(&mut pages, self.bytes).chunks_exact(2 * side) {
+        let pages = std::mem::take(&mut self.pages);
+        for page in pages.chunks_exact(2 * side) {
             if what != What::Values {
                 self.score(&page[..side]);
             }
@@ -158,7 +158,7 @@ impl Bench {
                 let (scales, offsets) = self.floats.split_at(self.format.scales(self.d));
                 let grid = grid(self.d, T, by_token, scales, offsets);
                 let (scratch, out) = (&mut self.scratch, &mut self.scores);
-                let levels = aligned(&mut self.levels, self.d * T);
+                let levels = &self.levels[..];
                 multiply(self.isa, &grid, levels, &self.q, self.d, self.rows, scratch, out, T);
             }
         }
@@ -181,7 +181,7 @@ impl Bench {
                 let (scales, offsets) = self.floats.split_at(self.format.scales(d));
                 let grid = grid(T, d, by_channel, scales, offsets);
                 let (scratch, out) = (&mut self.scratch, &mut self.state[2]);
-                let levels = aligned(&mut self.levels, d * T);
+                let levels = &self.levels[..];
                 multiply(self.isa, &grid, levels, &self.scores, T, self.rows, scratch, out, d);
             }
         }
@@ -194,7 +194,8 @@ impl Bench {
 
     fn unpack(&mut self, bits: Bits, side: &[u8]) {
         let (codes, scales) = side.split_at(packed_bytes(bits, self.d * T));
-        unpack(self.isa, bits, codes, None, aligned(&mut self.levels, self.d * T));
+        self.levels.resize(self.d * T, 0);
+        unpack(self.isa, bits, codes, None, &mut self.levels);
         let view = PageView { k: scales, v: &[], k_element: Element::F16, v_element: Element::F16 };
         widen_page(self.isa, view, &mut self.floats[..2 * self.format.scales(self.d)], &mut []);
     }

@@ -20,4 +20,5 @@ pub mod sparse;
 pub mod team;
 
 pub use isa::Isa;
+pub use linear::memory::prefetch;
 pub use team::Team;

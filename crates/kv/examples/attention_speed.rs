@@ -52,7 +52,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             last = step(chunk)?;
             done += chunk;
         }
-        let mut times = (0..20).map(|_| step(1)).collect::<Result<Vec<_>, _>>()?;
+        let mut times = (0..std::env::var("STEPS").map_or(20, |s| s.parse().unwrap_or(20)))
+            .map(|_| step(1))
+            .collect::<Result<Vec<_>, _>>()?;
         times.sort_by(f64::total_cmp);
         let bytes = cache.bytes_per_token() * depth as f64;
         println!(

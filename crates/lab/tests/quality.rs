@@ -295,6 +295,6 @@ fn questions_that_share_their_text_are_answered_as_if_alone() {
     assert_eq!(together.len(), 24);
     // Three texts of four questions, each read once.
     for (_, index, _, prompt, computed) in &together {
-        assert!(if index % 4 == 0 { prompt == computed } else { *computed < 30 }, "{index} {computed}");
+        assert!(if index % 4 == 0 { prompt == computed } else { *computed < 90 }, "{index} {computed}");
     }
 }

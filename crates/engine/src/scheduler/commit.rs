@@ -44,6 +44,7 @@ impl Scheduler {
             self.cache.settle(&mut kv);
             if let Err(error) = self.cache.scrub(&mut kv, scrubbed) {
                 // Its bytes changed under us. Others do not read them, so they go on.
+                crate::observe::corrupt();
                 let forks = sequence.forks;
                 drop((kv, sequence));
                 self.end_choices(part.ticket, forks, Ending::Error(EngineError::Cache(error.to_string())), now);

@@ -69,9 +69,12 @@ unsafe fn soften_row<S: Simd>(scores: &mut [f32], visible: Visible, softcap: f32
             total = S::add(total, weights);
             S::store(scores.as_mut_ptr().add(v * LANES), weights);
         }
-        // The exponential of a lane, not the library's: one exp for everything.
-        let mut factor = [0.0; LANES];
-        S::store(factor.as_mut_ptr(), S::exp(S::splat(*max - new)));
+        // The exponential of a lane, not the library's: one exp for everything. It is exactly one where the maximum stays,
+        // as it does on most pages.
+        let mut factor = [1.0; LANES];
+        if new != *max {
+            S::store(factor.as_mut_ptr(), S::exp(S::splat(*max - new)));
+        }
         *sum = sum.mul_add(factor[0], S::reduce_add(total));
         *max = new;
         factor[0]

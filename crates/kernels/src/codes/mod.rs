@@ -21,6 +21,7 @@ mod amx;
 mod decode;
 mod dot;
 mod grid;
+mod levels;
 mod pack;
 mod product;
 mod unpack;
@@ -28,6 +29,7 @@ mod vectors;
 
 pub use decode::decode;
 pub use grid::Grid;
+pub use levels::Levels;
 pub use pack::{Bits, pack, packed_bytes};
 pub use product::{Scratch, multiply};
-pub use unpack::{aligned, unpack};
+pub use unpack::unpack;

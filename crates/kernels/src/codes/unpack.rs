@@ -7,14 +7,6 @@ use crate::simd::Simd;
 /// Unpacked vectors that whole vectors of every plane hold.
 const BLOCK: usize = 8;
 
-/// Room for `len` levels in a buffer, from a cache line's boundary on: elsewhere every load and store of a vector
-/// touches two lines. The same room again while `len` stays the same.
-pub fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
-    buffer.resize(len + VECTOR - 1, 0);
-    let at = buffer.as_ptr().align_offset(VECTOR).min(VECTOR - 1);
-    &mut buffer[at..at + len]
-}
-
 dispatch! {
     /// The levels of packed codes: `table[code]` (codes of at most four bits) or the codes themselves.
     ///

@@ -5,11 +5,11 @@ use crate::encode::codec::{Work, bytes_of};
 use crate::encode::pipeline::{Pipeline, Prepared};
 use crate::lane::Lane;
 use crate::plan::Body;
-use cachalot_kernels::Isa;
 use cachalot_kernels::attention::{
     DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, SPLIT_PAGES, Visible, accumulate_page, attend_page, score_page,
     soften, widen_page,
 };
+use cachalot_kernels::{Isa, prefetch};
 use std::ops::Range;
 
 /// Buffers of one thread: one page decoded, one block's scores and results. Nothing here grows with the context.
@@ -124,6 +124,9 @@ impl Block<'_> {
             }
             let Some(view) = self.lane.exact(page) else { continue };
             let many = self.vectors() > DIRECT_ROWS;
+            if !many && let Some(next) = self.lane.exact(page + 1) {
+                [next.k, next.v].into_iter().for_each(prefetch);
+            }
             let wide = view.k_element == Element::F32 && view.v_element == Element::F32;
             let view = if many && !wide { widen(self.isa, view, width, &mut local.k, &mut local.v) } else { view };
             let softcap = self.geometry.softcap.unwrap_or(0.0);
@@ -144,6 +147,11 @@ impl Block<'_> {
                 continue;
             }
             let Some((k, v)) = self.lane.body(page) else { continue };
+            if vectors <= DIRECT_ROWS
+                && let Some((k, v)) = self.lane.body(page + 1)
+            {
+                [k, v].into_iter().for_each(prefetch);
+            }
             seen = true;
             self.score(&body.k, k, page, prepared, local);
             soften(self.isa, &mut local.scores, &local.visible, self.geometry.softcap.unwrap_or(0.0), &mut state);

@@ -76,7 +76,7 @@ impl Item {
 #[derive(Default)]
 pub struct Work {
     /// Unpacked levels.
-    pub levels: Vec<u8>,
+    pub levels: cachalot_kernels::codes::Levels,
     /// Unpacked codes of more than eight bits.
     pub codes: Vec<u16>,
     /// Parameters widened to `f32`, lookup tables and the like.

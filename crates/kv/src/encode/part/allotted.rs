@@ -10,7 +10,7 @@ use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry, StageError};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{self, Bits, Grid};
+use cachalot_kernels::codes::{self, Bits, Grid, Levels};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -116,7 +116,7 @@ impl Allotted {
         ZERO - (1 << (bits.count() - 1)) as u8
     }
 
-    fn unpack(&self, isa: Isa, page: &[u8], levels: &mut Vec<u8>) {
+    fn unpack(&self, isa: Isa, page: &[u8], levels: &mut Levels) {
         levels.resize(self.shape.width() * PAGE_TOKENS, ZERO);
         for (band, levels) in self.bands.iter().zip(levels.chunks_exact_mut(BAND * PAGE_TOKENS)) {
             let Some(bits) = band.bits else {
@@ -186,7 +186,7 @@ impl Part for Allotted {
     }
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
-        let mut levels = Vec::new();
+        let mut levels = Levels::default();
         self.unpack(Isa::Portable, page, &mut levels);
         for (token, row) in x.chunks_exact_mut(self.shape.channels).enumerate() {
             for (channel, x) in row.iter_mut().enumerate() {

@@ -9,7 +9,7 @@ use super::fields::{halves, put_halves};
 use super::lanes::{add_combination, add_scaled};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{Bits, Grid, Scratch, multiply, pack, packed_bytes, unpack};
+use cachalot_kernels::codes::{Bits, Grid, Levels, Scratch, multiply, pack, packed_bytes, unpack};
 use matrix::Matrix;
 use std::sync::Arc;
 
@@ -123,14 +123,13 @@ impl Sketch {
         (signs, lengths, m): (&[u8], &[f32], usize),
         factors: &[f32],
         rows: usize,
-        levels: &mut Vec<u8>,
+        levels: &mut Levels,
         kernel: &mut Scratch,
         scores: &mut [f32],
     ) {
         let tokens = self.shape.tokens;
         let mut table = [0; 16];
         table[1] = 2;
-        levels.clear();
         levels.resize(m * tokens, 0);
         unpack(isa, Bits::B1, signs, Some(&table), levels);
         let ends: Vec<usize> = (0..m).step_by(GROUP).map(|first| (first + GROUP).min(m)).collect();

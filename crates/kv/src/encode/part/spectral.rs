@@ -9,7 +9,7 @@ use super::fields::{half, halves};
 use super::lanes::add_combination;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{Bits, Grid, decode, multiply, pack, packed_bytes, unpack};
+use cachalot_kernels::codes::{Bits, Grid, Levels, decode, multiply, pack, packed_bytes, unpack};
 use cachalot_kernels::simd::LANES;
 use std::sync::Arc;
 use waves::waves;
@@ -120,13 +120,12 @@ impl Spectral {
     }
 
     /// Calls `each` with the grid and the levels of both matrices.
-    fn matrices(&self, isa: Isa, page: &[u8], levels: &mut Vec<u8>, mut each: impl FnMut(bool, &Grid<'_>, &[u8])) {
+    fn matrices(&self, isa: Isa, page: &[u8], levels: &mut Levels, mut each: impl FnMut(bool, &Grid<'_>, &[u8])) {
         let tokens = self.shape.tokens;
         let (wide, narrow) = self.blocks(page);
         let lane_groups: Vec<usize> = (1..=self.groups()).map(|g| g * GROUP).collect();
         for (is_wide, block) in [(true, wide), (false, narrow)] {
             let reduce = if is_wide { self.wide } else { self.narrow };
-            levels.clear();
             levels.resize(reduce * tokens, 0);
             let mut table = [0; 16];
             table[1] = 2;
