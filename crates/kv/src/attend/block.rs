@@ -147,13 +147,12 @@ impl Block<'_> {
                 continue;
             }
             let Some((k, v)) = self.lane.body(page) else { continue };
-            if vectors <= DIRECT_ROWS
-                && let Some((k, v)) = self.lane.body(page + 1)
-            {
-                [k, v].into_iter().for_each(prefetch);
-            }
+            // A side at a time: more than that at once waits for itself.
+            let next = if vectors <= DIRECT_ROWS { self.lane.body(page + 1) } else { None };
             seen = true;
+            next.into_iter().for_each(|(k, _)| prefetch(k));
             self.score(&body.k, k, page, prepared, local);
+            next.into_iter().for_each(|(_, v)| prefetch(v));
             soften(self.isa, &mut local.scores, &local.visible, self.geometry.softcap.unwrap_or(0.0), &mut state);
             if body.v.fused() {
                 body.v.accumulate(self.isa, v, &local.scores, vectors, &mut local.work, state.out);
