@@ -18,6 +18,8 @@ pub mod polar;
 pub mod simd;
 pub mod sparse;
 pub mod team;
+pub mod transpose;
+pub mod triplets;
 
 pub use isa::Isa;
 pub use linear::memory::prefetch;

@@ -10,7 +10,7 @@ const VECTORS: usize = PAGE_TOKENS / LANES;
 
 /// Loads from a table of sixteen.
 #[allow(clippy::missing_safety_doc)]
-trait Permute: Simd {
+pub(crate) trait Permute: Simd {
     /// `table[index[i] % 16]`, sixteen indices.
     unsafe fn permute(table: Self::F, index: *const u16) -> Self::F;
     /// Sixteen numbers.
@@ -130,6 +130,44 @@ unsafe fn spread_body<S: Permute>(table: &[f32; 16], codes: &[u16], scale: &[f32
         for i in (0..out.len()).step_by(LANES) {
             let found = S::permute(table, codes.as_ptr().add(i));
             S::store(out.as_mut_ptr().add(i), S::mul(S::load(scale.as_ptr().add(i)), found));
+        }
+    }
+}
+
+dispatch! {
+    /// **Adds** blocks of sixteen channels in recursive polar coordinates to `[16][PAGE_TOKENS]`: from a radius, by the
+    /// cosine and sine of an angle, two, and so on for four levels. `tables` are cosines and sines by code, those between
+    /// single coordinates first; `codes` the eight, four, two and one angles, `[15][tokens]`; `radii` is `[tokens]`, a
+    /// multiple of sixteen.
+    ///
+    /// # Panics
+    /// If the slices are too short.
+    pub fn add_block(tables: &[[[f32; 16]; 2]; 4], codes: &[u16], radii: &[f32], to: &mut [f32]) = add_block_body
+}
+
+#[inline(always)]
+unsafe fn add_block_body<S: Permute>(tables: &[[[f32; 16]; 2]; 4], codes: &[u16], radii: &[f32], to: &mut [f32]) {
+    let tokens = radii.len();
+    assert!(tokens.is_multiple_of(LANES) && tokens <= PAGE_TOKENS && codes.len() >= 15 * tokens);
+    assert!(to.len() >= 16 * PAGE_TOKENS);
+    for v in (0..tokens).step_by(LANES) {
+        // SAFETY: lengths asserted above.
+        unsafe {
+            let mut rows = [S::load(radii.as_ptr().add(v)); 16];
+            for (level, first) in [(3, 14), (2, 12), (1, 8), (0, 0)] {
+                let [cos, sin] = &tables[level];
+                let (cos, sin) = (S::load(cos.as_ptr()), S::load(sin.as_ptr()));
+                // From the last, so that a parent is read before its place is taken.
+                for node in (0..8usize >> level).rev() {
+                    let (radius, code) = (rows[node], codes.as_ptr().add((first + node) * tokens + v));
+                    rows[2 * node] = S::mul(radius, S::permute(cos, code));
+                    rows[2 * node + 1] = S::mul(radius, S::permute(sin, code));
+                }
+            }
+            for (c, &row) in rows.iter().enumerate() {
+                let to = to.as_mut_ptr().add(c * PAGE_TOKENS + v);
+                S::store(to, S::add(S::load(to), row));
+            }
         }
     }
 }

@@ -5,11 +5,11 @@ mod map;
 use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
 use super::super::math::lloyd::nearest;
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
-use super::fields::{self, halves, put_halves};
+use super::fields::{self, Runs, put_halves};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::lookup::add_looked_up;
-use cachalot_kernels::polar::spread;
+use cachalot_kernels::transpose::add_transposed;
+use cachalot_kernels::triplets::{Triplets, add_triplets};
 use map::{length_levels, map, side_levels, unmap};
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ struct Octahedral {
     sides: Vec<f64>,
     /// Levels of the length of a triplet of a unit row.
     lengths: Vec<f64>,
-    /// The three coordinates of the directions, `[3][second side][first side]`.
-    directions: Vec<f32>,
+    /// The three coordinates of the directions and a zero, `[second side][first side]`.
+    directions: Vec<[f32; 4]>,
     length_table: [f32; 16],
 }
 
@@ -46,12 +46,12 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let (side_bits, length_bits) = (bits + 1, bits - 1);
     let sides = side_levels(1 << side_bits);
     let lengths = length_levels(context.channels, 1 << length_bits);
-    let mut directions = vec![0.0; 3 << (2 * side_bits)];
+    let mut directions = vec![[0.0; 4]; 1 << (2 * side_bits)];
     for (j, &eta) in sides.iter().enumerate() {
         for (i, &xi) in sides.iter().enumerate() {
             let n = unmap(xi, eta);
             let at = j << side_bits | i;
-            (0..3).for_each(|axis| directions[axis << (2 * side_bits) | at] = n[axis] as f32);
+            directions[at] = [n[0] as f32, n[1] as f32, n[2] as f32, 0.0];
         }
     }
     let mut length_table = [0.0; 16];
@@ -91,45 +91,22 @@ impl Octahedral {
         [best.1[0], best.1[1], nearest(&self.lengths, best.0)]
     }
 
-    /// The three rows of a triplet of the page, `[3][tokens]`.
-    fn triplet(&self, isa: Isa, bytes: &[u8], lengths: &[f32], rows: &mut [f32]) {
-        let tokens = self.shape.tokens;
-        let (mut first, mut second) = ([0u16; PAGE_TOKENS], [0u16; PAGE_TOKENS]);
-        let (first, second) = (&mut first[..tokens], &mut second[..tokens]);
+    /// Adds to every channel's row of tokens, `[channels][PAGE_TOKENS]`.
+    fn add_rows(&self, isa: Isa, page: &[u8], codes: &mut Vec<u16>, rows: &mut [f32]) {
+        let Shape { tokens, channels, .. } = self.shape;
+        let (n, each) = (self.triplets() * tokens, self.triplet_bytes());
+        codes.resize(2 * n, 0);
+        let (direction, part) = codes.split_at_mut(n);
+        let (packed, lengths) = page.split_at(self.triplets() * each);
         let side = fields::bytes(self.side_bits, tokens);
-        let (xi, rest) = bytes.split_at(side);
-        let (eta, rho) = rest.split_at(side);
-        let mut scale = [0.0; PAGE_TOKENS];
-        let scale = &mut scale[..tokens];
-        fields::unpack(self.length_bits, rho, first);
-        spread(isa, &self.length_table, first, lengths, scale);
-        fields::unpack(self.side_bits, xi, first);
-        fields::unpack(self.side_bits, eta, second);
-        first.iter_mut().zip(&*second).for_each(|(first, second)| *first |= second << self.side_bits);
-        rows.fill(0.0);
-        let tables = self.directions.chunks_exact(1 << (2 * self.side_bits));
-        for (table, row) in tables.zip(rows.chunks_exact_mut(tokens)) {
-            add_looked_up(isa, table, first, row);
-            row.iter_mut().zip(&*scale).for_each(|(x, scale)| *x *= scale);
-        }
-    }
-
-    /// Every channel's row of tokens.
-    fn rows(&self, isa: Isa, page: &[u8], mut each: impl FnMut(usize, &[f32])) {
-        let tokens = self.shape.tokens;
-        let (codes, lengths) = page.split_at(self.triplets() * self.triplet_bytes());
+        let runs = Runs { stride: each, tokens };
+        fields::unpack_spaced(isa, self.side_bits, packed, runs, 0, direction);
+        fields::unpack_spaced(isa, self.side_bits, &packed[side..], runs, self.side_bits, direction);
+        fields::unpack_spaced(isa, self.length_bits, &packed[2 * side..], runs, 0, part);
         let mut row_lengths = [0.0; PAGE_TOKENS];
-        row_lengths[..tokens].iter_mut().zip(halves(lengths)).for_each(|(to, x)| *to = x);
-        let mut rows = [0.0; 3 * PAGE_TOKENS];
-        let rows = &mut rows[..3 * tokens];
-        for (i, bytes) in codes.chunks_exact(self.triplet_bytes()).enumerate() {
-            self.triplet(isa, bytes, &row_lengths[..tokens], rows);
-            for (axis, row) in rows.chunks_exact(tokens).enumerate() {
-                if 3 * i + axis < self.shape.channels {
-                    each(3 * i + axis, row);
-                }
-            }
-        }
+        fields::read_halves(isa, &lengths[..2 * tokens], &mut row_lengths[..tokens]);
+        let (directions, parts, lengths) = (&self.directions, &self.length_table, &row_lengths[..tokens]);
+        add_triplets(isa, Triplets { directions, parts, lengths, direction, part }, channels, rows);
     }
 }
 
@@ -153,7 +130,7 @@ impl Part for Octahedral {
     }
 
     fn shared_bytes(&self) -> usize {
-        4 * self.directions.len() + 64 + 8 * (self.sides.len() + self.lengths.len())
+        16 * self.directions.len() + 64 + 8 * (self.sides.len() + self.lengths.len())
     }
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
@@ -186,17 +163,21 @@ impl Part for Octahedral {
     }
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
-        let d = self.shape.channels;
-        self.rows(Isa::Portable, page, |channel, row| {
-            x.iter_mut().skip(channel).step_by(d).zip(row).for_each(|(x, row)| *x += row);
-        });
+        let Shape { tokens, channels, .. } = self.shape;
+        let mut rows = vec![0.0; channels * PAGE_TOKENS];
+        self.add_rows(Isa::Portable, page, &mut Vec::new(), &mut rows);
+        add_transposed(Isa::Portable, &rows, PAGE_TOKENS, channels, tokens, x, channels);
     }
 
-    fn tile(&self, isa: Isa, page: &[u8], _work: &mut Work, tile: &mut [f32]) {
-        let width = self.shape.width();
-        self.rows(isa, page, |channel, row| match self.shape.side {
-            Side::Keys => tile[channel * PAGE_TOKENS..].iter_mut().zip(row).for_each(|(to, x)| *to += x),
-            Side::Values => tile[channel..].iter_mut().step_by(width).zip(row).for_each(|(to, x)| *to += x),
-        });
+    fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        let Shape { side, tokens, channels } = self.shape;
+        let Work { codes, floats, .. } = work;
+        if side == Side::Keys {
+            return self.add_rows(isa, page, codes, tile);
+        }
+        floats.clear();
+        floats.resize(channels * PAGE_TOKENS, 0.0);
+        self.add_rows(isa, page, codes, floats);
+        add_transposed(isa, floats, PAGE_TOKENS, channels, tokens, tile, self.shape.width());
     }
 }

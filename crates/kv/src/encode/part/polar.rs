@@ -4,10 +4,11 @@
 use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
 use super::super::math::elementary::{atan2, sin_cos};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
-use super::fields::{self, halves, put_halves};
+use super::fields::{self, put_halves};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::polar::spread;
+use cachalot_kernels::polar::add_block;
+use cachalot_kernels::transpose::add_transposed;
 use std::f64::consts::{PI, TAU};
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ const LEVELS: [[f64; 2]; 3] = [[0.3098, 0.6340], [0.4262, 0.6744], [0.5242, 0.70
 struct Polar {
     shape: Shape,
     /// Cosines and sines by code, for angles between coordinates and then the three levels of radii.
-    tables: Vec<[[f32; 16]; 2]>,
+    tables: [[[f32; 16]; 2]; 4],
     /// Angles that part two codes, for the levels of radii.
     bounds: [[f64; 3]; 3],
 }
@@ -54,7 +55,7 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
         table
     };
     let fine: Vec<f64> = (0..1 << FINE).map(|code| (f64::from(code) + 0.5) * TAU / 16.0).collect();
-    let tables = std::iter::once(table(&fine)).chain(levels.iter().map(|level| table(level))).collect();
+    let tables = [table(&fine), table(&levels[0]), table(&levels[1]), table(&levels[2])];
     let bounds = levels.map(|[a, b, c, d]| [(a + b) / 2.0, (b + c) / 2.0, (c + d) / 2.0]);
     Ok(Built::Part(Arc::new(Polar { shape: context.shape(), tables, bounds })))
 }
@@ -83,26 +84,19 @@ impl Polar {
         self.bounds[level - 1].iter().filter(|&&bound| angle > bound).count() as u16
     }
 
-    /// One block of a page, `[BLOCK][tokens]`.
-    fn block(&self, isa: Isa, bytes: &[u8], rows: &mut [f32]) {
+    /// Adds to every channel's row of tokens, `[channels][PAGE_TOKENS]`.
+    fn add_rows(&self, isa: Isa, page: &[u8], codes: &mut Vec<u16>, rows: &mut [f32]) {
         let tokens = self.shape.tokens;
-        let mut codes = [0u16; PAGE_TOKENS];
-        let codes = &mut codes[..tokens];
-        let radii = &bytes[self.block_bytes() - 2 * tokens..];
-        rows.iter_mut().zip(halves(radii)).for_each(|(to, r)| *to = r);
-        let mut radius = [0.0; PAGE_TOKENS];
-        let radius = &mut radius[..tokens];
-        for level in (0..4).rev() {
-            let bytes = &bytes[(0..level).map(|level| self.span(level)).sum()..][..self.span(level)];
-            let [cos, sin] = &self.tables[level];
-            // From the last, so that a parent is read before its place is taken.
-            for (node, bytes) in bytes.chunks_exact(fields::bytes(bits(level), tokens)).enumerate().rev() {
-                fields::unpack(bits(level), bytes, codes);
-                radius.copy_from_slice(&rows[node * tokens..][..tokens]);
-                let (low, high) = rows[2 * node * tokens..][..2 * tokens].split_at_mut(tokens);
-                spread(isa, cos, codes, radius, low);
-                spread(isa, sin, codes, radius, high);
-            }
+        codes.resize((BLOCK - 1) * tokens, 0);
+        let mut radii = [0.0; PAGE_TOKENS];
+        let blocks = page.chunks_exact(self.block_bytes()).zip(rows.chunks_exact_mut(BLOCK * PAGE_TOKENS));
+        for (bytes, rows) in blocks {
+            let (fine, coarse) = bytes.split_at(self.span(0));
+            let (to_fine, to_coarse) = codes.split_at_mut(BLOCK / 2 * tokens);
+            fields::unpack_runs(isa, FINE, fine, tokens, to_fine);
+            fields::unpack_runs(isa, COARSE, coarse, tokens, to_coarse);
+            fields::read_halves(isa, &bytes[self.block_bytes() - 2 * tokens..], &mut radii[..tokens]);
+            add_block(isa, &self.tables, codes, &radii[..tokens], rows);
         }
     }
 }
@@ -152,29 +146,20 @@ impl Part for Polar {
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
         let Shape { tokens, channels, .. } = self.shape;
-        let mut rows = vec![0.0; BLOCK * tokens];
-        for (block, bytes) in page.chunks_exact(self.block_bytes()).enumerate() {
-            self.block(Isa::Portable, bytes, &mut rows);
-            for (token, x) in x.chunks_exact_mut(channels).enumerate() {
-                let to = x[block * BLOCK..][..BLOCK].iter_mut().enumerate();
-                to.for_each(|(c, x)| *x += rows[c * tokens + token]);
-            }
-        }
+        let mut rows = vec![0.0; channels * PAGE_TOKENS];
+        self.add_rows(Isa::Portable, page, &mut Vec::new(), &mut rows);
+        add_transposed(Isa::Portable, &rows, PAGE_TOKENS, channels, tokens, x, channels);
     }
 
-    fn tile(&self, isa: Isa, page: &[u8], _work: &mut Work, tile: &mut [f32]) {
-        let (tokens, width) = (self.shape.tokens, self.shape.width());
-        let mut rows = [0.0; BLOCK * PAGE_TOKENS];
-        let rows = &mut rows[..BLOCK * tokens];
-        for (block, bytes) in page.chunks_exact(self.block_bytes()).enumerate() {
-            self.block(isa, bytes, rows);
-            for (c, row) in rows.chunks_exact(tokens).enumerate() {
-                let c = block * BLOCK + c;
-                match self.shape.side {
-                    Side::Keys => tile[c * PAGE_TOKENS..].iter_mut().zip(row).for_each(|(to, x)| *to += x),
-                    Side::Values => tile[c..].iter_mut().step_by(width).zip(row).for_each(|(to, x)| *to += x),
-                }
-            }
+    fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        let Shape { side, tokens, channels } = self.shape;
+        let Work { codes, floats, .. } = work;
+        if side == Side::Keys {
+            return self.add_rows(isa, page, codes, tile);
         }
+        floats.clear();
+        floats.resize(channels * PAGE_TOKENS, 0.0);
+        self.add_rows(isa, page, codes, floats);
+        add_transposed(isa, floats, PAGE_TOKENS, channels, tokens, tile, self.shape.width());
     }
 }

@@ -5,7 +5,7 @@ mod matrix;
 
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
-use super::fields::{halves, put_halves};
+use super::fields::{put_halves, read_halves};
 use super::lanes::{add_combination, add_scaled};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -84,14 +84,14 @@ impl Sketch {
         [signs(self.matrix.m), signs(self.outlier_m), lengths, self.outliers.next_multiple_of(4)]
     }
 
-    fn fields<'a>(&self, page: &'a [u8]) -> Fields<'a> {
+    fn fields<'a>(&self, isa: Isa, page: &'a [u8]) -> Fields<'a> {
         let [signs, outlier_signs, lengths, _] = self.sizes();
         let (signs, rest) = page.split_at(signs);
         let (outlier_signs, rest) = rest.split_at(outlier_signs);
         let (lengths, rest) = rest.split_at(lengths);
-        let mut all = halves(lengths);
-        let whole: Vec<f32> = all.by_ref().take(self.shape.tokens).collect();
-        let outlier_lengths: Vec<f32> = all.collect();
+        let mut whole = vec![0.0; lengths.len() / 2];
+        read_halves(isa, lengths, &mut whole);
+        let outlier_lengths = whole.split_off(self.shape.tokens);
         // What is left of a key without its outliers; rounding may make that negative.
         let inner = |(&a, &b): (&f32, &f32)| (a * a - b * b).max(0.0).sqrt();
         let lengths = match self.outliers {
@@ -205,7 +205,7 @@ impl Part for Sketch {
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
         let Shape { tokens, channels: d, .. } = self.shape;
-        let fields = self.fields(page);
+        let fields = self.fields(Isa::Portable, page);
         let mut add = |packed: &[u8], lengths: &[f32], m: usize, wanted: &dyn Fn(usize) -> bool| {
             let mut signs = vec![0; m * tokens];
             unpack(Isa::Portable, Bits::B1, packed, None, &mut signs);
@@ -239,7 +239,7 @@ impl Part for Sketch {
     }
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
-        let (rows, m, fields) = (queries.rows, self.matrix.m, self.fields(page));
+        let (rows, m, fields) = (queries.rows, self.matrix.m, self.fields(isa, page));
         let Work { levels, kernel, floats, .. } = work;
         let signs = (fields.signs, &fields.lengths[..], m);
         if self.outliers == 0 {

@@ -1,9 +1,13 @@
 //! Some chunks of a page at four bits, one mean row for each of the others: the soft pruning of "KV Cache Quantization for
 //! Self-Forcing Video Generation: A 33-Method Empirical Study", within a page.
 
-use super::super::codec::{Hints, Item, Part, Shape};
+use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
-use super::fields::{half, halves, put_halves};
+use super::fields::{self, half, halves, put_halves};
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::simd::Simd;
+use cachalot_kernels::transpose::add_transposed;
+use cachalot_kernels::{Isa, dispatch};
 use std::sync::Arc;
 
 /// Registry line.
@@ -57,6 +61,33 @@ impl SoftPrune {
         let mut order: Vec<usize> = (0..self.chunks()).collect();
         order.sort_by(|&a, &b| score(b).total_cmp(&score(a)).then(b.cmp(&a)));
         order.iter().take(self.keep).fold(0, |mask, chunk| mask | 1 << chunk)
+    }
+}
+
+impl SoftPrune {
+    /// Adds the page to rows of `stride`, one a token.
+    fn add_rows(&self, isa: Isa, page: &[u8], work: &mut Work, stride: usize, rows: &mut [f32]) {
+        let channels = self.shape.channels;
+        let mask = u32::from_le_bytes([page[0], page[1], page[2], page[3]]);
+        let [codes, scales, means] = self.parts(page);
+        let Work { levels, floats, .. } = work;
+        let each = channels.next_multiple_of(2);
+        levels.resize(self.keep * CHUNK * each, 0);
+        nibbles(isa, codes, levels);
+        floats.resize(self.chunks() * channels, 0.0);
+        let (to_steps, to_means) = floats.split_at_mut(self.keep * channels);
+        fields::read_halves(isa, scales, to_steps);
+        fields::read_halves(isa, means, to_means);
+        let mut kept = to_steps.chunks_exact(channels).zip(levels.chunks_exact(CHUNK * each));
+        let mut means = to_means.chunks_exact(channels);
+        for (chunk, rows) in rows.chunks_exact_mut(CHUNK * stride).take(self.chunks()).enumerate() {
+            // As in `decode`, a mask that does not fit leaves what is missing at zero.
+            if mask & (1 << chunk) == 0 {
+                means.next().into_iter().for_each(|mean| add_mean(isa, mean, stride, rows));
+            } else if let Some((steps, levels)) = kept.next() {
+                add_levels(isa, levels, steps, stride, rows);
+            }
+        }
     }
 }
 
@@ -128,6 +159,69 @@ impl Part for SoftPrune {
                     *x += (f32::from(level) - 8.0) * step;
                 }
             }
+        }
+    }
+
+    fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        let Shape { side, tokens, channels } = self.shape;
+        let width = self.shape.width();
+        if side == Side::Values {
+            return self.add_rows(isa, page, work, width, tile);
+        }
+        let mut rows = std::mem::take(&mut work.tile);
+        rows.clear();
+        rows.resize(tokens * width, 0.0);
+        self.add_rows(isa, page, work, width, &mut rows);
+        add_transposed(isa, &rows, width, tokens, channels, tile, PAGE_TOKENS);
+        work.tile = rows;
+    }
+}
+
+dispatch! {
+    /// The nibbles of bytes, the low one first.
+    fn nibbles(from: &[u8], to: &mut [u8]) = nibbles_body
+}
+
+// The set only says which features the loops are compiled with.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn nibbles_body<S: Simd>(from: &[u8], to: &mut [u8]) {
+    for (to, &from) in to.as_chunks_mut::<2>().0.iter_mut().zip(from) {
+        let both = u16::from(from);
+        *to = ((both | both << 4) & 0x0f0f).to_le_bytes();
+    }
+}
+
+dispatch! {
+    /// `row[c] += mean[c]` for rows of `stride`.
+    fn add_mean(mean: &[f32], stride: usize, rows: &mut [f32]) = add_mean_body
+}
+
+// The set only says which features the loops are compiled with.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn add_mean_body<S: Simd>(mean: &[f32], stride: usize, rows: &mut [f32]) {
+    for row in rows.chunks_exact_mut(stride) {
+        for (x, mean) in row.iter_mut().zip(mean) {
+            *x += mean;
+        }
+    }
+}
+
+dispatch! {
+    /// `row[c] += (level[c] - 8) steps[c]` for rows of `stride`, as many levels a row as channels rounded up to an even
+    /// number.
+    fn add_levels(levels: &[u8], steps: &[f32], stride: usize, rows: &mut [f32]) = add_levels_body
+}
+
+// The set only says which features the loops are compiled with.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn add_levels_body<S: Simd>(levels: &[u8], steps: &[f32], stride: usize, rows: &mut [f32]) {
+    let levels = levels.chunks_exact(steps.len().next_multiple_of(2));
+    for (row, levels) in rows.chunks_exact_mut(stride).zip(levels) {
+        for ((x, &level), step) in row.iter_mut().zip(levels).zip(steps) {
+            *x += (f32::from(level) - 8.0) * step;
         }
     }
 }

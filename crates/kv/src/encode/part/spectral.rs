@@ -5,7 +5,7 @@ mod waves;
 
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
-use super::fields::{half, halves};
+use super::fields::{half, read_halves};
 use super::lanes::add_combination;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -102,7 +102,7 @@ impl Spectral {
         (wide, narrow)
     }
 
-    fn blocks<'a>(&self, page: &'a [u8]) -> (Block<'a>, Block<'a>) {
+    fn blocks<'a>(&self, isa: Isa, page: &'a [u8]) -> (Block<'a>, Block<'a>) {
         let [bits, codes, grid, signs, _] = self.sizes();
         let (_, rest) = page.split_at(bits);
         let (codes, rest) = rest.split_at(codes);
@@ -111,8 +111,13 @@ impl Spectral {
         let groups = self.groups();
         // `[rows][groups]` to `[groups][rows]`.
         let turned = |bytes: &[u8]| {
-            let values: Vec<f32> = halves(bytes).collect();
-            (0..groups).flat_map(|g| values.iter().skip(g).step_by(groups).copied().collect::<Vec<_>>()).collect()
+            let rows = bytes.len() / 2 / groups;
+            let (mut values, mut turned) = (vec![0.0; rows * groups], vec![0.0; rows * groups]);
+            read_halves(isa, &bytes[..2 * values.len()], &mut values);
+            for (row, values) in values.chunks_exact(groups).enumerate() {
+                values.iter().enumerate().for_each(|(g, &x)| turned[g * rows + row] = x);
+            }
+            turned
         };
         let (steps, minima) = grid.split_at(grid.len() / 2);
         let wide = Block { codes, scales: turned(steps), offsets: turned(minima) };
@@ -122,7 +127,7 @@ impl Spectral {
     /// Calls `each` with the grid and the levels of both matrices.
     fn matrices(&self, isa: Isa, page: &[u8], levels: &mut Levels, mut each: impl FnMut(bool, &Grid<'_>, &[u8])) {
         let tokens = self.shape.tokens;
-        let (wide, narrow) = self.blocks(page);
+        let (wide, narrow) = self.blocks(isa, page);
         let lane_groups: Vec<usize> = (1..=self.groups()).map(|g| g * GROUP).collect();
         for (is_wide, block) in [(true, wide), (false, narrow)] {
             let reduce = if is_wide { self.wide } else { self.narrow };
