@@ -31,19 +31,24 @@ impl Directions for crate::simd::Avx2 {
         use std::arch::x86_64::*;
         // SAFETY: by the contract.
         unsafe {
-            let [(x0, y0, z0), (x1, y1, z1)] = [0, 8].map(|from| {
-                let one = |i: usize| _mm_loadu_ps(table.add(usize::from(*index.add(from + i))).cast());
-                let two = |i: usize| _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(one(i)), one(i + 4));
-                let (a, b, c, d) = (two(0), two(1), two(2), two(3));
+            let mut found = [[_mm256_setzero_ps(); 2]; 3];
+            // No closures: they would be compiled without the features.
+            for half in [0, 1] {
+                let mut four = [_mm256_setzero_ps(); 4];
+                for (i, four) in four.iter_mut().enumerate() {
+                    let index = index.add(8 * half + i);
+                    let (low, high) = (table.add(usize::from(*index)), table.add(usize::from(*index.add(4))));
+                    let low = _mm256_castps128_ps256(_mm_loadu_ps(low.cast()));
+                    *four = _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(high.cast()));
+                }
+                let [a, b, c, d] = four;
                 let (low, low_on) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
                 let (high, high_on) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-                (
-                    _mm256_shuffle_ps::<0x44>(low, low_on),
-                    _mm256_shuffle_ps::<0xee>(low, low_on),
-                    _mm256_shuffle_ps::<0x44>(high, high_on),
-                )
-            });
-            [[x0, x1], [y0, y1], [z0, z1]]
+                found[0][half] = _mm256_shuffle_ps::<0x44>(low, low_on);
+                found[1][half] = _mm256_shuffle_ps::<0xee>(low, low_on);
+                found[2][half] = _mm256_shuffle_ps::<0x44>(high, high_on);
+            }
+            found
         }
     }
 }
