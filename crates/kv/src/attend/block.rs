@@ -147,13 +147,17 @@ impl Block<'_> {
                 continue;
             }
             let Some((k, v)) = self.lane.body(page) else { continue };
-            // A side at a time: more than that at once waits for itself.
             let next = if vectors <= DIRECT_ROWS { self.lane.body(page + 1) } else { None };
+            let (next_k, next_v) = next.unwrap_or_default();
             seen = true;
-            next.into_iter().for_each(|(k, _)| prefetch(k));
+            // In parts between the work: a processor waits that asks for more lines at once than it can have under way.
+            let (first, second) = next_k.split_at(next_k.len() / 2);
+            prefetch(first);
             self.score(&body.k, k, page, prepared, local);
-            next.into_iter().for_each(|(_, v)| prefetch(v));
+            prefetch(second);
             soften(self.isa, &mut local.scores, &local.visible, self.geometry.softcap.unwrap_or(0.0), &mut state);
+            let (first, second) = next_v.split_at(next_v.len() / 2);
+            prefetch(first);
             if body.v.fused() {
                 body.v.accumulate(self.isa, v, &local.scores, vectors, &mut local.work, state.out);
             } else {
@@ -162,6 +166,7 @@ impl Block<'_> {
                 let tile = bytes_of(&local.v);
                 accumulate_page(self.isa, &local.scores, tile, Element::F32, basis, &local.visible, state.out);
             }
+            prefetch(second);
         }
         if seen {
             let width = self.geometry.width();
