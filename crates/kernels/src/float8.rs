@@ -4,8 +4,6 @@
 //! Written to the nearest, ties to even, and saturating: what is larger than the largest number becomes it, infinities
 //! too. Not-a-number stays that.
 
-use half::f16;
-
 const E4M3: Kind = Kind { mantissa: 3, bias: 7, largest: 0x7e, nan: 0x7f };
 const E5M2: Kind = Kind { mantissa: 2, bias: 15, largest: 0x7b, nan: 0x7f };
 
@@ -53,17 +51,30 @@ pub fn e5m2_from_f32(x: f32) -> u8 {
 }
 
 /// From E4M3, exactly.
+#[inline(always)]
 pub fn e4m3_to_f32(code: u8) -> f32 {
-    // Three bits of mantissa above seven zeros, in a half float's place, say the same with an exponent less by eight;
-    // not-a-number would be 480.
-    let half = u16::from(code & 0x80) << 8 | u16::from(code & 0x7f) << 7;
-    let half = if code & 0x7f == 0x7f { half | 0x4000 } else { half };
-    f16::from_bits(half).to_f32() * 256.0
+    let bits = widen(u32::from(code & 0x7f), &E4M3);
+    let bits = if code & 0x7f == 0x7f { f32::NAN.to_bits() } else { bits };
+    f32::from_bits(bits | u32::from(code & 0x80) << 24)
 }
 
 /// From E5M2, exactly.
+#[inline(always)]
 pub fn e5m2_to_f32(code: u8) -> f32 {
-    f16::from_bits(u16::from(code) << 8).to_f32()
+    let magnitude = u32::from(code & 0x7f);
+    // Above the largest: infinity, and what an `f32` with its exponent of ones calls no number.
+    let bits = if magnitude > 0x7b { magnitude << 21 | 0x7f80_0000 } else { widen(magnitude, &E5M2) };
+    f32::from_bits(bits | u32::from(code & 0x80) << 24)
+}
+
+/// Bits of a finite magnitude. Without branches or library calls, so that loops over it become vectors; subnormal codes
+/// as integers, since an `f32` that is subnormal itself costs a trap of the processor.
+#[inline(always)]
+fn widen(magnitude: u32, kind: &Kind) -> u32 {
+    let smallest = f32::from_bits((128 - kind.bias - kind.mantissa) << 23);
+    let subnormal = (magnitude as f32 * smallest).to_bits();
+    let normal = (magnitude << (23 - kind.mantissa)) + ((127 - kind.bias) << 23);
+    if magnitude >> kind.mantissa == 0 { subnormal } else { normal }
 }
 
 #[cfg(test)]
@@ -71,6 +82,7 @@ mod tests {
     use super::*;
     use crate::Isa;
     use crate::attention::{Element, PageView, widen_page};
+    use half::f16;
 
     /// Code, bits of its value, and the smallest half float that rounds to it, as torch has them.
     fn table(name: &str) -> Vec<(u8, u32, Option<u16>)> {

@@ -4,6 +4,7 @@
 //! one or more parts; each part after the first encodes what the parts before it left over. Scores and outputs are
 //! sums over the parts, so every part only has to know its own bytes.
 
+use super::part::Entry;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::{PAGE_TOKENS, Visible};
 use cachalot_kernels::simd::LANES;
@@ -83,6 +84,8 @@ pub struct Work {
     pub floats: Vec<f32>,
     /// A tile of `f32`.
     pub tile: Vec<f32>,
+    /// Entries of a page that are kept one by one.
+    pub entries: Vec<Entry>,
     /// What rows see, for kernels of plain pages.
     pub visible: Vec<Visible>,
     /// For the kernels' own use.
@@ -96,6 +99,7 @@ impl Work {
             + 2 * self.codes.capacity()
             + 4 * (self.floats.capacity() + self.tile.capacity())
             + 2 * self.visible.capacity()
+            + size_of::<Entry>() * self.entries.capacity()
             + self.kernel.bytes()
     }
 }

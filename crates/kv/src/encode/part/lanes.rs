@@ -36,6 +36,31 @@ unsafe fn add_scaled_body<S: Simd>(a: f32, x: &[f32], y: &mut [f32]) {
 }
 
 dispatch! {
+    /// `y[row] += Σ_i (x[row] · a_i) b_i` for rows of `x` and `y` with the lengths of `a_i` and `b_i`; one chain of fused
+    /// multiply-adds in order of `i`.
+    pub(super) fn add_projections(x: &[f32], a: &[f32], a_len: usize, b: &[f32], y: &mut [f32], y_len: usize) =
+        add_projections_body
+}
+
+#[inline(always)]
+unsafe fn add_projections_body<S: Simd>(x: &[f32], a: &[f32], a_len: usize, b: &[f32], y: &mut [f32], y_len: usize) {
+    /// Products taken at once.
+    const AT_ONCE: usize = 8;
+    for (x, y) in x.chunks_exact(a_len).zip(y.chunks_exact_mut(y_len)) {
+        for (a, b) in a.chunks(AT_ONCE * a_len).zip(b.chunks(AT_ONCE * y_len)) {
+            let count = a.len() / a_len;
+            let mut products = [0.0; AT_ONCE];
+            for (product, a) in products.iter_mut().zip(a.chunks_exact(a_len)) {
+                // SAFETY: the features are the dispatcher's business.
+                *product = unsafe { dot_body::<S>(x, a) };
+            }
+            // SAFETY: as above.
+            unsafe { add_combination_body::<S>(&products[..count], b, y) };
+        }
+    }
+}
+
+dispatch! {
     /// `y += Σ_i factors[i] rows[i]`, rows as long as `y`: one chain of fused multiply-adds in order.
     pub(super) fn add_combination(factors: &[f32], rows: &[f32], y: &mut [f32]) = add_combination_body
 }

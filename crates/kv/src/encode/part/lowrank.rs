@@ -3,8 +3,8 @@
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::math::{Rng, dense};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
-use super::fields::{halves, put_halves};
-use super::lanes::{add_scaled, dot};
+use super::fields::{put_halves, read_halves};
+use super::lanes::add_projections;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::sync::Arc;
@@ -38,18 +38,18 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
 
 impl LowRank {
     /// `Aᵀ`, `[rank][width]`, and `Bᵀ`, `[rank][PAGE_TOKENS]`, padded with zeros.
-    fn factors<'a>(&self, page: &[u8], floats: &'a mut Vec<f32>) -> (&'a [f32], &'a [f32]) {
+    fn factors<'a>(&self, isa: Isa, page: &[u8], floats: &'a mut Vec<f32>) -> (&'a [f32], &'a [f32]) {
         let Shape { tokens, channels, .. } = self.shape;
         let width = self.shape.width();
         floats.clear();
         floats.resize(self.rank * (width + PAGE_TOKENS), 0.0);
         let (a, b) = floats.split_at_mut(self.rank * width);
-        let mut from = halves(page);
-        for row in a.chunks_exact_mut(width) {
-            row[..channels].iter_mut().for_each(|x| *x = from.next().unwrap_or(0.0));
+        let (from_a, from_b) = page.split_at(2 * self.rank * channels);
+        for (from, row) in from_a.chunks_exact(2 * channels).zip(a.chunks_exact_mut(width)) {
+            read_halves(isa, from, &mut row[..channels]);
         }
-        for row in b.chunks_exact_mut(PAGE_TOKENS) {
-            row[..tokens].iter_mut().for_each(|x| *x = from.next().unwrap_or(0.0));
+        for (from, row) in from_b.chunks_exact(2 * tokens).zip(b.chunks_exact_mut(PAGE_TOKENS)) {
+            read_halves(isa, from, &mut row[..tokens]);
         }
         (a, b)
     }
@@ -99,7 +99,7 @@ impl Part for LowRank {
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
         let mut floats = Vec::new();
-        let (a, b) = self.factors(page, &mut floats);
+        let (a, b) = self.factors(Isa::Portable, page, &mut floats);
         let width = self.shape.width();
         for (token, row) in x.chunks_exact_mut(self.shape.channels).enumerate() {
             for (c, x) in row.iter_mut().enumerate() {
@@ -115,22 +115,13 @@ impl Part for LowRank {
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         debug_assert_eq!(self.shape.side, Side::Keys);
         let width = self.shape.width();
-        let (a, b) = self.factors(page, &mut work.floats);
-        for (q, scores) in queries.q.chunks_exact(width).zip(scores.chunks_exact_mut(PAGE_TOKENS)) {
-            for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(PAGE_TOKENS)) {
-                add_scaled(isa, dot(isa, q, a), b, scores);
-            }
-        }
+        let (a, b) = self.factors(isa, page, &mut work.floats);
+        add_projections(isa, queries.q, a, width, b, scores, PAGE_TOKENS);
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
         let width = self.shape.width();
-        let (a, b) = self.factors(page, &mut work.floats);
-        let out = out.chunks_exact_mut(width).take(rows);
-        for (weights, out) in weights.chunks_exact(PAGE_TOKENS).zip(out) {
-            for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(PAGE_TOKENS)) {
-                add_scaled(isa, dot(isa, weights, b), a, out);
-            }
-        }
+        let (a, b) = self.factors(isa, page, &mut work.floats);
+        add_projections(isa, weights, b, PAGE_TOKENS, a, &mut out[..rows * width], width);
     }
 }

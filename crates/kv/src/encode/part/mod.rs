@@ -16,12 +16,15 @@ mod outliers;
 mod polar;
 mod polar_keys;
 mod product;
+mod scatter;
 mod sketch;
 mod soft_prune;
 mod spectral;
 mod split;
 #[cfg(test)]
 mod tests;
+
+pub(super) use scatter::Entry;
 
 use super::stage::StageEntry;
 

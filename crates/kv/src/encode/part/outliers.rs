@@ -5,7 +5,9 @@
 //! no group. What it makes of them is then made up for: the difference is stored as a half float beside the place. A page
 //! is the other part's bytes, the differences, then the places within their lines.
 
+use super::scatter::{Entry, Lines, add_products};
 use crate::encode::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
+use crate::encode::quantizer::Store;
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -85,23 +87,69 @@ impl Outliers {
 
     /// Index of an entry of `[tokens][channels]` by its line and its place within; `None` beyond the page.
     fn index(&self, line: usize, place: usize) -> Option<usize> {
+        self.at(line, place).map(|(token, channel)| token * self.shape().channels + channel)
+    }
+
+    /// Token and channel of it.
+    fn at(&self, line: usize, place: usize) -> Option<(usize, usize)> {
         let Shape { tokens, channels, .. } = self.shape();
         let (token, channel) = match self.by {
             By::Token => (line, place),
             By::Channel => (place, line),
             By::Error => (place / channels, place % channels),
         };
-        (token < tokens && channel < channels).then_some(token * channels + channel)
+        (token < tokens && channel < channels).then_some((token, channel))
     }
 
-    /// Outliers in the order they are stored: index and what is added to the other part.
-    fn entries(&self, page: &[u8]) -> impl Iterator<Item = (usize, f32)> {
+    /// Outliers in the order they are stored: token, channel and what is added to the other part.
+    fn entries(&self, page: &[u8]) -> impl Iterator<Item = (usize, usize, f32)> {
         let (values, places) = page[self.inner.bytes()..].split_at(2 * self.count());
         let values = values.as_chunks::<2>().0.iter().map(|value| f16::from_le_bytes(*value).to_f32());
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte));
         let places = places.chunks_exact(self.place).map(number);
         let entries = values.zip(places).take(self.count()).enumerate();
-        entries.filter_map(|(i, (value, place))| Some((self.index(i / self.each, place)?, value)))
+        entries.filter_map(|(i, (value, place))| {
+            let (token, channel) = self.at(i / self.each, place)?;
+            Some((token, channel, value))
+        })
+    }
+
+    /// The same for products with rows of queries (keys) or weights (values).
+    fn products(&self, isa: Isa, page: &[u8], work: &mut Work) {
+        let (values, places) = page[self.inner.bytes()..].split_at(2 * self.count());
+        work.floats.resize(self.count().max(work.floats.len()), 0.0);
+        Store::F16.read(isa, values, &mut work.floats[..self.count()]);
+        let Shape { side, tokens, channels } = self.shape();
+        let (keys, by) = (side == Side::Keys, self.by);
+        let (limit, fixed_is_from) = match by {
+            By::Channel => (tokens, keys),
+            By::Token | By::Error => (channels, !keys),
+        };
+        work.entries.clear();
+        let lines =
+            work.floats[..self.count()].chunks_exact(self.each).zip(places.chunks_exact(self.each * self.place));
+        for (line, (values, places)) in lines.enumerate() {
+            if let (1, By::Channel | By::Token) = (self.place, by) {
+                // The usual case: one byte that says where on its line an outlier is.
+                let one = |(&value, &place): (&f32, &u8)| {
+                    let (fixed, place) = (line as u16, u16::from(place));
+                    let (from, to) = if fixed_is_from { (fixed, place) } else { (place, fixed) };
+                    Entry { from, to, value }
+                };
+                let known = places.iter().all(|&place| usize::from(place) < limit);
+                if known {
+                    work.entries.extend(values.iter().zip(places).map(one));
+                    continue;
+                }
+            }
+            for (&value, place) in values.iter().zip(places.chunks_exact(self.place)) {
+                let place = place.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte));
+                if let Some((token, channel)) = self.at(line, place) {
+                    let (from, to) = if keys { (channel, token) } else { (token, channel) };
+                    work.entries.push(Entry { from: from as u16, to: to as u16, value });
+                }
+            }
+        }
     }
 
     /// Places of the outliers of a line, ascending: the least and the greatest.
@@ -198,7 +246,8 @@ impl Part for Outliers {
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
         self.inner.decode(&page[..self.inner.bytes()], x);
-        self.entries(page).for_each(|(i, value)| x[i] += value);
+        let channels = self.shape().channels;
+        self.entries(page).for_each(|(token, channel, value)| x[token * channels + channel] += value);
     }
 
     fn fused(&self) -> bool {
@@ -211,34 +260,27 @@ impl Part for Outliers {
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         self.inner.score(isa, &page[..self.inner.bytes()], queries, work, scores);
-        let Shape { channels, .. } = self.shape();
-        let width = self.shape().width();
-        for (i, value) in self.entries(page) {
-            let (token, channel) = (i / channels, i % channels);
-            for row in 0..queries.rows {
-                scores[row * PAGE_TOKENS + token] += queries.q[row * width + channel] * value;
-            }
-        }
+        self.products(isa, page, work);
+        let Shape { channels, tokens, .. } = self.shape();
+        let (x, y) =
+            (Lines { columns: channels, stride: self.shape().width() }, Lines { columns: tokens, stride: PAGE_TOKENS });
+        add_products(isa, &work.entries, queries.q, x, scores, y, queries.rows, &mut work.floats);
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
         self.inner.accumulate(isa, &page[..self.inner.bytes()], weights, rows, work, out);
-        let Shape { channels, .. } = self.shape();
-        let width = self.shape().width();
-        for (i, value) in self.entries(page) {
-            let (token, channel) = (i / channels, i % channels);
-            for row in 0..rows {
-                out[row * width + channel] += weights[row * PAGE_TOKENS + token] * value;
-            }
-        }
+        self.products(isa, page, work);
+        let Shape { channels, tokens, .. } = self.shape();
+        let (x, y) =
+            (Lines { columns: tokens, stride: PAGE_TOKENS }, Lines { columns: channels, stride: self.shape().width() });
+        add_products(isa, &work.entries, weights, x, out, y, rows, &mut work.floats);
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         self.inner.tile(isa, &page[..self.inner.bytes()], work, tile);
-        let Shape { side, channels, .. } = self.shape();
+        let side = self.shape().side;
         let width = self.shape().width();
-        for (i, value) in self.entries(page) {
-            let (token, channel) = (i / channels, i % channels);
+        for (token, channel, value) in self.entries(page) {
             tile[if side == Side::Keys { channel * PAGE_TOKENS + token } else { token * width + channel }] += value;
         }
     }

@@ -15,7 +15,9 @@ mod table;
 mod ternary;
 mod uniform;
 
+#[cfg(test)]
 pub(in crate::encode) use olive::levels as pair_levels;
+pub(in crate::encode) use olive::table as pair_table;
 pub use store::Store;
 pub use table::Table;
 pub use uniform::{Rounding, Uniform, Zero};

@@ -40,6 +40,22 @@ pub(in crate::encode) const fn levels(pair: [u8; 2]) -> [u8; 2] {
     }
 }
 
+/// Levels of the sixteen codes beside a code that is no victim's, or beside a victim's. A victim decodes to zero beside any
+/// code: the first of the magnitudes of outliers is zero.
+pub(in crate::encode) const fn table(beside_victim: bool) -> [u8; 16] {
+    let mut table = [LARGEST; 16];
+    let mut code = 0;
+    while code < 16 {
+        if beside_victim {
+            table[code as usize] = outlier(code);
+        } else if code != VICTIM {
+            table[code as usize] = normal(code);
+        }
+        code += 1;
+    }
+    table
+}
+
 const fn normal(code: u8) -> u8 {
     if code < 8 { LARGEST + code } else { LARGEST + code - 16 }
 }
