@@ -82,7 +82,7 @@ unsafe fn choose_body<S: Simd>(distance: usize, codes: &[u8], outliers: &[u8], l
         let (codes, outliers) = (u64::from_le_bytes(*codes), u64::from_le_bytes(*outliers));
         let others = if distance == 1 { (codes & LOW) << 8 | (codes >> 8) & LOW } else { codes.rotate_left(32) };
         // All ones in the bytes whose other is no victim: codes are below 16, so nothing carries.
-        let plain = ((((others ^ VICTIM * EACH) + 0x7f * EACH) >> 7) & EACH) * 0xff;
+        let plain = ((((others ^ (VICTIM * EACH)) + 0x7f * EACH) >> 7) & EACH) * 0xff;
         *levels = (u64::from_le_bytes(*levels) & plain | outliers & !plain).to_le_bytes();
     }
 }
