@@ -31,11 +31,12 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Most tokens of the text to read; its beginning, in pieces of --piece.
-    #[arg(long, default_value = "8192")]
+    #[arg(long, default_value = "16384")]
     tokens: NonZeroUsize,
-    /// Tokens that are read as one text; the model's context if that is less.
-    #[arg(long, default_value = "2048")]
-    piece: NonZeroUsize,
+    /// Tokens that are read as one text; the model's context, but at most 8192, if absent. What is learned of keys after
+    /// rotary position holds for the positions it was learned at.
+    #[arg(long)]
+    piece: Option<NonZeroUsize>,
     /// Seed of everything random. The same seed gives the same file.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -82,6 +83,9 @@ pub fn calibrate(args: CalibrateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Longest piece where none is named.
+const PIECE: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+
 /// The text in pieces that the model can read, each with the start token where the model wants one.
 fn pieces(ready: &Ready, text: &str, args: &CalibrateArgs) -> Result<Vec<Vec<u32>>, Failure> {
     let tokenizer = &ready.loaded.tokenizer;
@@ -94,8 +98,8 @@ fn pieces(ready: &Ready, text: &str, args: &CalibrateArgs) -> Result<Vec<Vec<u32
         );
     }
     let start = tokenizer.bos().filter(|_| tokenizer.add_bos());
-    let piece =
-        args.piece.get().clamp(LEAST, ready.loaded.model.spec.context.max(LEAST)) - usize::from(start.is_some());
+    let context = ready.loaded.model.spec.context.max(LEAST);
+    let piece = args.piece.unwrap_or(PIECE).get().clamp(LEAST, context) - usize::from(start.is_some());
     Ok(ids.chunks(piece).map(|piece| start.into_iter().chain(piece.iter().copied()).collect()).collect())
 }
 

@@ -144,6 +144,16 @@ pub struct StageEntry {
     pub calibrate: Option<Calibrate>,
 }
 
+impl StageEntry {
+    /// Whether a recipe that writes the stage like this needs a profile. Stages that can do without one have the argument
+    /// `calibrated` and want it only where that is set.
+    pub fn needs_profile(&self, spec: &StageSpec) -> bool {
+        let without = self.summary.contains("calibrated=false");
+        let asked = spec.args.get("calibrated").is_some_and(|value| value == "true");
+        self.calibrate.is_some() && (asked || !without)
+    }
+}
+
 /// Arguments of one stage, read with defaults and ranges; unknown ones are refused by [`Args::done`].
 pub struct Args {
     spec: StageSpec,

@@ -5,7 +5,7 @@
 //! things; two that set the same clash.
 
 use super::text::{Cursor, MAX_LEN};
-use super::{Encode, Needs, Places, Recipe, RecipeError, Registry, nearest, shorthand};
+use super::{Encode, Places, Recipe, RecipeError, Registry, nearest, shorthand};
 use crate::KvFormat;
 use crate::encode::codec::Side;
 use crate::encode::registry::{stage, stages};
@@ -143,7 +143,7 @@ fn anonymous(stages: &[StageSpec]) -> Recipe {
         name: format!("[{}]", list.join(", ")),
         paper: String::new(),
         summary: String::new(),
-        needs: Needs::Nothing,
+        needs: encode.needs(),
         deviations: Vec::new(),
         encode,
         places: Places::default(),

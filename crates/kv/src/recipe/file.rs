@@ -112,7 +112,7 @@ impl Recipe {
             name,
             paper: file.paper,
             summary: file.summary,
-            needs: file.needs,
+            needs: file.needs.max(encode.needs()),
             deviations: file.deviations,
             encode,
             places: reader.places,

@@ -29,8 +29,8 @@ const TABLE: usize = 16;
 const ZERO: u8 = 128;
 /// Widths a band can have.
 const WIDTHS: [usize; 8] = [0, 1, 2, 3, 4, 5, 6, 8];
-/// Mean squared error of the best quantizer of a Gaussian with so many bits (Lloyd-Max; beyond five bits a quarter each).
-const DISTORTION: [f64; 9] = [1.0, 0.36338, 0.11748, 0.03455, 0.0095, 0.0025, 0.00065, 0.00017, 0.00005];
+/// Reaches that are tried for a uniform grid, as parts of the largest sample.
+const REACHES: usize = 64;
 
 /// One band.
 #[derive(Debug)]
@@ -244,90 +244,132 @@ fn calibrate(args: &Args, context: &Context<'_>, samples: &Samples<'_>) -> Resul
         sum / (rows.len() / d) as f64
     };
     let weights: Vec<f64> = (0..d).map(|c| power(samples.rows, c) * power(samples.queries, c)).collect();
-    let weights: Vec<f64> = weights.chunks_exact(BAND).map(|band| band.iter().sum()).collect();
-    let widths = allot(&weights, (f64::from(average) * (d / BAND) as f64).floor() as usize);
+    let weights = weights.chunks_exact(BAND).map(|band| band.iter().sum::<f64>());
+    let bands: Vec<[Fit; WIDTHS.len()]> = (0..d / BAND)
+        .map(|b| {
+            let band = samples.rows.chunks_exact(d).flat_map(|row| &row[b * BAND..(b + 1) * BAND]);
+            let mut sorted: Vec<f32> = band.copied().collect();
+            sorted.sort_by(f32::total_cmp);
+            WIDTHS.map(|width| fit(&sorted, width))
+        })
+        .collect();
+    let errors: Vec<_> =
+        weights.zip(&bands).map(|(weight, fits)| std::array::from_fn(|i| weight * fits[i].distortion)).collect();
+    let chosen = allot(&errors, (f64::from(average) * (d / BAND) as f64).floor() as usize);
     let (mut tables, mut stretch) = (Vec::new(), Vec::new());
-    for (b, &width) in widths.iter().enumerate() {
-        let band = samples.rows.chunks_exact(d).flat_map(|row| &row[b * BAND..(b + 1) * BAND]);
-        let mut sorted: Vec<f32> = band.copied().collect();
-        sorted.sort_by(f32::total_cmp);
-        let (table, stretched) = levels(&sorted, width);
-        tables.extend(table);
-        stretch.push(stretched);
+    for (fits, &at) in bands.iter().zip(&chosen) {
+        tables.extend(fits[at].table);
+        stretch.push(fits[at].stretch);
     }
     let tensor = |what, shape, data| NamedTensor { name: context.tensor_name(what), shape, data };
     Ok(vec![
-        tensor("widths", vec![d / BAND], widths.iter().map(|&width| width as f32).collect()),
+        tensor("widths", vec![d / BAND], chosen.iter().map(|&at| WIDTHS[at] as f32).collect()),
         tensor("tables", vec![d / BAND, TABLE], tables),
         tensor("stretch", vec![d / BAND], stretch),
     ])
 }
 
-/// Bits a band, at most `budget` in all, so that `Σ weight * distortion(bits)` is least: always the step that gains most
-/// for its bits, which is best where the distortion is convex.
-fn allot(weights: &[f64], budget: usize) -> Vec<usize> {
-    let mut at = vec![0; weights.len()];
+/// Which of [`WIDTHS`] each band gets, at most `budget` bits in all, so that the sum of `errors` at the chosen widths is
+/// small: always the steps that gain most for their bits, which is best where errors are convex.
+fn allot(errors: &[[f64; WIDTHS.len()]], budget: usize) -> Vec<usize> {
+    let mut at = vec![0; errors.len()];
     let mut left = budget;
     loop {
-        let step = |band: usize| -> Option<(f64, usize, usize)> {
-            let (width, next) = (WIDTHS[at[band]], *WIDTHS.get(at[band] + 1)?);
-            let gain = weights[band] * (DISTORTION[width] - DISTORTION[next]) / (next - width) as f64;
-            (next - width <= left).then_some((gain, band, next - width))
+        let steps = at.iter().enumerate().flat_map(|(band, &now)| {
+            (now + 1..WIDTHS.len()).map(move |next| (band, next, WIDTHS[next] - WIDTHS[now]))
+        });
+        let gain = |&(band, next, cost): &(usize, usize, usize)| -> f64 {
+            (errors[band][at[band]] - errors[band][next]) / cost as f64
         };
-        // The first of equals.
-        let best = (0..at.len()).filter_map(step).reduce(|best, other| if other.0 > best.0 { other } else { best });
-        let Some((_, band, cost)) = best else { return at.into_iter().map(|i| WIDTHS[i]).collect() };
-        at[band] += 1;
+        // The first of equals, so that bands of one kind take turns.
+        let best = steps
+            .filter(|step| step.2 <= left && gain(step) > 0.0)
+            .reduce(|best, other| if gain(&other) > gain(&best) { other } else { best });
+        let Some((band, next, cost)) = best else { return at };
+        at[band] = next;
         left -= cost;
     }
 }
 
-/// The table of a band: levels fitted to sorted samples, or the reach of a grid; see [`Allotted::new`]. With it, by how
-/// much the levels were stretched: cells stay where they fit best.
-fn levels(sorted: &[f32], width: usize) -> ([f32; TABLE], f32) {
-    let (mut table, mut stretched) = ([0.0; TABLE], 1.0);
-    let n = sorted.len();
+/// How a band is kept with so many bits.
+#[derive(Clone, Copy)]
+struct Fit {
+    /// Levels, or the reach of a grid in the first place; see [`Allotted::new`].
+    table: [f32; TABLE],
+    /// By how much the levels were stretched: cells stay where they fit best.
+    stretch: f32,
+    /// Mean squared error of the samples, as a share of their mean square.
+    distortion: f64,
+}
+
+/// The best levels for sorted samples: Lloyd-Max ones up to four bits, then a uniform grid of the best reach.
+fn fit(sorted: &[f32], width: usize) -> Fit {
     match width {
-        0 => {}
-        1..=4 => {
-            let count = 1 << width;
-            let mut fitted: Vec<f64> = (0..count).map(|i| f64::from(sorted[(2 * i + 1) * n / (2 * count)])).collect();
-            // Sums up to each sample, so that a pass over the cells is a few searches.
-            let sums: Vec<f64> = std::iter::once(0.0)
-                .chain(sorted.iter().scan(0.0, |sum, &x| {
-                    *sum += f64::from(x);
-                    Some(*sum)
-                }))
-                .collect();
-            let mut cells = vec![0; count + 1];
-            for _ in 0..100 {
-                cells[count] = n;
-                for i in 1..count {
-                    let middle = 0.5 * (fitted[i - 1] + fitted[i]);
-                    cells[i] = sorted.partition_point(|&x| f64::from(x) < middle);
-                }
-                for i in 0..count {
-                    if cells[i + 1] > cells[i] {
-                        fitted[i] = (sums[cells[i + 1]] - sums[cells[i]]) / (cells[i + 1] - cells[i]) as f64;
-                    }
-                }
-            }
-            let power: f64 = sorted.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            let with: f64 = (0..count).map(|i| fitted[i] * (sums[cells[i + 1]] - sums[cells[i]])).sum();
-            let stretch = if with > 0.0 { power / with } else { 1.0 };
-            fitted.iter().zip(&mut table).for_each(|(level, to)| *to = (level * stretch) as f32);
-            if table.iter().all(|&level| level == 0.0) {
-                table[0] = f32::MIN_POSITIVE;
-            }
-            stretched = stretch as f32;
+        0 => Fit { table: [0.0; TABLE], stretch: 1.0, distortion: 1.0 },
+        1..=4 => lloyd_max(sorted, width),
+        _ => uniform(sorted, width),
+    }
+}
+
+fn lloyd_max(sorted: &[f32], width: usize) -> Fit {
+    let (n, count) = (sorted.len(), 1 << width);
+    let mut fitted: Vec<f64> = (0..count).map(|i| f64::from(sorted[(2 * i + 1) * n / (2 * count)])).collect();
+    // Sums up to each sample, so that a pass over the cells is a few searches.
+    let sums: Vec<f64> = std::iter::once(0.0)
+        .chain(sorted.iter().scan(0.0, |sum, &x| {
+            *sum += f64::from(x);
+            Some(*sum)
+        }))
+        .collect();
+    let mut cells = vec![0; count + 1];
+    for _ in 0..100 {
+        cells[count] = n;
+        for i in 1..count {
+            let middle = 0.5 * (fitted[i - 1] + fitted[i]);
+            cells[i] = sorted.partition_point(|&x| f64::from(x) < middle);
         }
-        _ => {
-            let reach = sorted.first().map_or(0.0, |x| x.abs()).max(sorted.last().map_or(0.0, |x| x.abs()));
-            // What comes later may lie further out than the samples.
-            table[0] = if reach > 0.0 { 1.1 * reach } else { 1.0 };
+        for i in 0..count {
+            if cells[i + 1] > cells[i] {
+                fitted[i] = (sums[cells[i + 1]] - sums[cells[i]]) / (cells[i + 1] - cells[i]) as f64;
+            }
         }
     }
-    (table, stretched)
+    let power: f64 = sorted.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let with: f64 = (0..count).map(|i| fitted[i] * (sums[cells[i + 1]] - sums[cells[i]])).sum();
+    let stretch = if with > 0.0 { power / with } else { 1.0 };
+    let mut table = [0.0; TABLE];
+    fitted.iter().zip(&mut table).for_each(|(level, to)| *to = (level * stretch) as f32);
+    if table.iter().all(|&level| level == 0.0) {
+        table[0] = f32::MIN_POSITIVE;
+    }
+    // Levels are the means of their cells, so the error is what they do not carry, and grows as they are stretched.
+    let distortion = stretch - 1.0;
+    Fit { table, stretch: stretch as f32, distortion }
+}
+
+/// Cutting off a few far numbers costs less than steps so wide that they fit: at five bits the best grid for a Gaussian
+/// ends at three deviations, where the furthest of many samples lies at five.
+fn uniform(sorted: &[f32], width: usize) -> Fit {
+    let furthest = sorted.first().map_or(0.0, |x| x.abs()).max(sorted.last().map_or(0.0, |x| x.abs()));
+    let half = (1 << (width - 1)) as f32;
+    let mut table = [0.0; TABLE];
+    if furthest == 0.0 {
+        table[0] = 1.0;
+        return Fit { table, stretch: 1.0, distortion: 0.0 };
+    }
+    // Every few samples are enough to tell reaches apart.
+    let some: Vec<f32> = sorted.iter().copied().step_by(sorted.len().div_ceil(1 << 14)).collect();
+    let power: f64 = some.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let distortion = |reach: f32| -> f64 {
+        let step = reach / half;
+        let error = |&x: &f32| f64::from(x - step * (x / step).round_ties_even().clamp(-half, half - 1.0)).powi(2);
+        some.iter().map(error).sum::<f64>() / power.max(f64::MIN_POSITIVE)
+    };
+    let reaches = (1..=REACHES).map(|i| 1.1 * furthest * i as f32 / REACHES as f32);
+    let best = reaches.map(|reach| (reach, distortion(reach))).min_by(|a, b| a.1.total_cmp(&b.1));
+    let (reach, distortion) = best.unwrap_or((1.1 * furthest, 0.0));
+    table[0] = reach;
+    Fit { table, stretch: 1.0, distortion }
 }
 
 #[cfg(test)]
@@ -337,6 +379,12 @@ mod tests {
 
     #[test]
     fn bits_follow_the_weights_and_meet_the_budget() {
+        // The errors of a Gaussian with the best levels, and with the best grid beyond four bits.
+        let gaussian = [1.0, 0.36338, 0.11748, 0.03455, 0.0095, 0.0035, 0.00104, 0.0001];
+        let allot = |weights: &[f64], budget| -> Vec<usize> {
+            let errors: Vec<_> = weights.iter().map(|weight| gaussian.map(|error| weight * error)).collect();
+            allot(&errors, budget).into_iter().map(|at| WIDTHS[at]).collect()
+        };
         assert_eq!(allot(&[1.0; 8], 16), [2; 8]);
         let widths = allot(&[1000.0, 100.0, 10.0, 1.0, 0.1, 0.01, 0.001, 0.0001], 16);
         assert!(widths.windows(2).all(|w| w[0] >= w[1]), "{widths:?}");
@@ -350,11 +398,26 @@ mod tests {
         let mut rng = Rng::new(1, 2);
         let mut samples: Vec<f32> = (0..200_000).map(|_| rng.normal() as f32).collect();
         samples.sort_by(f32::total_cmp);
-        let (table, stretch) = levels(&samples, 2);
+        let Fit { table, stretch, distortion } = fit(&samples, 2);
+        assert!((distortion - 0.11748 / (1.0 - 0.11748)).abs() < 0.002, "{distortion}");
         assert!((stretch - 1.0 / (1.0 - 0.11748)).abs() < 0.01, "{stretch}");
         // Lloyd-Max for two bits has levels 0.45278 and 1.51042 and distortion 0.11748.
         for (got, want) in table.iter().zip([-1.51042, -0.45278, 0.45278, 1.51042]) {
             assert!((got - want / (1.0 - 0.11748)).abs() < 0.02, "{table:?}");
+        }
+    }
+
+    #[test]
+    fn the_best_grid_for_gaussian_samples_cuts_off_the_far_ones() {
+        let mut rng = Rng::new(1, 2);
+        let mut samples: Vec<f32> = (0..200_000).map(|_| rng.normal() as f32).collect();
+        samples.sort_by(f32::total_cmp);
+        // Max's table of uniform quantizers: step 0.1881 and error 0.003495 with 32 levels, 0.1041 and 0.001041 with 64.
+        for (bits, step, error) in [(5, 0.1881, 0.003495), (6, 0.1041, 0.001041)] {
+            let fit = fit(&samples, bits);
+            let got = fit.table[0] / (1 << (bits - 1)) as f32;
+            assert!((got - step).abs() < 0.1 * step, "{bits} bits: step {got}");
+            assert!((fit.distortion / error - 1.0).abs() < 0.1, "{bits} bits: error {}", fit.distortion);
         }
     }
 
@@ -370,9 +433,9 @@ mod tests {
             let mut band: Vec<f32> =
                 rows.chunks_exact(d).flat_map(|row| row[b * BAND..(b + 1) * BAND].to_vec()).collect();
             band.sort_by(f32::total_cmp);
-            let (table, stretched) = levels(&band, width);
-            tables.extend(table);
-            stretch.push(stretched);
+            let fit = fit(&band, width);
+            tables.extend(fit.table);
+            stretch.push(fit.stretch);
         }
         let part = Allotted::new(shape, &widths.map(|w| w as f32), &tables, &stretch).unwrap();
         assert_eq!(part.bytes(), (8 + 6 + 5 + 4 + 3 + 2 + 1) * BAND * PAGE_TOKENS / 8);

@@ -1,34 +1,60 @@
 //! One row for all tokens of a page: the soft pruning of the self-forcing study, and a base that residuals build on.
+//!
+//! Keys of a page share most of what makes them long: a bias of their channels, and rotary pairs that turn slowly. It moves all
+//! scores of the page alike, so what is left after the mean is what tells tokens apart, and worth the bits.
 
-use super::super::codec::{Hints, Item, Part, Queries, Shape, Work};
+use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
-use super::fields::{halves, put_halves};
+use super::fields::{half, put_halves, read_halves};
+
 use super::lanes::{add_scaled, dot};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
+use half::f16;
 use std::sync::Arc;
 
 /// Registry line.
-pub(super) const STAGE: StageEntry =
-    StageEntry { name: "mean", summary: "one mean row for all tokens of a page", build, calibrate: None };
+pub(super) const STAGE: StageEntry = StageEntry {
+    name: "mean",
+    summary: "one mean row for all tokens of a page; mean(bits=16): half floats, or 8 for bytes with one scale",
+    build,
+    calibrate: None,
+};
 
-/// Half floats, `[channels]`.
+/// Half floats, `[channels]`; or a scale in f16, two bytes of nothing and signed bytes.
 #[derive(Clone, Debug)]
 struct Mean {
     shape: Shape,
+    bytes: bool,
 }
 
+/// Where the signed bytes begin.
+const BYTES: usize = 4;
+
 fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
+    let bits = args.integer("bits", 16, 8..=16)?;
     args.done()?;
-    Ok(Built::Part(Arc::new(Mean { shape: context.shape() })))
+    if ![8, 16].contains(&bits) {
+        return Err(args.error(format!("`bits={bits}` is neither 8 nor 16")));
+    }
+    Ok(Built::Part(Arc::new(Mean { shape: context.shape(), bytes: bits == 8 })))
 }
 
 impl Mean {
     /// The row, padded to the width.
-    fn row<'a>(&self, page: &[u8], floats: &'a mut Vec<f32>) -> &'a [f32] {
-        floats.clear();
-        floats.extend(halves(page).take(self.shape.channels));
+    fn row<'a>(&self, isa: Isa, page: &[u8], floats: &'a mut Vec<f32>) -> &'a [f32] {
+        let channels = self.shape.channels;
         floats.resize(self.shape.width(), 0.0);
+        if self.bytes {
+            let scale = f16::from_le_bytes([page[0], page[1]]).to_f32();
+            // Bytes may be anything.
+            let scale = if scale.is_finite() { scale } else { 0.0 };
+            let bytes = page[BYTES..].iter().map(|&byte| scale * f32::from(byte as i8));
+            floats[..channels].iter_mut().zip(bytes).for_each(|(to, x)| *to = x);
+        } else {
+            read_halves(isa, page, &mut floats[..channels]);
+        }
+        floats[channels..].fill(0.0);
         floats
     }
 }
@@ -39,21 +65,36 @@ impl Part for Mean {
     }
 
     fn breakdown(&self) -> Vec<Item> {
-        vec![Item::new("means", (2 * self.shape.channels).next_multiple_of(4))]
+        let bytes = if self.bytes { BYTES + self.shape.channels } else { 2 * self.shape.channels };
+        vec![Item::new("means", bytes.next_multiple_of(4))]
     }
 
     fn describe(&self) -> String {
-        format!("the mean of {} tokens in f16", self.shape.tokens)
+        let kept = if self.bytes { "8 bits with an f16 scale" } else { "f16" };
+        format!("the mean of {} tokens in {kept}", self.shape.tokens)
     }
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
         let mean = super::super::math::dense::mean(x, self.shape.channels);
-        put_halves(to, mean.into_iter().map(|x| x as f32));
+        if !self.bytes {
+            return put_halves(to, mean.into_iter().map(|x| x as f32));
+        }
+        let most = mean.iter().fold(0f64, |most, x| most.max(x.abs()));
+        to.fill(0);
+        let scale = half((most / 127.0) as f32);
+        to[..2].copy_from_slice(&scale.to_le_bytes());
+        let scale = f64::from(scale.to_f32());
+        for (to, x) in to[BYTES..].iter_mut().zip(mean) {
+            let level = if scale > 0.0 { (x / scale).round_ties_even().clamp(-127.0, 127.0) } else { 0.0 };
+            *to = level as i8 as u8;
+        }
     }
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
-        for row in x.chunks_exact_mut(self.shape.channels) {
-            row.iter_mut().zip(halves(page)).for_each(|(x, mean)| *x += mean);
+        let mut row = Vec::new();
+        let row = self.row(Isa::Portable, page, &mut row);
+        for to in x.chunks_exact_mut(self.shape.channels) {
+            to.iter_mut().zip(row).for_each(|(x, mean)| *x += mean);
         }
     }
 
@@ -62,7 +103,7 @@ impl Part for Mean {
     }
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
-        let row = self.row(page, &mut work.floats);
+        let row = self.row(isa, page, &mut work.floats);
         let queries = queries.q.chunks_exact(self.shape.width());
         for (q, scores) in queries.zip(scores.chunks_exact_mut(PAGE_TOKENS)) {
             let score = dot(isa, q, row);
@@ -71,11 +112,26 @@ impl Part for Mean {
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
-        let row = self.row(page, &mut work.floats);
+        let row = self.row(isa, page, &mut work.floats);
         let out = out.chunks_exact_mut(self.shape.width()).take(rows);
         for (weights, out) in weights.chunks_exact(PAGE_TOKENS).zip(out) {
             let weight = weights[..self.shape.tokens].iter().sum();
             add_scaled(isa, weight, row, out);
+        }
+    }
+
+    fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        let Shape { side, tokens, channels } = self.shape;
+        let row = self.row(isa, page, &mut work.floats);
+        match side {
+            Side::Keys => {
+                let tile = tile.chunks_exact_mut(PAGE_TOKENS).take(channels);
+                tile.zip(row).for_each(|(tile, mean)| tile[..tokens].iter_mut().for_each(|x| *x += mean));
+            }
+            Side::Values => {
+                let tile = tile.chunks_exact_mut(self.shape.width()).take(tokens);
+                tile.for_each(|tile| tile.iter_mut().zip(row).for_each(|(x, mean)| *x += mean));
+            }
         }
     }
 }

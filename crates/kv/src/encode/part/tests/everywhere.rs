@@ -13,6 +13,7 @@ const CHANNELS: [usize; 4] = [64, 80, 96, 128];
 /// Each with the sides it has.
 const PARTS: &[(&str, &[Side])] = &[
     ("mean", &[Side::Keys, Side::Values]),
+    ("mean(bits=8)", &[Side::Keys, Side::Values]),
     ("lowrank", &[Side::Keys, Side::Values]),
     ("lowrank(rank=1, loops=2)", &[Side::Keys, Side::Values]),
     ("product(subspaces=16, bits=4)", &[Side::Keys, Side::Values]),

@@ -100,6 +100,28 @@ fn query_aware_words_score_better_than_nearest_ones() {
     assert!(aware.1 > plain.1);
 }
 
+/// What all tokens share is worth no bits: without the page's mean, levels of the rest are as much finer as it is smaller.
+#[test]
+fn the_rest_after_a_byte_mean_has_the_errors_of_the_rest_alone() {
+    let d = 64;
+    let rest = gaussian(64 * d, 5);
+    let bias: Vec<f32> = gaussian(d, 6).iter().map(|x| 20.0 * x).collect();
+    let x: Vec<f32> = rest.chunks_exact(d).flat_map(|row| row.iter().zip(&bias).map(|(x, b)| x + b)).collect();
+    let back = through(&*part("mean(bits=8)", Side::Keys, d), &x);
+    // One row, within half a step of the exact mean in every channel.
+    assert!(back.chunks_exact(d).all(|row| row == &back[..d]));
+    let mean: Vec<f32> = (0..d).map(|c| x.iter().skip(c).step_by(d).sum::<f32>() / 64.0).collect();
+    let most = mean.iter().fold(0f32, |most, x| most.max(x.abs()));
+    for (back, mean) in back.iter().zip(&mean) {
+        assert!((back - mean).abs() <= 0.5 * most / 127.0 * 1.01 + 1e-3 * mean.abs(), "{back} {mean}");
+    }
+    let left: Vec<f32> = x.iter().zip(&back).map(|(x, b)| x - b).collect();
+    let lloyd = part("lloyd(bits=4)", Side::Keys, d);
+    let error = |x: &[f32]| -> f32 { through(&*lloyd, x).iter().zip(x).map(|(back, x)| (back - x).powi(2)).sum() };
+    let (after, direct) = (error(&left), error(&x));
+    assert!(after * 50.0 < direct, "{after} {direct}");
+}
+
 #[test]
 fn impossible_parts_are_refused_by_name() {
     let cases = [
@@ -118,7 +140,8 @@ fn impossible_parts_are_refused_by_name() {
         ("spectral", Side::Values, 64, "for keys"),
         ("spectral", Side::Keys, 12, "12 channels"),
         ("commvq(stages=99)", Side::Keys, 64, "0 to 64"),
-        ("mean(of=2)", Side::Keys, 64, "takes no arguments"),
+        ("mean(of=2)", Side::Keys, 64, "bits"),
+        ("mean(bits=9)", Side::Keys, 64, "neither 8 nor 16"),
     ];
     for (text, side, d, mend) in cases {
         let message = refused(text, side, d);
