@@ -88,6 +88,7 @@ impl KvCache {
             len: 0,
             spare: BTreeMap::new(),
             scrubbed: 0,
+            pending: None,
         }
     }
 
@@ -103,6 +104,14 @@ impl KvCache {
     /// The pool, for what it maps from the operating system.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    pub(crate) fn team(&self) -> &Team {
+        &self.team
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// What the cache was built from.
@@ -130,14 +139,22 @@ impl KvCache {
         self.bytes_with(&self.config.plan, tokens)
     }
 
-    /// Bytes that a sequence of `tokens` with this plan holds between steps. (Windows let go of some.)
+    /// Bytes that a sequence of `tokens` with this plan holds between steps, after the reduction where there is one. (Windows
+    /// let go of some.)
     pub fn bytes_with(&self, plan: &CachePlan, tokens: usize) -> u64 {
-        let pages = tokens.div_ceil(PAGE_TOKENS);
-        let bytes = |lane: Lane| {
-            let body = lane.plan.body_end(tokens.saturating_sub(1)).saturating_sub(lane.plan.sink_pages()).min(pages);
-            (body * lane.body_bytes() + (pages - body) * lane.exact_bytes()) as u64
+        let layers = plan.lanes.len();
+        let lanes = self.lanes_by_layer(plan).enumerate().flat_map(|(layer, (g, lanes))| {
+            let keep = plan.keep.as_ref().filter(|keep| g.window.is_none() && tokens > keep.method.least());
+            let kept = keep.map_or(tokens, |keep| keep.method.budget(keep.budget, tokens, layer, layers));
+            lanes.map(move |lane| (lane, kept))
+        });
+        let bytes = |(lane, kept): (Lane, usize)| {
+            let pages = kept.div_ceil(PAGE_TOKENS);
+            let body = lane.plan.body_end(kept.saturating_sub(1)).saturating_sub(lane.plan.sink_pages()).min(pages);
+            let positions = if kept < tokens { 4 * kept } else { 0 };
+            (body * lane.body_bytes() + (pages - body) * lane.exact_bytes() + positions) as u64
         };
-        self.lanes(plan).map(bytes).sum()
+        lanes.map(bytes).sum()
     }
 
     /// The most bytes a sequence with this plan holds on its way to `tokens`, computed in steps of at most `step`: layers with
@@ -185,8 +202,9 @@ impl KvCache {
     /// turn, and those that a layer has encoded serve the next.
     fn demand(&self, seq: &SequenceKv, tokens: usize) -> BTreeMap<usize, usize> {
         let mut now: BTreeMap<usize, (isize, isize)> = BTreeMap::new();
-        let end = (seq.len + tokens).div_ceil(PAGE_TOKENS);
-        let last = (seq.len + tokens).saturating_sub(1);
+        let all = seq.len + tokens;
+        let end = |lane: &Lane| lane.slots(all).div_ceil(PAGE_TOKENS);
+        let due = |lane: &Lane| lane.due_after(lane.slots(all).saturating_sub(1), end(lane));
         for layer in self.lane_ranges() {
             let lanes = &seq.lanes[layer];
             let mut take = |bytes: usize, pages: usize| {
@@ -194,10 +212,10 @@ impl KvCache {
                 *held += pages as isize;
                 *most = (*most).max(*held);
             };
-            lanes.iter().for_each(|lane| take(lane.exact_bytes(), end.saturating_sub(lane.end())));
-            lanes.iter().for_each(|lane| take(lane.body_bytes(), lane.due_after(last, end)));
+            lanes.iter().for_each(|lane| take(lane.exact_bytes(), end(lane).saturating_sub(lane.end())));
+            lanes.iter().for_each(|lane| take(lane.body_bytes(), due(lane)));
             for lane in lanes {
-                now.entry(lane.exact_bytes()).or_default().0 -= lane.due_after(last, end) as isize;
+                now.entry(lane.exact_bytes()).or_default().0 -= due(lane) as isize;
             }
         }
         let spare = |bytes: &usize| seq.spare.get(bytes).map_or(0, Vec::len);
@@ -238,8 +256,9 @@ impl KvCache {
     pub fn fork(&self, seq: &SequenceKv) -> Result<SequenceKv, KvError> {
         let mut lanes = Vec::with_capacity(seq.lanes.len());
         for lane in &seq.lanes {
-            let mut spare = self.pool.take(lane.exact_bytes(), lane.fork_copies(seq.len))?;
-            lanes.push(lane.fork(seq.len, &mut spare));
+            let slots = lane.slots(seq.len);
+            let mut spare = self.pool.take(lane.exact_bytes(), lane.fork_copies(slots))?;
+            lanes.push(lane.fork(slots, &mut spare));
         }
         Ok(SequenceKv {
             lanes,
@@ -248,6 +267,7 @@ impl KvCache {
             len: seq.len,
             spare: BTreeMap::new(),
             scrubbed: 0,
+            pending: None,
         })
     }
 
@@ -267,15 +287,20 @@ impl KvCache {
                 return Err(KvError::Forgotten { tokens, first });
             }
         }
-        if let Some(lane) = seq.lanes.iter().find(|lane| lane.encoded_beyond(tokens)) {
+        let held = |lane: &Lane| lane.slots(seq.len).checked_sub(seq.len - tokens);
+        if seq.lanes.iter().any(|lane| lane.dropped() > 0 && held(lane).is_none_or(|held| held < lane.kept())) {
+            let first = seq.len - seq.lanes.iter().map(|lane| lane.slots(seq.len) - lane.kept()).min().unwrap_or(0);
+            return Err(KvError::Forgotten { tokens, first });
+        }
+        if let Some(lane) = seq.lanes.iter().find(|lane| lane.encoded_beyond(lane.slots(tokens))) {
             return Err(KvError::Forgotten { tokens, first: lane.encoded_tokens() });
         }
         let mut spares = Vec::with_capacity(seq.lanes.len());
         for lane in &seq.lanes {
-            spares.push(self.pool.take(lane.exact_bytes(), usize::from(lane.truncation_copies(tokens)))?);
+            spares.push(self.pool.take(lane.exact_bytes(), usize::from(lane.truncation_copies(lane.slots(tokens))))?);
         }
         for (lane, mut spare) in seq.lanes.iter_mut().zip(spares) {
-            lane.truncate(tokens, &mut spare);
+            lane.truncate(lane.slots(tokens), &mut spare);
         }
         seq.len = tokens;
         Ok(())
@@ -293,12 +318,16 @@ impl KvCache {
             if let Some(window) = window {
                 lane.forget_before((len + 1).saturating_sub(window));
             }
-            if lane.needs_seal(len) {
+            if lane.needs_seal(lane.slots(len)) {
                 ready.push(Mutex::new(lane));
             }
         }
         // Checksums of a long prompt are worth all threads.
-        self.team.for_each(ready.len(), |i| ready[i].lock().unwrap_or_else(PoisonError::into_inner).seal(len));
+        self.team.for_each(ready.len(), |i| {
+            let mut lane = ready[i].lock().unwrap_or_else(PoisonError::into_inner);
+            let slots = lane.slots(len);
+            lane.seal(slots);
+        });
     }
 
     /// One layer of one step: stores `k` and `v`, rotates, encodes the pages that are due, attends.

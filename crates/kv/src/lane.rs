@@ -1,8 +1,11 @@
 //! The pages of one KV head of one layer of one sequence, in position order.
 
+use crate::KvError;
+use crate::encode::{read_keys, read_values};
 use crate::page::{PageFormat, PageKind, SealedPage, SealedView, WritablePage};
 use crate::plan::LanePlan;
-use crate::pool::PageBytes;
+use crate::pool::ledger::{Purpose, Reservation};
+use crate::pool::{PageBytes, Pool};
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,8 +23,11 @@ struct Entry {
     body: Option<Arc<SealedPage>>,
 }
 
-/// A lane: page `i` of the sequence holds the tokens from `i * PAGE_TOKENS`; pages before the first held one have fallen
-/// out of the sliding window.
+/// A lane: page `i` holds the slots from `i * PAGE_TOKENS`; pages before the first held one have fallen out of the sliding
+/// window.
+///
+/// Slots count the tokens that the lane holds; they are positions until a reduction drops some. All methods count in slots,
+/// which [`Lane::slots`] and [`Lane::position`] translate.
 pub(crate) struct Lane {
     pub(crate) plan: LanePlan,
     exact: PageKind,
@@ -29,7 +35,22 @@ pub(crate) struct Lane {
     first: usize,
     /// Pages below this one have been encoded, but for the sinks.
     encoded: usize,
+    /// The first page that has both forms, where any has.
+    fresh: Option<usize>,
     pages: VecDeque<Entry>,
+    /// Whether everything stays exact until the sequence is reduced.
+    held: bool,
+    /// What was dropped by then, if anything.
+    kept: Option<Arc<Kept>>,
+}
+
+/// Tokens that a reduction left: they lie in the first slots of the lane.
+struct Kept {
+    /// Their positions, ascending.
+    positions: Vec<u32>,
+    /// How many others there were.
+    dropped: usize,
+    _bytes: Reservation,
 }
 
 impl Lane {
@@ -41,8 +62,125 @@ impl Lane {
             encoded: plan.sink_pages(),
             plan: plan.clone(),
             first: 0,
+            fresh: None,
             pages: VecDeque::new(),
+            held: false,
+            kept: None,
         }
+    }
+
+    /// Keeps everything exact until [`Lane::keep`].
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Slots that the first `tokens` of the sequence take here.
+    pub(crate) fn slots(&self, tokens: usize) -> usize {
+        tokens - self.dropped().min(tokens)
+    }
+
+    /// Tokens that are gone.
+    pub(crate) fn dropped(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.dropped)
+    }
+
+    /// Slots that the last reduction left.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.positions.len())
+    }
+
+    /// Position of the token in a slot.
+    pub(crate) fn position(&self, slot: usize) -> usize {
+        let kept = self.kept.as_ref().and_then(|kept| kept.positions.get(slot));
+        kept.map_or(slot + self.dropped(), |&position| position as usize)
+    }
+
+    /// Whether positions in a page are other than its slots'.
+    pub(crate) fn is_moved(&self, page: usize) -> bool {
+        self.position(page * PAGE_TOKENS) != page * PAGE_TOKENS || self.position((page + 1) * PAGE_TOKENS - 1) >= (page + 1) * PAGE_TOKENS
+    }
+
+    /// Pages before this one are read in their body format by a query in this slot.
+    pub(crate) fn body_end(&self, slot: usize) -> usize {
+        if self.held { 0 } else { self.plan.body_end(slot) }
+    }
+
+    /// Keys and values of the first `slots` in plain elements, `[slots][dim]` each; zeros where a page has no plain form.
+    pub(crate) fn rows(&self, slots: usize) -> (Vec<f32>, Vec<f32>) {
+        let page = PAGE_TOKENS * self.exact.dim;
+        let mut k = vec![0.0; slots.next_multiple_of(PAGE_TOKENS) * self.exact.dim];
+        let mut v = k.clone();
+        for (i, (k, v)) in k.chunks_exact_mut(page).zip(v.chunks_exact_mut(page)).enumerate() {
+            if let Some(entry) = self.entry(i) {
+                read_entry(entry, &self.exact, k, v);
+            }
+        }
+        k.truncate(slots * self.exact.dim);
+        v.truncate(slots * self.exact.dim);
+        (k, v)
+    }
+
+    /// Drops all of the first `slots` but `kept`, in ascending order, and ends [`Lane::hold`]. Tokens move down page by page
+    /// into bytes that pages before them have left, so that it takes no more than a page beside the lane; pages that
+    /// nothing moves in stay as they are, shared or not.
+    ///
+    /// # Errors
+    /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`] where not even that page is free, or pages that others share
+    /// leave no bytes; the lane is of no use then.
+    pub(crate) fn keep(&mut self, kept: &[u32], slots: usize, pool: &Pool) -> Result<(), KvError> {
+        self.held = false;
+        let same = kept.iter().zip(0..).take_while(|&(&slot, i)| slot == i).count();
+        if same == slots {
+            return Ok(());
+        }
+        let positions: Vec<u32> = kept.iter().map(|&slot| self.position(slot as usize) as u32).collect();
+        let bytes = pool.ledger().reserve(Purpose::Pages, 4 * positions.len() as u64)?;
+        let dropped = self.dropped() + slots - kept.len();
+        let untouched = same / PAGE_TOKENS;
+        let (dim, width, format) = (self.exact.dim, self.exact.width(), self.plan.exact);
+        let (mut k, mut v) = (vec![0.0; PAGE_TOKENS * dim], vec![0.0; PAGE_TOKENS * dim]);
+        let mut spare = pool.take(self.exact.bytes(), 1)?;
+        let mut old = self.pages.split_off(untouched.min(self.pages.len()));
+        let mut moved = kept[untouched * PAGE_TOKENS..].iter().map(|&slot| slot as usize).peekable();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for page in untouched.. {
+            let Some(entry) = old.pop_front() else { break };
+            let end = (page + 1) * PAGE_TOKENS;
+            if moved.peek().is_some_and(|&slot| slot < end) {
+                read_entry(&entry, &self.exact, &mut k, &mut v);
+            }
+            if let Slot::Writable(page) = entry.slot {
+                spare.push(page.into_bytes());
+            } else if let Slot::Shared(page) = entry.slot
+                && let Ok(page) = Arc::try_unwrap(page)
+                && let Ok(page) = page.reopen()
+            {
+                spare.push(page.into_bytes());
+            }
+            while let Some(slot) = moved.next_if(|&slot| slot < end) {
+                let row = slot % PAGE_TOKENS * dim..(slot % PAGE_TOKENS + 1) * dim;
+                for (to, from) in [(&mut keys, &k), (&mut values, &v)] {
+                    to.extend_from_slice(&from[row.clone()]);
+                    to.resize(to.len() + width - dim, 0.0);
+                }
+                if keys.len() == PAGE_TOKENS * width || moved.peek().is_none() {
+                    let bytes = match spare.pop() {
+                        Some(bytes) => bytes,
+                        None => pool.take(self.exact.bytes(), 1)?.pop().ok_or_else(|| KvError::Misuse("no page".into()))?,
+                    };
+                    let page = WritablePage::new(self.exact.clone(), format, bytes);
+                    // SAFETY: nobody else knows the page.
+                    unsafe { page.write(&keys, &values, 0) };
+                    self.pages.push_back(Entry { slot: Slot::Writable(page), body: None });
+                    keys.clear();
+                    values.clear();
+                }
+            }
+            spare.truncate(1);
+        }
+        self.encoded = self.encoded.min(untouched.max(self.plan.sink_pages()));
+        self.kept = Some(Arc::new(Kept { positions, dropped, _bytes: bytes }));
+        Ok(())
     }
 
     /// Index of the first page held.
@@ -117,14 +255,14 @@ impl Lane {
 
     /// Pages to encode before a query at `position` attends.
     pub(crate) fn due(&self, position: usize) -> Range<usize> {
-        let end = self.plan.body_end(position).min(self.end());
+        let end = self.body_end(position).min(self.end());
         let start = self.encoded.max(self.first).min(end);
         if self.body.is_some() { start..end } else { 0..0 }
     }
 
     /// Pages that a step will encode whose last query is at `position` and after which the lane ends with page `end`.
     pub(crate) fn due_after(&self, position: usize, end: usize) -> usize {
-        let end = self.plan.body_end(position).min(end.max(self.end()));
+        let end = self.body_end(position).min(end.max(self.end()));
         if self.body.is_some() { end.saturating_sub(self.encoded.max(self.first)) } else { 0 }
     }
 
@@ -136,14 +274,16 @@ impl Lane {
     /// Gives page `index` its body form, beside the plain one.
     pub(crate) fn set_body(&mut self, index: usize, page: SealedPage) {
         self.encoded = self.encoded.max(index + 1);
+        self.fresh = Some(self.fresh.map_or(index, |fresh| fresh.min(index)));
         if let Some(entry) = index.checked_sub(self.first).and_then(|i| self.pages.get_mut(i)) {
             entry.body = Some(Arc::new(page));
         }
     }
 
-    /// Lets go of the plain form of the pages in `range` that have a body form; their bytes go to `spare`.
-    pub(crate) fn drop_plain(&mut self, range: Range<usize>, spare: &mut Vec<PageBytes>) {
-        for index in range {
+    /// Lets go of the plain form of the pages that have a body form; their bytes go to `spare`.
+    pub(crate) fn drop_plain(&mut self, spare: &mut Vec<PageBytes>) {
+        let Some(fresh) = self.fresh.take() else { return };
+        for index in fresh..self.encoded {
             let Some(entry) = index.checked_sub(self.first).and_then(|i| self.pages.get_mut(i)) else { continue };
             if let Some(body) = entry.body.take()
                 && let Slot::Writable(page) = std::mem::replace(&mut entry.slot, Slot::Shared(body))
@@ -162,7 +302,7 @@ impl Lane {
                 break;
             }
             if let Some(Entry { slot: Slot::Writable(page), .. }) = self.pages.remove(i) {
-                let start = (self.first + i) * PAGE_TOKENS;
+                let start = self.position((self.first + i) * PAGE_TOKENS);
                 let slot = Slot::Shared(Arc::new(page.seal(start as u64)));
                 self.pages.insert(i, Entry { slot, body: None });
             }
@@ -190,7 +330,7 @@ impl Lane {
 
     /// Whether pages are encoded that a query at position `tokens` would read exactly: going back there is impossible.
     pub(crate) fn encoded_beyond(&self, tokens: usize) -> bool {
-        self.body.is_some() && self.encoded > self.plan.body_end(tokens)
+        self.body.is_some() && !self.held && self.encoded > self.body_end(tokens)
     }
 
     /// Position before which all is encoded.
@@ -253,6 +393,7 @@ impl Lane {
             plan: self.plan.clone(),
             exact: self.exact.clone(),
             body: self.body.clone(),
+            kept: self.kept.clone(),
             ..*self
         }
     }
@@ -269,4 +410,17 @@ impl Lane {
     pub(crate) fn verify(&self) -> Result<(), crate::KvError> {
         self.sealed().try_for_each(|page| page.verify())
     }
+}
+
+/// Keys and values of a page in plain elements, `[PAGE_TOKENS][dim]` each; left as they are where it has no such form.
+fn read_entry(entry: &Entry, kind: &PageKind, k: &mut [f32], v: &mut [f32]) {
+    let view = match &entry.slot {
+        Slot::Writable(page) => page.view(),
+        Slot::Shared(page) => match page.view() {
+            SealedView::Exact(view) => view,
+            SealedView::Body { .. } => return,
+        },
+    };
+    read_keys(view.k_element, view.k, kind.width(), kind.dim, k);
+    read_values(view.v_element, view.v, kind.width(), kind.dim, v);
 }

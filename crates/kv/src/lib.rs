@@ -11,21 +11,26 @@
 //! - [`encode`]: how keys and values are written; [`plan`]: which lane is written how.
 //! - [`recipe`]: methods by name; [`profile`]: what calibration learned about a model.
 //! - [`attend`]: how they are read.
+//! - [`score`], `allot`, [`reduce`]: what is kept of a context, how much of it, and how the rest goes.
 //! - [`cache`]: all of it behind one type.
 
+pub mod allot;
 pub mod attend;
 pub mod cache;
 pub mod config;
 pub mod encode;
 pub mod error;
 pub mod lane;
+pub(crate) mod observe;
 pub mod page;
 pub mod plan;
 pub mod pool;
 pub mod profile;
 pub mod recipe;
 pub mod record;
+pub mod reduce;
 pub mod rope;
+pub mod score;
 pub mod sequence;
 
 pub use cachalot_kernels::attention::Element;

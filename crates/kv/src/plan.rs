@@ -3,6 +3,7 @@
 use crate::encode::KvFormat;
 use crate::encode::codec::{Shape, Side};
 use crate::encode::pipeline::Pipeline;
+use crate::reduce::Keep;
 use crate::{KvError, LayerGeometry};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::sync::Arc;
@@ -56,13 +57,15 @@ pub struct CachePlan {
     pub name: String,
     /// `[layer][head]`; all heads of a layer agree in `sinks`, `window` and `importance`.
     pub lanes: Vec<Vec<LanePlan>>,
+    /// What is kept of a context; everything where `None`.
+    pub keep: Option<Keep>,
 }
 
 impl CachePlan {
     /// Everything in plain elements: `layers` gives the KV heads of each layer.
     pub fn exact(format: KvFormat, layers: impl Iterator<Item = usize>) -> CachePlan {
         let lane = LanePlan { sinks: 0, window: 0, exact: format, body: None, importance: false };
-        CachePlan { name: format.to_string(), lanes: layers.map(|heads| vec![lane.clone(); heads]).collect() }
+        CachePlan { name: format.to_string(), lanes: layers.map(|heads| vec![lane.clone(); heads]).collect(), keep: None }
     }
 }
 

@@ -104,6 +104,20 @@ impl Rope {
         turn(isa, &mut tile[..len], &tiles[page * len..][..len]);
     }
 
+    /// Turns a tile of keys, `[width][PAGE_TOKENS]`, of tokens at any positions.
+    pub(crate) fn rotate_tile_at(&self, positions: &[usize; PAGE_TOKENS], tile: &mut [f32]) {
+        let half = self.inv_freq.len();
+        let table = self.table(positions.iter().max().map_or(0, |last| last + 1));
+        let (low, high) = tile[..2 * half * PAGE_TOKENS].split_at_mut(half * PAGE_TOKENS);
+        for (token, position) in positions.iter().enumerate() {
+            let (cos, sin) = table[position * 2 * half..][..2 * half].split_at(half);
+            for (i, (cos, sin)) in cos.iter().zip(sin).enumerate() {
+                let (a, b) = (&mut low[i * PAGE_TOKENS + token], &mut high[i * PAGE_TOKENS + token]);
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+
     /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position` of a table that holds it.
     pub(crate) fn rotate(&self, table: &[f32], position: usize, x: &mut [f32]) {
         let half = self.inv_freq.len();

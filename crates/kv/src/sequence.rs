@@ -3,6 +3,7 @@
 use crate::lane::Lane;
 use crate::plan::CachePlan;
 use crate::pool::PageBytes;
+use crate::reduce::Pending;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ pub struct SequenceKv {
     pub(crate) spare: BTreeMap<usize, Vec<PageBytes>>,
     /// Where the next [`crate::KvCache::scrub`] goes on: counts sealed pages.
     pub(crate) scrubbed: usize,
+    /// The reduction to come.
+    pub(crate) pending: Option<Pending>,
 }
 
 impl SequenceKv {

@@ -42,9 +42,12 @@ impl Scheduler {
             let Some(mut sequence) = self.running.remove(index) else { continue };
             let mut kv = part.kv;
             self.cache.settle(&mut kv);
-            if let Err(error) = self.cache.scrub(&mut kv, scrubbed) {
+            let checked = self.cache.scrub(&mut kv, scrubbed);
+            if checked.is_err() {
                 // Its bytes changed under us. Others do not read them, so they go on.
                 crate::observe::corrupt();
+            }
+            if let Err(error) = checked.and_then(|()| self.cache.reduce(&mut kv)) {
                 let forks = sequence.forks;
                 drop((kv, sequence));
                 self.end_choices(part.ticket, forks, Ending::Error(EngineError::Cache(error.to_string())), now);

@@ -35,6 +35,8 @@ impl Scheduler {
         while let Some(sequence) = self.running.get(index) {
             let pending = sequence.pending();
             let rows = if pending == 1 { 1 } else { pending.min(prompt_rows) };
+            // Its context is reduced before what follows is computed.
+            let rows = rows.min(sequence.kv.as_ref().map_or(rows, |kv| kv.rows_to_reduction()));
             let granted = if rows == 0 { Granted::No } else { self.reserve(index, rows, batch.rows() == 0, now) };
             match granted {
                 Granted::Yes => {
@@ -89,7 +91,9 @@ impl Scheduler {
             }
             occupied += places;
             let Some(mut sequence) = self.waiting.pop_front() else { return };
-            match self.cache.create_with(&sequence.plan) {
+            let prompt = sequence.prompt;
+            let created = self.cache.create_with(&sequence.plan);
+            match created.and_then(|mut kv| self.cache.expect(&mut kv, prompt).map(|()| kv)) {
                 Ok(kv) => sequence.kv = Some(kv),
                 Err(error) => {
                     let (ticket, forks) = (sequence.ticket, sequence.forks);

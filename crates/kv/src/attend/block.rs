@@ -84,7 +84,7 @@ impl Block<'_> {
         local.scores.resize(self.vectors() * PAGE_TOKENS, 0.0);
         if let Some(body) = &self.lane.plan.body {
             let start = pages.start.max(self.lane.plan.sink_pages());
-            self.body(body, start..pages.end.min(self.lane.plan.body_end(self.last())), prepared, local, rows);
+            self.body(body, start..pages.end.min(self.lane.body_end(self.last())), prepared, local, rows);
         }
         self.exact(pages, local, rows);
     }
@@ -100,7 +100,7 @@ impl Block<'_> {
 
     /// Whether a row reads this page in its body format.
     fn reads_body(&self, page: usize, position: usize) -> bool {
-        page >= self.lane.plan.sink_pages() && page < self.lane.plan.body_end(position)
+        page >= self.lane.plan.sink_pages() && page < self.lane.body_end(position)
     }
 
     /// What each row sees of a page in one of its forms; whether any row sees anything.
@@ -192,7 +192,13 @@ impl Block<'_> {
             k.untransform_tile(&mut local.k, &mut local.work.tile);
             width = k.shape().width();
             if let (Some(rope), Some(tiles)) = (&self.geometry.rope, self.tiles) {
-                rope.rotate_tile(self.isa, tiles, index, &mut local.k);
+                match self.lane.is_moved(index) {
+                    false => rope.rotate_tile(self.isa, tiles, index, &mut local.k),
+                    true => {
+                        let positions = std::array::from_fn(|i| self.lane.position(index * PAGE_TOKENS + i));
+                        rope.rotate_tile_at(&positions, &mut local.k);
+                    }
+                }
             }
         }
         score_page(self.isa, prepared.q(), width, bytes_of(&local.k), Element::F32, &mut local.scores);

@@ -26,6 +26,7 @@ impl Attention<'_, '_> {
             let last = s.seq.len + s.rows - 1;
             for head in 0..self.geometry.kv_heads {
                 let lane = s.seq.lane(self.layer, head);
+                let last = lane.slots(last);
                 let size = lane.body_bytes();
                 for page in lane.due(last) {
                     let missing = || KvError::Misuse(format!("no room reserved to encode page {page}"));
@@ -68,11 +69,12 @@ impl Attention<'_, '_> {
         let start = due.page * PAGE_TOKENS;
         let body = lane.plan.body.as_ref()?;
         if let (true, Some(rope)) = (body.k.before_rope(), &self.geometry.rope) {
-            let table = rope.table(start + PAGE_TOKENS);
+            let table = rope.table(lane.position(start + PAGE_TOKENS - 1) + 1);
             for (i, row) in k.chunks_exact_mut(dim).enumerate() {
-                rope.unrotate(&table, start + i, row);
+                rope.unrotate(&table, lane.position(start + i), row);
             }
         }
+        let start = lane.position(start);
         Some(SealedPage::encode(kind.clone(), bytes, &k, &v, Hints { importance: &[], start }))
     }
 
@@ -80,14 +82,11 @@ impl Attention<'_, '_> {
     pub(super) fn let_go(&mut self) {
         let kv_heads = self.geometry.kv_heads;
         for segment in self.segments.iter_mut().filter(|s| s.rows > 0) {
-            let pages = segment.seq.len / PAGE_TOKENS..(segment.seq.len + segment.rows).div_ceil(PAGE_TOKENS);
             for head in 0..kv_heads {
                 let lane = segment.seq.lane_mut(self.layer, head);
                 let size = lane.exact_bytes();
-                // A page is encoded at most a window after it was filled.
-                let start = pages.start.saturating_sub(lane.plan.window.div_ceil(PAGE_TOKENS) + 1);
                 let mut freed = Vec::new();
-                lane.drop_plain(start..pages.end, &mut freed);
+                lane.drop_plain(&mut freed);
                 segment.seq.spare.entry(size).or_default().extend(freed);
             }
         }

@@ -119,6 +119,7 @@ impl Attention<'_, '_> {
         });
         self.merge(&tasks, &partial, &result);
         self.let_go();
+        self.observe(rows, &scratch.q);
         Ok(odd)
     }
 
@@ -131,9 +132,13 @@ impl Attention<'_, '_> {
         }
         for segment in self.segments.iter_mut().filter(|s| s.rows > 0) {
             let (from, to) = (segment.seq.len, segment.seq.len + segment.rows);
-            let pages = from / PAGE_TOKENS..to.div_ceil(PAGE_TOKENS);
+            if segment.rows > segment.seq.rows_to_reduction() {
+                return Err(KvError::Misuse(format!("the tokens {from}..{to} reach beyond the end of the context")));
+            }
             for head in 0..g.kv_heads {
-                let bytes = segment.seq.lane(self.layer, head).exact_bytes();
+                let lane = segment.seq.lane(self.layer, head);
+                let pages = lane.slots(from) / PAGE_TOKENS..lane.slots(to).div_ceil(PAGE_TOKENS);
+                let bytes = lane.exact_bytes();
                 while segment.seq.lane(self.layer, head).end() < pages.end {
                     let Some(page) = segment.seq.take_spare(bytes) else { break };
                     segment.seq.lane_mut(self.layer, head).push(page);
@@ -161,16 +166,19 @@ impl Attention<'_, '_> {
         let table = g.rope.as_ref().map(|rope| rope.table(end));
         let mut tasks = Vec::new();
         for (segment, (row0, s)) in self.starts().enumerate().filter(|(_, (_, s))| s.rows > 0) {
-            for page in s.seq.len / PAGE_TOKENS..(s.seq.len + s.rows).div_ceil(PAGE_TOKENS) {
-                tasks.extend((0..g.kv_heads).map(|head| Append { segment, head, page, row0 }));
+            for head in 0..g.kv_heads {
+                let lane = s.seq.lane(self.layer, head);
+                let pages = lane.slots(s.seq.len) / PAGE_TOKENS..lane.slots(s.seq.len + s.rows).div_ceil(PAGE_TOKENS);
+                tasks.extend(pages.map(|page| Append { segment, head, page, row0 }));
             }
         }
         let queries = Disjoint::new(queries);
         let run = |i: usize| {
             let Append { segment, head, page, row0 } = tasks[i];
             let seq = &*self.segments[segment].seq;
-            let start = (page * PAGE_TOKENS).max(seq.len);
-            let end = ((page + 1) * PAGE_TOKENS).min(seq.len + self.segments[segment].rows);
+            let dropped = seq.lane(self.layer, head).dropped();
+            let start = (page * PAGE_TOKENS + dropped).max(seq.len);
+            let end = ((page + 1) * PAGE_TOKENS + dropped).min(seq.len + self.segments[segment].rows);
             let rotate = |position: usize, x: &mut [f32]| {
                 if let (Some(rope), Some(table)) = (&g.rope, &table) {
                     rope.rotate(table, position, x);
@@ -199,10 +207,21 @@ impl Attention<'_, '_> {
             }
             if let Some(page) = seq.lane(self.layer, head).writable(page) {
                 // SAFETY: this task alone has these rows of this page; nobody reads it in this pass.
-                unsafe { page.write(keys, values, start % PAGE_TOKENS) };
+                unsafe { page.write(keys, values, (start - dropped) % PAGE_TOKENS) };
             }
         };
         if rows < APPEND_ALONE { (0..tasks.len()).for_each(run) } else { self.team.for_each(tasks.len(), run) }
+    }
+
+    /// Shows the queries to those sequences that gather them.
+    fn observe(&mut self, rows: usize, q: &[f32]) {
+        let mut first = 0;
+        for Segment { seq, rows: count } in self.segments.iter_mut() {
+            if let Some(observed) = seq.pending.as_mut().and_then(|pending| pending.observed.as_mut()) {
+                observed.push(self.layer, self.geometry, q, rows, first, *count);
+            }
+            first += *count;
+        }
     }
 
     /// What the second pass consists of, and the `f32`s that its partial results take.
@@ -220,9 +239,9 @@ impl Attention<'_, '_> {
                 let last = (first + block).min(s.rows) - 1;
                 let seen = g.window.map_or(0, |window| (s.seq.len + first + 1).saturating_sub(window));
                 let span = PAGE_TOKENS * SPLIT_PAGES;
-                let splits = seen / span..(s.seq.len + last) / span + 1;
                 let rows = row0 + first..row0 + last + 1;
                 for head in 0..g.kv_heads {
+                    let splits = seen / span..s.seq.lane(self.layer, head).slots(s.seq.len + last) / span + 1;
                     let task = |splits, partial| Task { segment, head, rows: rows.clone(), splits, partial };
                     if by_split && splits.len() > 1 {
                         for split in splits.clone() {
@@ -252,12 +271,13 @@ impl Attention<'_, '_> {
         let g = self.geometry;
         let (seq, group, width) = (&*self.segments[task.segment].seq, g.group(), g.width());
         let row0: usize = self.segments[..task.segment].iter().map(|s| s.rows).sum();
+        let lane = seq.lane(self.layer, task.head);
         Block {
             isa: self.isa,
-            lane: seq.lane(self.layer, task.head),
+            lane,
             q: &q[(task.head * rows + task.rows.start) * group * width..][..task.rows.len() * group * width],
             geometry: g,
-            first: seq.len + task.rows.start - row0,
+            first: lane.slots(seq.len) + task.rows.start - row0,
             tiles,
         }
     }

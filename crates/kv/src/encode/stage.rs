@@ -223,6 +223,11 @@ impl Args {
         Ok(self.parsed(key, "true or false")?.unwrap_or(default))
     }
 
+    /// Whatever is written there.
+    pub fn text(&self, key: &'static str) -> Option<&str> {
+        self.raw(key)
+    }
+
     /// One of some words; the first is the default.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 use super::text::{Cursor, MAX_LEN};
 use super::{Encode, Places, Recipe, RecipeError, Registry, nearest, shorthand};
 use crate::KvFormat;
+use crate::allot::Budget;
 use crate::encode::codec::Side;
 use crate::encode::registry::{stage, stages};
 use crate::encode::stage::StageSpec;
@@ -38,8 +39,8 @@ impl Recipe {
         let terms = terms(text)?;
         let mut terms = terms.iter().map(|term| Fragment::of(term, files)).collect::<Result<Vec<_>, _>>()?;
         if terms.len() == 1 && terms[0].is_whole() {
-            let Fragment { keys, .. } = terms.remove(0);
-            if let Some(recipe) = keys {
+            let Fragment { keys, keep, .. } = terms.remove(0);
+            if let Some(recipe) = keep.or(keys) {
                 return Ok(recipe);
             }
         }
@@ -106,6 +107,8 @@ struct Fragment {
     text: String,
     keys: Option<Recipe>,
     values: Option<Recipe>,
+    /// A recipe of which only what it keeps counts.
+    keep: Option<Recipe>,
 }
 
 impl Fragment {
@@ -113,7 +116,10 @@ impl Fragment {
         match term {
             Term::Recipe(call) => {
                 let recipe = named(call, files)?;
-                Ok(Fragment { text: recipe.name.clone(), values: Some(recipe.clone()), keys: Some(recipe) })
+                let keep = recipe.keep.is_some().then(|| recipe.clone());
+                // A recipe that says nothing about formats leaves them to other terms.
+                let format = (keep.is_none() || recipe.encode != Encode::default()).then_some(recipe.clone());
+                Ok(Fragment { text: recipe.name.clone(), values: format.clone(), keys: format, keep })
             }
             Term::Side(side, choice) => {
                 let recipe = match choice {
@@ -125,14 +131,14 @@ impl Fragment {
                     Side::Keys => (Some(recipe), None),
                     Side::Values => (None, Some(recipe)),
                 };
-                Ok(Fragment { text, keys, values })
+                Ok(Fragment { text, keys, values, keep: None })
             }
         }
     }
 
-    /// Whether it is a recipe for both sides.
+    /// Whether it is a recipe by itself.
     fn is_whole(&self) -> bool {
-        self.keys.is_some() && self.values.is_some()
+        self.keep.is_some() || self.keys.is_some() && self.values.is_some()
     }
 }
 
@@ -146,19 +152,35 @@ fn anonymous(stages: &[StageSpec]) -> Recipe {
         needs: encode.needs(),
         deviations: Vec::new(),
         encode,
+        keep: None,
         places: Places::default(),
     }
 }
 
 /// One recipe, with its arguments.
 fn named(call: &StageSpec, files: Files) -> Result<Recipe, RecipeError> {
-    let args = Arguments::new(call);
+    let mut args = Arguments::new(call);
     let is_file = call.name.ends_with(".toml");
     let mut recipe = match shorthand::recipe(&call.name, &args)? {
         Some(recipe) => recipe,
         None if is_file && files == Files::Allowed => Recipe::read(Path::new(&call.name))?,
         None => Registry::find(&call.name)?.clone(),
     };
+    if let Some(keep) = &mut recipe.keep {
+        // Whatever is not the budget is the method's.
+        if let Some(text) = args.raw("budget") {
+            keep.budget = text.parse().map_err(|what| args.error(what))?;
+        }
+        if let Some(text) = args.raw("ratio") {
+            let removed = text.parse::<f64>().ok().filter(|removed| (0.0..1.0).contains(removed));
+            let removed = removed.ok_or_else(|| args.error(format!("`ratio={text}` is no share below 1 to remove")))?;
+            keep.budget = Budget::Share(1.0 - removed);
+        }
+        let of_method = call.args.iter().filter(|(key, _)| !["budget", "ratio"].contains(&key.as_str()));
+        keep.method.args.extend(of_method.map(|(key, value)| (key.clone(), value.clone())));
+        keep.build()?;
+        args = Arguments::default();
+    }
     if let Some(window) = args.number("window", 0, Encode::MAX_WINDOW)? {
         recipe.encode.window = window;
     }
@@ -177,10 +199,13 @@ fn named(call: &StageSpec, files: Files) -> Result<Recipe, RecipeError> {
 
 /// The terms as one recipe.
 fn combine(fragments: Vec<Fragment>) -> Result<Recipe, RecipeError> {
-    let mut all = Fragment { text: String::new(), keys: None, values: None };
-    let (mut setter_k, mut setter_v): (Option<String>, Option<String>) = (None, None);
+    let mut all = Fragment { text: String::new(), keys: None, values: None, keep: None };
+    let (mut setter_k, mut setter_v, mut setter_keep) = (None, None, None);
     let mut texts = Vec::new();
-    for Fragment { text, keys, values } in fragments {
+    for Fragment { text, keys, values, keep } in fragments {
+        if let Some(keep) = keep {
+            set(&mut all.keep, keep, &mut setter_keep, &text, "choice of what stays")?;
+        }
         if let Some(keys) = keys {
             set(&mut all.keys, keys, &mut setter_k, &text, "format of the keys")?;
         }
@@ -191,7 +216,7 @@ fn combine(fragments: Vec<Fragment>) -> Result<Recipe, RecipeError> {
     }
     // The separator only matters to readers: a side after a side reads best with a comma.
     let name = texts.join(if texts.iter().all(|text| text.contains('=') && !text.contains('(')) { "," } else { " + " });
-    let parts: Vec<&Recipe> = all.keys.iter().chain(&all.values).collect();
+    let parts: Vec<&Recipe> = all.keep.iter().chain(&all.keys).chain(&all.values).collect();
     let mut recipe = Recipe {
         name,
         paper: join(parts.iter().map(|part| part.paper.as_str()), "; "),
@@ -199,6 +224,7 @@ fn combine(fragments: Vec<Fragment>) -> Result<Recipe, RecipeError> {
         needs: parts.iter().map(|part| part.needs).max().unwrap_or_default(),
         deviations: Vec::new(),
         encode: Encode::default(),
+        keep: all.keep.as_ref().and_then(|recipe| recipe.keep.clone()),
         places: Places::default(),
     };
     for part in &parts {

@@ -7,6 +7,10 @@
 //! needs = "nothing"                 # or "profile"
 //! deviations = ["…"]
 //!
+//! [keep]                            # what stays of a context; everything where there is no such table
+//! method = "snapkv(window=64)"
+//! budget = 0.5                      # a share, or a number of tokens
+//!
 //! [encode]
 //! sinks = 0                         # first tokens that stay exact
 //! window = 128                      # last tokens that stay exact
@@ -22,7 +26,7 @@
 //! ```
 
 use super::text::MAX_LEN;
-use super::{Bits, Encode, Needs, Places, Ranges, Recipe, RecipeError, Rule, nearest};
+use super::{Bits, Encode, KeepSpec, Needs, Places, Ranges, Recipe, RecipeError, Rule, nearest};
 use crate::KvFormat;
 use crate::encode::registry::{stage, stages};
 use crate::encode::stage::StageSpec;
@@ -46,10 +50,18 @@ struct File {
     needs: Needs,
     #[serde(default)]
     deviations: Vec<String>,
-    encode: EncodeTable,
+    keep: Option<KeepTable>,
+    encode: Option<EncodeTable>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeepTable {
+    method: Spanned<String>,
+    budget: Spanned<toml::Value>,
+}
+
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct EncodeTable {
     sinks: Option<Spanned<i64>>,
@@ -107,7 +119,11 @@ impl Recipe {
             None => path.to_owned(),
             Some(name) => reader.name(&name)?,
         };
-        let encode = reader.encode(file.encode)?;
+        if file.encode.is_none() && file.keep.is_none() {
+            return Err(reader.error(&(0..0), "missing field `encode`: a recipe has a table `[encode]` or `[keep]`"));
+        }
+        let encode = reader.encode(file.encode.unwrap_or_default())?;
+        let keep = file.keep.map(|keep| reader.keep(&keep)).transpose()?;
         Ok(Recipe {
             name,
             paper: file.paper,
@@ -115,6 +131,7 @@ impl Recipe {
             needs: file.needs.max(encode.needs()),
             deviations: file.deviations,
             encode,
+            keep,
             places: reader.places,
         })
     }
@@ -164,6 +181,21 @@ impl Reader<'_> {
         let number = usize::try_from(*value.get_ref()).ok().filter(|&number| number <= most);
         let wrong = || format!("`{key}` is {}; 0 to {most} are possible", value.get_ref());
         number.map(Some).ok_or_else(|| self.error(&value.span(), wrong()))
+    }
+
+    fn keep(&mut self, table: &KeepTable) -> Result<KeepSpec, RecipeError> {
+        let method: StageSpec =
+            table.method.get_ref().parse().map_err(|e: RecipeError| self.error(&table.method.span(), e.to_string()))?;
+        let text = match table.budget.get_ref() {
+            toml::Value::Float(share) => share.to_string(),
+            toml::Value::Integer(tokens) => tokens.to_string(),
+            other => other.type_str().to_owned(),
+        };
+        let budget = text.parse();
+        let budget = budget.map_err(|what: String| self.error(&table.budget.span(), format!("`budget`: {what}")))?;
+        let keep = KeepSpec { method, budget };
+        keep.build().map_err(|e| self.error(&table.method.span(), e.to_string()))?;
+        Ok(keep)
     }
 
     fn encode(&mut self, table: EncodeTable) -> Result<Encode, RecipeError> {

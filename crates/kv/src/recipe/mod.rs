@@ -30,8 +30,10 @@ pub use ranges::Ranges;
 pub use registry::Registry;
 
 use crate::KvFormat;
+use crate::allot::Budget;
 use crate::encode::codec::Side;
 use crate::encode::stage::StageSpec;
+use crate::reduce::Keep;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -81,7 +83,28 @@ pub struct Recipe {
     pub deviations: Vec<String>,
     /// The verb **encode**.
     pub encode: Encode,
+    /// The verbs **score**, **allot** and **reduce**: what stays of a context; everything where `None`.
+    pub keep: Option<KeepSpec>,
     pub(crate) places: Places,
+}
+
+/// What stays of a context, as written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeepSpec {
+    /// A method of [`crate::score::registry`].
+    pub method: StageSpec,
+    /// How much.
+    pub budget: Budget,
+}
+
+impl KeepSpec {
+    /// # Errors
+    /// [`RecipeError::Argument`] for methods that are not known and arguments that are not possible.
+    pub fn build(&self) -> Result<Keep, RecipeError> {
+        let method = crate::score::registry::build(&self.method);
+        let method = method.map_err(|e| RecipeError::Argument { term: self.method.to_string(), what: e.what })?;
+        Ok(Keep { method, budget: self.budget })
+    }
 }
 
 /// The verb **encode**: how what stays is written.
@@ -218,6 +241,7 @@ impl Default for Recipe {
             needs: Needs::Nothing,
             deviations: Vec::new(),
             encode: Encode::default(),
+            keep: None,
             places: Places::default(),
         }
     }

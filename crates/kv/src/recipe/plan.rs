@@ -1,7 +1,7 @@
 //! From a recipe to what every lane of a model's cache does.
 
 use super::error::Lane;
-use super::{Bits, Needs, Recipe, RecipeError, nearest};
+use super::{Bits, KeepSpec, Needs, Recipe, RecipeError, nearest};
 use crate::LayerGeometry;
 use crate::encode::codec::{Part, Shape, Side, Transform};
 use crate::encode::pipeline::Pipeline;
@@ -42,7 +42,9 @@ impl Recipe {
             let window = self.window_of(layer, layers.len());
             (0..layers[layer].kv_heads).map(|head| builder.lane(layer, head, window)).collect()
         });
-        Ok(CachePlan { name: self.name.clone(), lanes: lanes.collect::<Result<_, _>>()? })
+        let lanes = lanes.collect::<Result<_, _>>()?;
+        let keep = self.keep.as_ref().map(KeepSpec::build).transpose()?;
+        Ok(CachePlan { name: self.name.clone(), lanes, keep })
     }
 
     /// A profile belongs to the stages it was made for.

@@ -82,6 +82,14 @@ files![
     "cachalot-2",
     "cachalot-3",
     "cachalot-4",
+    "streamingllm",
+    "knorm",
+    "keydiff",
+    "tova",
+    "snapkv",
+    "pyramidkv",
+    "adakv",
+    "chunkkv",
 ];
 
 /// All recipes by name.

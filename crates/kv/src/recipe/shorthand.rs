@@ -32,6 +32,7 @@ pub(super) fn recipe(name: &str, args: &Arguments<'_>) -> Result<Option<Recipe>,
         needs: Needs::Nothing,
         deviations: Vec::new(),
         encode: Encode { k: stages(axis), v: stages("token"), ..Encode::default() },
+        keep: None,
         places: Places::default(),
     }))
 }
