@@ -3,11 +3,13 @@
 use crate::Failure;
 use crate::args::ModelArgs;
 use crate::load;
+use cachalot_kv::allot::Budget;
 use cachalot_kv::encode::codec::Side;
 use cachalot_kv::encode::registry::stages;
 use cachalot_kv::recipe::calibrate::synthetic;
 use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Card, Needs};
+use cachalot_kv::score::registry::METHODS;
 use cachalot_kv::{CachePlan, LanePlan, LayerGeometry, Profile, Recipe, Registry, Rope};
 use clap::{Args, Subcommand};
 use std::io::Write;
@@ -28,6 +30,8 @@ enum Command {
     Show(ShowArgs),
     /// List the stages that recipes are made of.
     Stages,
+    /// List the methods that choose what to keep of a context.
+    Methods,
 }
 
 #[derive(Args)]
@@ -71,6 +75,12 @@ pub fn kv(args: KvCommand) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Methods => {
+            for entry in METHODS {
+                writeln!(out, "{:<12} {}", entry.name, entry.summary)?;
+            }
+            Ok(())
+        }
     }
 }
 
@@ -82,12 +92,13 @@ fn list(out: &mut impl Write, args: &ListArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let width = cards.iter().map(|card| card.name.chars().count()).max().unwrap_or(0);
-    writeln!(out, "{:<width$}  {:>6}  {:>6}  {:<8} WHAT", "NAME", "K BITS", "V BITS", "NEEDS")?;
+    writeln!(out, "{:<width$}  {:>6}  {:>6}  {:>5}  {:<8} WHAT", "NAME", "K BITS", "V BITS", "KEEPS", "NEEDS")?;
     for card in &cards {
         let bits = |bits: Option<f64>| bits.map_or("-".to_owned(), |bits| format!("{bits:.2}"));
         let (k, v, needs) = (bits(card.k_bits), bits(card.v_bits), card.needs);
         let needs = if needs == Needs::Nothing { String::new() } else { needs.to_string() };
-        writeln!(out, "{:<width$}  {k:>6}  {v:>6}  {needs:<8} {} [{}]", card.name, card.summary, card.paper)?;
+        let keeps = card.keeps.as_deref().unwrap_or("all");
+        writeln!(out, "{:<width$}  {k:>6}  {v:>6}  {keeps:>5}  {needs:<8} {} [{}]", card.name, card.summary, card.paper)?;
     }
     writeln!(out, "\nbits per element with everything counted, for heads of {} channels and 32 layers", args.head_dim)?;
     Ok(())
@@ -152,6 +163,13 @@ fn show(out: &mut impl Write, args: &ShowArgs) -> Result<(), Failure> {
             writeln!(out, "exact      {}, in {exact}", kept(sinks, window))?;
         }
     }
+    if let Some(keep) = &plan.keep {
+        writeln!(out, "keeps      {}", amount(keep.budget))?;
+        writeln!(out, "score      {}", keep.method.describe())?;
+        if keep.method.observes() > 0 {
+            writeln!(out, "observe    the queries of the last {} tokens of the context", keep.method.observes())?;
+        }
+    }
     if recipe.encode.importance {
         writeln!(out, "observe    how much attention each token gets")?;
     }
@@ -173,6 +191,13 @@ fn show(out: &mut impl Write, args: &ShowArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn amount(budget: Budget) -> String {
+    match budget {
+        Budget::Share(share) => format!("{share} of the tokens of a context, and all that come after it"),
+        Budget::Tokens(tokens) => format!("{tokens} tokens of a context, and all that come after it"),
+    }
 }
 
 fn kept(sinks: usize, window: usize) -> String {
@@ -258,6 +283,9 @@ fn json(recipe: &Recipe, plan: &CachePlan, kinds: &[Kind<'_>]) -> serde_json::Va
         "name": recipe.name, "paper": recipe.paper, "summary": recipe.summary, "needs": recipe.needs,
         "deviations": recipe.deviations, "sinks": recipe.encode.sinks, "window": recipe.encode.window,
         "exact": recipe.encode.exact.to_string(), "importance": recipe.encode.importance,
+        "keep": plan.keep.as_ref().map(|keep| serde_json::json!({
+            "budget": keep.budget.to_string(), "score": keep.method.describe(), "observes": keep.method.observes(),
+        })),
         "k_bits": plan.bits(Side::Keys), "v_bits": plan.bits(Side::Values), "lanes": groups,
     })
 }

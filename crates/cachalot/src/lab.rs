@@ -49,6 +49,10 @@ struct QualityArgs {
     /// Windows, spread evenly over the text; 0 for none.
     #[arg(long, default_value_t = 4)]
     windows: usize,
+    /// Tokens at the beginning of a window that recipes may reduce; what follows is measured. Half of it where a recipe keeps
+    /// less than everything, else none.
+    #[arg(long)]
+    context: Option<usize>,
     /// Tokens of a step.
     #[arg(long, default_value_t = 512)]
     chunk: usize,
@@ -64,6 +68,9 @@ struct QualityArgs {
     /// Tokens of a needle's prompt.
     #[arg(long, default_value_t = 3500)]
     needle_tokens: usize,
+    /// Whether recipes that reduce a text see the question before they do.
+    #[arg(long)]
+    question_known: bool,
     /// Seed of needles and intervals.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -86,7 +93,10 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
     let profiles = args.kv_profile.iter().map(|path| Ok(Arc::new(Profile::read(path)?)));
     let profiles = profiles.collect::<Result<Vec<_>, Failure>>()?;
     let recipes = candidate::resolve_list(&args.recipes, &profiles)?;
+    let keeps = recipes.iter().any(|recipe| recipe.keeps());
     let settings = QualitySettings {
+        context: args.context.unwrap_or(if keeps { args.window / 2 } else { 0 }),
+        question_known: args.question_known,
         window: args.window,
         windows: args.windows,
         chunk: args.chunk,
@@ -126,13 +136,19 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
     }
     println!("{}, {} threads, {}\n", ready.loaded.name, ready.team.threads(), machine::processor());
     if settings.windows > 0 {
-        println!("{} windows of {} tokens of {}", settings.windows, settings.window, args.text.display());
+        let QualitySettings { windows, window, context, .. } = settings;
+        print!("{windows} windows of {window} tokens of {}", args.text.display());
+        println!("{}", if context > 0 { format!(", measured after a context of {context}") } else { String::new() });
     }
     if settings.needles > 0 {
         println!(
             "{} needles in prompts of {} tokens, {} to a text, seed {}",
             settings.needles, settings.needle_tokens, settings.needles_per_text, settings.seed
         );
+        if keeps {
+            let when = if settings.question_known { "before" } else { "after" };
+            println!("the question comes {when} the text is reduced");
+        }
     }
     println!("\n{}", table(&outcomes));
     if let Some(lines) = &lines {
@@ -168,6 +184,8 @@ fn run(args: &QualityArgs, ready: &Ready, text: &Text, settings: &QualitySetting
             "reference": settings.reference.name(),
             "window": settings.window,
             "windows": settings.windows,
+            "context": settings.context,
+            "question_known": settings.question_known,
             "chunk": settings.chunk,
             "decode": settings.decode,
             "needles": settings.needles,

@@ -106,7 +106,16 @@ fn company_chunks_and_memory_change_no_bit() {
 #[test]
 fn requests_with_recipes_of_their_own_share_the_steps_and_change_nobodys_bits() {
     let text = "The secret code of Vienna is 48213. ".repeat(9);
-    let recipes = [None, Some("q8_0"), Some("kivi-2(window=64)"), Some("k=q8_0,v=f16"), Some("rotatekv-4(window=0)")];
+    let recipes = [
+        None,
+        Some("q8_0"),
+        Some("kivi-2(window=64)"),
+        Some("k=q8_0,v=f16"),
+        Some("rotatekv-4(window=0)"),
+        Some("snapkv(window=16, budget=0.4)"),
+        Some("adakv(of=keydiff, budget=0.3) + rotatekv-4"),
+        Some("streamingllm(budget=80) + q8_0"),
+    ];
     let requests: Vec<Request> =
         recipes.iter().map(|kv| Request { kv: kv.map(str::to_owned), ..request(&text) }).collect();
     let roomy = engine(8000, EngineConfig::default());
@@ -120,7 +129,7 @@ fn requests_with_recipes_of_their_own_share_the_steps_and_change_nobodys_bits() 
     assert_ne!(alone[0], alone[2]);
 
     let config = EngineConfig { max_batch: 4, max_batch_tokens: 33, ..EngineConfig::default() };
-    let tight = engine(1500, config);
+    let tight = engine(800, config);
     let generations: Vec<Generation> = requests.iter().map(|r| tight.handle().submit(r.clone()).unwrap()).collect();
     let together: Vec<Answer> = generations.into_iter().map(answer).collect();
     for ((one, other), kv) in alone.iter().zip(&together).zip(recipes) {
@@ -128,7 +137,28 @@ fn requests_with_recipes_of_their_own_share_the_steps_and_change_nobodys_bits() 
     }
     let handle = tight.handle();
     tight.shutdown();
+    assert!(handle.stats().preemptions > 0, "{:?}", handle.stats());
     assert_eq!(handle.stats().kv_bytes, 0);
+}
+
+#[test]
+fn choices_of_a_reduced_prompt_share_it_and_differ_from_the_whole() {
+    let text = "The secret code of Vienna is 48213. ".repeat(9);
+    let engine = engine(4000, EngineConfig::default());
+    let submit = |kv: Option<&str>, n| {
+        let spec = Request { kv: kv.map(str::to_owned), n, ..request(&text) };
+        engine.handle().submit(spec).unwrap()
+    };
+    let alone = answer(submit(Some("knorm(budget=0.2)"), 1));
+    assert_ne!(alone, answer(submit(None, 1)));
+    let mut generation = submit(Some("knorm(budget=0.2)"), 3);
+    let mut first = Vec::new();
+    while let Some(event) = generation.next_blocking() {
+        if let Event::Token { choice: 0, id, .. } = event {
+            first.push(id);
+        }
+    }
+    assert_eq!(first, alone.ids);
 }
 
 #[test]
@@ -141,7 +171,7 @@ fn recipes_that_cannot_be_are_refused_before_anything_is_computed() {
     };
     assert!(refused("kivi3").contains("did you mean `kivi-"));
     assert!(refused("kvquant-3").contains("needs a profile of this model"));
-    assert!(refused("k=[pca(keep=8), f16],v=f16").contains("needs a calibration profile"));
+    assert!(refused("k=[pca(keep=8), f16],v=f16").contains("needs a profile of this model"));
     assert!(refused("k=[uniform(group=7)],v=f16").contains("keys of layer 0, head 0"));
     assert!(refused("models/calf/config.toml").contains("unknown recipe"));
 }

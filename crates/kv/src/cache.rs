@@ -4,7 +4,9 @@ use crate::attend::{Attention, Scratch};
 use crate::lane::Lane;
 use crate::plan::CachePlan;
 use crate::pool::{Pool, ledger::Ledger};
+use crate::allot::Budget;
 use crate::record::Recorder;
+use crate::reduce::Keep;
 use crate::{CacheConfig, KvError, LayerGeometry, SequenceKv};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::{Isa, Team};
@@ -88,6 +90,7 @@ impl KvCache {
             len: 0,
             spare: BTreeMap::new(),
             scrubbed: 0,
+            context: 0,
             pending: None,
         }
     }
@@ -139,19 +142,30 @@ impl KvCache {
         self.bytes_with(&self.config.plan, tokens)
     }
 
-    /// Bytes that a sequence of `tokens` with this plan holds between steps, after the reduction where there is one. (Windows
-    /// let go of some.)
+    /// Bytes that a sequence with this plan holds between steps, whose `tokens` are all its context: after the reduction where
+    /// there is one. (Windows let go of some.)
     pub fn bytes_with(&self, plan: &CachePlan, tokens: usize) -> u64 {
+        self.bytes_after(plan, tokens, tokens)
+    }
+
+    /// What [`KvCache::bytes_with`] would say of this sequence as it is.
+    pub fn bytes_of(&self, seq: &SequenceKv) -> u64 {
+        self.bytes_after(&seq.plan, seq.context, seq.len)
+    }
+
+    /// Bytes of `tokens` of which the first `context` have been reduced.
+    fn bytes_after(&self, plan: &CachePlan, context: usize, tokens: usize) -> u64 {
         let layers = plan.lanes.len();
         let lanes = self.lanes_by_layer(plan).enumerate().flat_map(|(layer, (g, lanes))| {
-            let keep = plan.keep.as_ref().filter(|keep| g.window.is_none() && tokens > keep.method.least());
-            let kept = keep.map_or(tokens, |keep| keep.method.budget(keep.budget, tokens, layer, layers));
+            let keep = plan.keep.as_ref().filter(|keep| g.window.is_none() && context > keep.method.least());
+            let kept = keep.map_or(context, |keep| keep.method.budget(keep.budget, context, layer, layers));
             lanes.map(move |lane| (lane, kept))
         });
         let bytes = |(lane, kept): (Lane, usize)| {
-            let pages = kept.div_ceil(PAGE_TOKENS);
-            let body = lane.plan.body_end(kept.saturating_sub(1)).saturating_sub(lane.plan.sink_pages()).min(pages);
-            let positions = if kept < tokens { 4 * kept } else { 0 };
+            let slots = kept + tokens - context;
+            let pages = slots.div_ceil(PAGE_TOKENS);
+            let body = lane.plan.body_end(slots.saturating_sub(1)).saturating_sub(lane.plan.sink_pages()).min(pages);
+            let positions = if kept < context { 4 * kept } else { 0 };
             (body * lane.body_bytes() + (pages - body) * lane.exact_bytes() + positions) as u64
         };
         lanes.map(bytes).sum()
@@ -194,6 +208,11 @@ impl KvCache {
 
     /// Bytes that one more token of a long sequence takes, without the rounding to pages.
     pub fn bytes_per_token(&self) -> f64 {
+        if let Some(Keep { budget: Budget::Share(_), .. }) = self.config.plan.keep {
+            const LONG: usize = 1 << 16;
+            let bytes = |tokens| self.bytes_for_tokens(tokens) as f64;
+            return (bytes(2 * LONG) - bytes(LONG)) / LONG as f64;
+        }
         let bytes = |lane: Lane| if lane.body_kind().is_some() { lane.body_bytes() } else { lane.exact_bytes() };
         self.lanes(&self.config.plan).map(|lane| bytes(lane) as f64 / PAGE_TOKENS as f64).sum()
     }
@@ -267,6 +286,7 @@ impl KvCache {
             len: seq.len,
             spare: BTreeMap::new(),
             scrubbed: 0,
+            context: seq.context,
             pending: None,
         })
     }

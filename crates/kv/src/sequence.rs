@@ -19,6 +19,8 @@ pub struct SequenceKv {
     pub(crate) spare: BTreeMap<usize, Vec<PageBytes>>,
     /// Where the next [`crate::KvCache::scrub`] goes on: counts sealed pages.
     pub(crate) scrubbed: usize,
+    /// Tokens that have been reduced, and what stayed of them.
+    pub(crate) context: usize,
     /// The reduction to come.
     pub(crate) pending: Option<Pending>,
 }

@@ -91,7 +91,7 @@ fn plan(g: &LayerGeometry, layers: usize, s: &Setting) -> Arc<CachePlan> {
     let body = Body { k: side(Side::Keys), v: side(Side::Values) };
     let exact = "f32".parse().unwrap();
     let lane = LanePlan { sinks: s.sinks, window: s.window, exact, body: Some(body), importance: false };
-    Arc::new(CachePlan { name: "grid".into(), lanes: vec![vec![lane; g.kv_heads]; layers] })
+    Arc::new(CachePlan { name: "grid".into(), lanes: vec![vec![lane; g.kv_heads]; layers], keep: None })
 }
 
 fn body_cache(g: &LayerGeometry, layers: usize, s: &Setting, threads: usize, isa: Isa) -> KvCache {

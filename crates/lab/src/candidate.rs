@@ -14,6 +14,11 @@ pub trait Candidate: Send + Sync {
     /// As users name it, and as results are filed.
     fn name(&self) -> &str;
 
+    /// Whether it keeps less than everything of a context.
+    fn keeps(&self) -> bool {
+        false
+    }
+
     /// A cache of at most `budget_bytes` for the subject's model, whose sequences are written as the setting wants.
     ///
     /// # Errors
@@ -32,6 +37,10 @@ struct FromRecipe {
 impl Candidate for FromRecipe {
     fn name(&self) -> &str {
         &self.recipe.name
+    }
+
+    fn keeps(&self) -> bool {
+        self.recipe.keep.is_some()
     }
 
     fn cache(&self, subject: &Subject<'_>, budget_bytes: u64) -> Result<KvCache, LabError> {

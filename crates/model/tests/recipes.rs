@@ -5,7 +5,9 @@
 
 mod common;
 
-use cachalot_kv::recipe::{Needs, Registry};
+use cachalot_kv::recipe::expression::Files;
+use cachalot_kv::recipe::{Needs, Recipe, Registry};
+use cachalot_kv::score::registry::METHODS;
 use cachalot_kv::{CachePlan, KvFormat};
 use common::{FOLDERS, Rig, assert_same_bits, largest_difference, reference};
 use std::sync::Arc;
@@ -53,6 +55,64 @@ fn every_recipe_on_every_family() {
         }
     }
     assert!(planned >= 30 * FOLDERS.len(), "only {planned} planned");
+}
+
+/// Every method of choosing what to keep, on every family: bare, with a format, with heads that share their budget, with
+/// neighbours in the batch; however the context was cut.
+#[test]
+fn every_choice_of_what_stays_on_every_family() {
+    const CONTEXT: usize = 140;
+    let mut planned = 0;
+    for name in FOLDERS {
+        let rig = Rig::load(name);
+        let tokens: Vec<u32> = reference(name).tokens.iter().copied().cycle().take(TOKENS).collect();
+        let exact = rig.chunked(&tokens, TOKENS);
+        let layers = rig.model.layer_geometry();
+        let plain = Arc::new(CachePlan::exact(KvFormat::default(), layers.iter().map(|g| g.kv_heads)));
+        let half = rig.continued(rig.cache.create_with(&plain).unwrap(), &tokens, TOKENS);
+        let after = CONTEXT * rig.model.spec.vocab;
+        for entry in METHODS {
+            let call = |call: &str| format!("{call}budget=0.5)");
+            let bare = if ["knorm", "keydiff", "tova", "streamingllm"].contains(&entry.name) { "(" } else { "(window=16, " };
+            let bare = if ["adakv", "chunkkv"].contains(&entry.name) { "(of=keydiff, " } else { bare };
+            let bare = call(&format!("{}{bare}", entry.name));
+            let shared = call(&format!("adakv(of={}, ", entry.name));
+            for text in [format!("{bare} + f32"), format!("{bare} + int8(group=16)"), format!("{shared} + f32")] {
+                let plan = Recipe::parse(&text, Files::Refused).unwrap().plan(&layers, None);
+                let Ok(plan) = plan else { continue };
+                planned += 1;
+                let plan = Arc::new(plan);
+                let exact = if text.ends_with("f32") { &exact } else { &half };
+                let what = format!("{text} on {name}");
+                let run = |chunk: usize, neighbour: bool| {
+                    let mut seq = rig.cache.create_with(&plan).unwrap();
+                    let mut other = rig.cache.create();
+                    rig.cache.expect(&mut seq, CONTEXT).unwrap();
+                    let mut out = Vec::new();
+                    while seq.len() < TOKENS {
+                        let rows = chunk.min(TOKENS - seq.len()).min(seq.rows_to_reduction());
+                        let part = &tokens[seq.len()..seq.len() + rows];
+                        let mut parts = vec![(&mut seq, part)];
+                        if neighbour {
+                            parts.push((&mut other, &tokens[..3]));
+                        }
+                        let mut logits = rig.step(&mut parts);
+                        logits.truncate(rows * rig.model.spec.vocab);
+                        out.extend(logits);
+                        rig.cache.reduce(&mut seq).unwrap();
+                    }
+                    out
+                };
+                let whole = run(TOKENS, false);
+                assert!(whole.iter().all(|x| x.is_finite()), "{what}");
+                assert_same_bits(&whole[..after], &exact[..after], &what);
+                let sliding = layers.iter().all(|g| g.window.is_some());
+                assert!(largest_difference(&whole[after..], &exact[after..]) > 0.0 || sliding, "{what}: all was kept");
+                assert_same_bits(&run(33, true), &whole, &what);
+            }
+        }
+    }
+    assert!(planned >= 3 * METHODS.len() * FOLDERS.len() / 2, "only {planned} planned");
 }
 
 #[test]

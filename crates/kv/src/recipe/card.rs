@@ -21,6 +21,8 @@ pub struct Card {
     pub k_bits: Option<f64>,
     /// Bits per element of the values, everything counted.
     pub v_bits: Option<f64>,
+    /// What it keeps of a context, a share or a number of tokens; `None` for everything.
+    pub keeps: Option<String>,
     /// Whether it can be used as things are.
     pub available: bool,
     /// Why it cannot.
@@ -50,6 +52,7 @@ impl Card {
             needs: recipe.needs,
             k_bits: bits(Side::Keys),
             v_bits: bits(Side::Values),
+            keeps: recipe.keep.as_ref().map(|keep| keep.budget.to_string()),
             available: reason.is_none(),
             reason,
         }

@@ -61,6 +61,7 @@ impl KvCache {
         }
         let (Some(pending), Some(keep)) = (seq.pending.take(), seq.plan.keep.clone()) else { return Ok(()) };
         let layers = &self.config().layers;
+        seq.context = pending.at;
         let mut rest = &mut seq.lanes[..];
         let mut each = Vec::with_capacity(layers.len());
         for g in layers {

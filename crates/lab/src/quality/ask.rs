@@ -58,8 +58,24 @@ pub(super) fn ask(
                 recipe: collected.candidate.name().to_owned(),
                 have: 0,
             };
+            let keeps = asked.trial.keeps();
+            let known = settings.question_known && keeps;
+            let context = cases.windows(2).map(|pair| pair[0].common(&pair[1])).min();
+            if keeps && !known {
+                match context {
+                    Some(context) => asked.trial.expect(context),
+                    None => asked.trial.fail("a text with one question: ask two, or let the question be known".into()),
+                }
+            }
             for (at, case) in cases.iter().enumerate() {
-                let common = cases.get(at + 1).map_or(0, |next| case.common(next));
+                let mut common = cases.get(at + 1).map_or(0, |next| case.common(next));
+                if known {
+                    asked.trial.restart();
+                    asked.trial.expect(case.prompt.len());
+                    common = 0;
+                } else if keeps {
+                    common = common.min(context.unwrap_or(0));
+                }
                 let answer = asked.case(case, common, progress)?;
                 if i == 0 {
                     asked.trial.must_run()?;

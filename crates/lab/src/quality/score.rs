@@ -34,10 +34,16 @@ pub(super) fn score(
         let mut into: Vec<Vec<TokenMeasure>> = trials.iter().map(|_| Vec::new()).collect();
         reference.restart();
         trials.iter_mut().for_each(Trial::restart);
+        if settings.context > 0 {
+            trials.iter_mut().for_each(|trial| trial.expect(settings.context));
+        }
         let mut at = 0;
-        for chunk in window.chunks(settings.chunk) {
+        let (beginning, rest) = window.split_at(settings.context);
+        for chunk in beginning.chunks(settings.chunk).chain(rest.chunks(settings.chunk)) {
             // Tokens that follow: the last of the window has none.
             let next = &window[at + 1..window.len().min(at + 1 + chunk.len())];
+            // What the context predicts has nothing to do with its reduction.
+            let next = if at < settings.context { &[] } else { next };
             let rows: Vec<usize> = (0..next.len()).collect();
             let step = reference.step(chunk, &rows);
             reference.must_run()?;

@@ -13,6 +13,9 @@ pub struct QualitySettings {
     pub window: usize,
     /// Windows, spread evenly over the text; 0 for none.
     pub windows: usize,
+    /// Tokens at the beginning of a window that recipes may reduce: only what follows them is measured. 0 where everything
+    /// is measured and nothing reduced.
+    pub context: usize,
     /// Tokens of a step.
     pub chunk: usize,
     /// Tokens decoded after each window, one at a time, for speed; 0 for none.
@@ -23,6 +26,8 @@ pub struct QualitySettings {
     pub needles_per_text: usize,
     /// Tokens of a needle's prompt.
     pub needle_tokens: usize,
+    /// Whether recipes that reduce a context see the question first, or get it when the text is reduced.
+    pub question_known: bool,
     /// Seed of tasks and intervals.
     pub seed: u64,
     /// Most bytes of all caches together.
@@ -40,11 +45,13 @@ impl QualitySettings {
             reference,
             window: 4096,
             windows: 4,
+            context: 0,
             chunk: 512,
             decode: 16,
             needles: 20,
             needles_per_text: 5,
             needle_tokens: 3500,
+            question_known: false,
             seed: 1,
             kv_budget_bytes,
             block: 64,
@@ -66,6 +73,10 @@ impl QualitySettings {
         }
         if self.windows > 0 && self.window < 2 {
             return fail(format!("a window of {} tokens predicts nothing; give at least 2", self.window));
+        }
+        if self.windows > 0 && self.context + 2 > self.window {
+            let (beginning, window) = (self.context, self.window);
+            return fail(format!("a context of {beginning} tokens leaves nothing to predict in a window of {window}"));
         }
         if self.windows > 0 && self.window + self.decode > context {
             let (window, decode) = (self.window, self.decode);

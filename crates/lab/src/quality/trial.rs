@@ -49,6 +49,10 @@ impl<'a> Trial<'a> {
         match logits {
             Ok(logits) => {
                 cache.settle(seq);
+                if let Err(error) = cache.reduce(seq) {
+                    self.fail(error.to_string());
+                    return None;
+                }
                 Some(Step { logits, time: start.elapsed() })
             }
             Err(reason) => {
@@ -62,6 +66,19 @@ impl<'a> Trial<'a> {
     pub fn restart(&mut self) {
         if let Some((cache, seq)) = &mut self.running {
             *seq = cache.create();
+        }
+    }
+
+    /// Whether it keeps less than everything.
+    pub fn keeps(&self) -> bool {
+        self.running.as_ref().is_some_and(|(cache, _)| cache.config().plan.keep.is_some())
+    }
+
+    /// Announces that the sequence, which is empty, begins with a context of so many tokens.
+    pub fn expect(&mut self, tokens: usize) {
+        let Some((cache, seq)) = &mut self.running else { return };
+        if let Err(error) = cache.expect(seq, tokens) {
+            self.fail(error.to_string());
         }
     }
 
@@ -111,7 +128,7 @@ impl<'a> Trial<'a> {
         Some(Memory {
             tokens: seq.len(),
             bytes,
-            predicted_bytes: cache.bytes_for_tokens(seq.len()),
+            predicted_bytes: cache.bytes_of(seq),
             bits_per_element: 8.0 * bytes as f64 / self.subject.elements(seq.len()).max(1) as f64,
             bits_per_element_long: 8.0 * cache.bytes_per_token() / each.max(1) as f64,
         })
