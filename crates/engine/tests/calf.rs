@@ -129,7 +129,7 @@ fn requests_with_recipes_of_their_own_share_the_steps_and_change_nobodys_bits() 
     assert_ne!(alone[0], alone[2]);
 
     let config = EngineConfig { max_batch: 4, max_batch_tokens: 33, ..EngineConfig::default() };
-    let tight = engine(800, config);
+    let tight = engine(520, config);
     let generations: Vec<Generation> = requests.iter().map(|r| tight.handle().submit(r.clone()).unwrap()).collect();
     let together: Vec<Answer> = generations.into_iter().map(answer).collect();
     for ((one, other), kv) in alone.iter().zip(&together).zip(recipes) {
