@@ -182,7 +182,8 @@ impl KvCache {
             let pages = g.window.map_or(all, around);
             let mut layer = 0;
             for lane in lanes {
-                if lane.body_kind().is_none() {
+                // What is to be reduced stays exact until then.
+                if lane.body_kind().is_none() || plan.keep.is_some() {
                     held += pages * lane.exact_bytes();
                     continue;
                 }

@@ -121,12 +121,12 @@ impl Lane {
     }
 
     /// Drops all of the first `slots` but `kept`, in ascending order, and ends [`Lane::hold`]. Tokens move down page by page
-    /// into bytes that pages before them have left, so that it takes no more than a page beside the lane; pages that
-    /// nothing moves in stay as they are, shared or not.
+    /// into bytes that pages before them have left, so that it takes nothing beside the lane; pages that nothing moves in
+    /// stay as they are, shared or not.
     ///
     /// # Errors
-    /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`] where not even that page is free, or pages that others share
-    /// leave no bytes; the lane is of no use then.
+    /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`] where pages that others share leave no bytes; the lane is of no
+    /// use then.
     pub(crate) fn keep(&mut self, kept: &[u32], slots: usize, pool: &Pool) -> Result<(), KvError> {
         self.held = false;
         let same = kept.iter().zip(0..).take_while(|&(&slot, i)| slot == i).count();
@@ -134,12 +134,12 @@ impl Lane {
             return Ok(());
         }
         let positions: Vec<u32> = kept.iter().map(|&slot| self.position(slot as usize) as u32).collect();
-        let bytes = pool.ledger().reserve(Purpose::Pages, 4 * positions.len() as u64)?;
         let dropped = self.dropped() + slots - kept.len();
         let untouched = same / PAGE_TOKENS;
         let (dim, width, format) = (self.exact.dim, self.exact.width(), self.plan.exact);
         let (mut k, mut v) = (vec![0.0; PAGE_TOKENS * dim], vec![0.0; PAGE_TOKENS * dim]);
-        let mut spare = pool.take(self.exact.bytes(), 1)?;
+        // First in, first out: what stays moves to the oldest bytes, and later ones become free side by side, whole slabs of them.
+        let mut spare = VecDeque::new();
         let mut old = self.pages.split_off(untouched.min(self.pages.len()));
         let mut moved = kept[untouched * PAGE_TOKENS..].iter().map(|&slot| slot as usize).peekable();
         let (mut keys, mut values) = (Vec::new(), Vec::new());
@@ -149,14 +149,11 @@ impl Lane {
             if moved.peek().is_some_and(|&slot| slot < end) {
                 read_entry(&entry, &self.exact, &mut k, &mut v);
             }
-            if let Slot::Writable(page) = entry.slot {
-                spare.push(page.into_bytes());
-            } else if let Slot::Shared(page) = entry.slot
-                && let Ok(page) = Arc::try_unwrap(page)
-                && let Ok(page) = page.reopen()
-            {
-                spare.push(page.into_bytes());
-            }
+            let page = match entry.slot {
+                Slot::Writable(page) => Some(page),
+                Slot::Shared(page) => Arc::try_unwrap(page).ok().and_then(|page| page.reopen().ok()),
+            };
+            spare.extend(page.map(WritablePage::into_bytes));
             while let Some(slot) = moved.next_if(|&slot| slot < end) {
                 let row = slot % PAGE_TOKENS * dim..(slot % PAGE_TOKENS + 1) * dim;
                 for (to, from) in [(&mut keys, &k), (&mut values, &v)] {
@@ -164,7 +161,7 @@ impl Lane {
                     to.resize(to.len() + width - dim, 0.0);
                 }
                 if keys.len() == PAGE_TOKENS * width || moved.peek().is_none() {
-                    let bytes = match spare.pop() {
+                    let bytes = match spare.pop_front() {
                         Some(bytes) => bytes,
                         None => pool.take(self.exact.bytes(), 1)?.pop().ok_or_else(|| KvError::Misuse("no page".into()))?,
                     };
@@ -176,8 +173,10 @@ impl Lane {
                     values.clear();
                 }
             }
-            spare.truncate(1);
         }
+        // What was freed makes room for the positions.
+        drop((old, spare));
+        let bytes = pool.ledger().reserve(Purpose::Pages, 4 * positions.len() as u64)?;
         self.encoded = self.encoded.min(untouched.max(self.plan.sink_pages()));
         self.kept = Some(Arc::new(Kept { positions, dropped, _bytes: bytes }));
         Ok(())

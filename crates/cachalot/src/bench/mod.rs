@@ -62,6 +62,10 @@ struct Depth {
     /// By how much the peak of resident memory lay above what was resident before the cache was made; absent where the
     /// operating system does not say.
     resident_growth_bytes: Option<u64>,
+    /// By how much resident memory lies above it once the context is reduced and some tokens are decoded.
+    resident_after_bytes: Option<u64>,
+    /// Time of the reduction, as a share of the prefill; in the prefill's speed.
+    reduction_share: f64,
     /// Bytes moved per second while decoding, relative to the measured memory bandwidth.
     share_of_bandwidth: f64,
 }
@@ -149,6 +153,8 @@ struct Run {
     kv_peak_bytes: u64,
     scratch_bytes: u64,
     resident_growth_bytes: Option<u64>,
+    resident_after_bytes: Option<u64>,
+    reduction_share: f64,
     /// Of resident memory, since the last run.
     peak_bytes: u64,
 }
@@ -165,27 +171,34 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
     let before = machine::restart_peak();
     let cache = candidate.cache(subject, budget)?;
     let mut seq = cache.create();
+    cache.expect(&mut seq, depth)?;
     let mut prefill = 0.0;
     let chunks = tokens.chunks(args.chunk);
     let count = chunks.len();
     for (i, chunk) in chunks.enumerate() {
         prefill += step(subject, &cache, &mut seq, chunk, i + 1 == count)?;
     }
+    let reduction = Instant::now();
+    cache.reduce(&mut seq)?;
+    let reduction = reduction.elapsed().as_secs_f64();
+    prefill += reduction;
     let mut times = Vec::new();
     for i in 0..args.decode {
         times.push(step(subject, &cache, &mut seq, &[((500 + i) % vocab) as u32], true)?);
     }
-    let peak = machine::resident().map(|(peak, _)| peak);
+    let (peak, now) = machine::resident().unzip();
     let scratch = cache.ledger().by_purpose().into_iter().filter(|(purpose, _)| *purpose == Purpose::Scratch);
     Ok(Run {
         prefill_tokens_per_second: depth as f64 / prefill,
         decode_tokens_per_second: 1.0 / median(times),
         kv_bytes: seq.bytes(),
-        kv_predicted_bytes: cache.bytes_for_tokens(seq.len()),
+        kv_predicted_bytes: cache.bytes_of(&seq),
         kv_peak_bytes: cache.peak_bytes(&cache.config().plan, seq.len(), args.chunk),
         scratch_bytes: scratch.map(|(_, bytes)| bytes).sum(),
         peak_bytes: peak.unwrap_or_default(),
         resident_growth_bytes: before.zip(peak).map(|(before, peak)| peak.saturating_sub(before)),
+        resident_after_bytes: before.zip(now).map(|(before, now)| now.saturating_sub(before)),
+        reduction_share: reduction / prefill,
     })
 }
 
@@ -222,6 +235,8 @@ fn row(ready: &Ready, candidate: &dyn Candidate, depth: usize, runs: &[Run], ban
         kv_peak_bytes: most(|run| run.kv_peak_bytes),
         scratch_bytes: most(|run| run.scratch_bytes),
         resident_growth_bytes: runs.iter().filter_map(|run| run.resident_growth_bytes).max(),
+        resident_after_bytes: runs.iter().filter_map(|run| run.resident_after_bytes).max(),
+        reduction_share: middle(|run| run.reduction_share),
         share_of_bandwidth: bytes as f64 * decode / bandwidth,
     }
 }
