@@ -98,7 +98,11 @@ fn list(out: &mut impl Write, args: &ListArgs) -> Result<(), Failure> {
         let (k, v, needs) = (bits(card.k_bits), bits(card.v_bits), card.needs);
         let needs = if needs == Needs::Nothing { String::new() } else { needs.to_string() };
         let keeps = card.keeps.as_deref().unwrap_or("all");
-        writeln!(out, "{:<width$}  {k:>6}  {v:>6}  {keeps:>5}  {needs:<8} {} [{}]", card.name, card.summary, card.paper)?;
+        writeln!(
+            out,
+            "{:<width$}  {k:>6}  {v:>6}  {keeps:>5}  {needs:<8} {} [{}]",
+            card.name, card.summary, card.paper
+        )?;
     }
     writeln!(out, "\nbits per element with everything counted, for heads of {} channels and 32 layers", args.head_dim)?;
     Ok(())

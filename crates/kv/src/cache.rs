@@ -1,10 +1,10 @@
 //! The cache as the engine and the model see it.
 
+use crate::allot::Budget;
 use crate::attend::{Attention, Scratch};
 use crate::lane::Lane;
 use crate::plan::CachePlan;
 use crate::pool::{Pool, ledger::Ledger};
-use crate::allot::Budget;
 use crate::record::Recorder;
 use crate::reduce::Keep;
 use crate::{CacheConfig, KvError, LayerGeometry, SequenceKv};
@@ -157,8 +157,8 @@ impl KvCache {
     fn bytes_after(&self, plan: &CachePlan, context: usize, tokens: usize) -> u64 {
         let layers = plan.lanes.len();
         let lanes = self.lanes_by_layer(plan).enumerate().flat_map(|(layer, (g, lanes))| {
-            let keep = plan.keep.as_ref().filter(|keep| g.window.is_none() && context > keep.method.least());
-            let kept = keep.map_or(context, |keep| keep.method.budget(keep.budget, context, layer, layers));
+            let keep = plan.keep.as_ref().filter(|_| g.window.is_none());
+            let kept = keep.map_or(context, |keep| keep.tokens(context, layer, layers));
             lanes.map(move |lane| (lane, kept))
         });
         let bytes = |(lane, kept): (Lane, usize)| {

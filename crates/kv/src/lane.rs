@@ -97,7 +97,8 @@ impl Lane {
 
     /// Whether positions in a page are other than its slots'.
     pub(crate) fn is_moved(&self, page: usize) -> bool {
-        self.position(page * PAGE_TOKENS) != page * PAGE_TOKENS || self.position((page + 1) * PAGE_TOKENS - 1) >= (page + 1) * PAGE_TOKENS
+        self.position(page * PAGE_TOKENS) != page * PAGE_TOKENS
+            || self.position((page + 1) * PAGE_TOKENS - 1) >= (page + 1) * PAGE_TOKENS
     }
 
     /// Pages before this one are read in their body format by a query in this slot.
@@ -163,7 +164,9 @@ impl Lane {
                 if keys.len() == PAGE_TOKENS * width || moved.peek().is_none() {
                     let bytes = match spare.pop_front() {
                         Some(bytes) => bytes,
-                        None => pool.take(self.exact.bytes(), 1)?.pop().ok_or_else(|| KvError::Misuse("no page".into()))?,
+                        None => {
+                            pool.take(self.exact.bytes(), 1)?.pop().ok_or_else(|| KvError::Misuse("no page".into()))?
+                        }
                     };
                     let page = WritablePage::new(self.exact.clone(), format, bytes);
                     // SAFETY: nobody else knows the page.

@@ -65,7 +65,11 @@ impl CachePlan {
     /// Everything in plain elements: `layers` gives the KV heads of each layer.
     pub fn exact(format: KvFormat, layers: impl Iterator<Item = usize>) -> CachePlan {
         let lane = LanePlan { sinks: 0, window: 0, exact: format, body: None, importance: false };
-        CachePlan { name: format.to_string(), lanes: layers.map(|heads| vec![lane.clone(); heads]).collect(), keep: None }
+        CachePlan {
+            name: format.to_string(),
+            lanes: layers.map(|heads| vec![lane.clone(); heads]).collect(),
+            keep: None,
+        }
     }
 }
 

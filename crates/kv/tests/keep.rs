@@ -226,6 +226,8 @@ fn short_contexts_and_sliding_windows_keep_everything() {
     let rows = Rows::random(&g, 200, 4);
     let cache = cache_of(std::slice::from_ref(&g), "snapkv(budget=0.1)");
     assert_eq!(context(&cache, &rows, 64, 64).positions(0, 0).len(), 64);
+    // A budget below the window is raised to it.
+    assert_eq!(context(&cache, &rows, 200, 64).positions(0, 0), (136..200).collect::<Vec<_>>());
     let sliding = LayerGeometry { window: Some(500), ..g.clone() };
     let cache = cache_of(&[g, sliding], "snapkv(budget=0.5)");
     let seq = context(&cache, &rows, 200, 50);

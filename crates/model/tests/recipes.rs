@@ -73,7 +73,8 @@ fn every_choice_of_what_stays_on_every_family() {
         let after = CONTEXT * rig.model.spec.vocab;
         for entry in METHODS {
             let call = |call: &str| format!("{call}budget=0.5)");
-            let bare = if ["knorm", "keydiff", "tova", "streamingllm"].contains(&entry.name) { "(" } else { "(window=16, " };
+            let bare =
+                if ["knorm", "keydiff", "tova", "streamingllm"].contains(&entry.name) { "(" } else { "(window=16, " };
             let bare = if ["adakv", "chunkkv"].contains(&entry.name) { "(of=keydiff, " } else { bare };
             let bare = call(&format!("{}{bare}", entry.name));
             let shared = call(&format!("adakv(of={}, ", entry.name));

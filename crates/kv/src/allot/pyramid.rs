@@ -29,11 +29,9 @@ mod tests {
 
     #[test]
     fn budgets_are_those_of_the_dossier() {
-        for (n, r, expected) in [
-            (8192, 0.75, [3994, 2697, 1399, 102]),
-            (1024, 0.5, [960, 661, 363, 64]),
-            (512, 0.9, [51, 51, 51, 51]),
-        ] {
+        for (n, r, expected) in
+            [(8192, 0.75, [3994, 2697, 1399, 102]), (1024, 0.5, [960, 661, 363, 64]), (512, 0.9, [51, 51, 51, 51])]
+        {
             let got: Vec<usize> = (0..4).map(|l| tokens(Budget::Share(1.0 - r), n, 64, 20, l, 4)).collect();
             assert_eq!(got, expected, "{n} {r}");
         }

@@ -167,7 +167,8 @@ impl Encode {
     /// What its stages and widths need, whatever a file says of itself.
     pub(crate) fn needs(&self) -> Needs {
         let mut stages = [Side::Keys, Side::Values].into_iter().flat_map(|side| self.all_stages(side));
-        let stage = stages.any(|spec| crate::encode::registry::stage(&spec.name).is_some_and(|entry| entry.needs_profile(spec)));
+        let stage = stages
+            .any(|spec| crate::encode::registry::stage(&spec.name).is_some_and(|entry| entry.needs_profile(spec)));
         if stage || self.bits == Bits::Profile { Needs::Profile } else { Needs::Nothing }
     }
 

@@ -16,6 +16,15 @@ pub struct Keep {
     pub budget: Budget,
 }
 
+impl Keep {
+    /// Tokens that each head of a layer keeps of a context: all where it is too short for the method, and never less than the
+    /// method protects, however small the budget.
+    pub fn tokens(&self, context: usize, layer: usize, layers: usize) -> usize {
+        let least = self.method.least();
+        if context <= least { context } else { self.method.budget(self.budget, context, layer, layers).max(least) }
+    }
+}
+
 /// When a sequence is reduced, and what is gathered for it.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -42,8 +51,7 @@ impl KvCache {
         }
         let rows = keep.method.observes();
         let layers = &self.config().layers;
-        let observed =
-            if rows > 0 { Some(Observed::new(rows.min(tokens), layers, self.ledger())?) } else { None };
+        let observed = if rows > 0 { Some(Observed::new(rows.min(tokens), layers, self.ledger())?) } else { None };
         seq.pending = Some(Pending { at: tokens, observed });
         seq.lanes.iter_mut().for_each(Lane::hold);
         Ok(())
@@ -81,7 +89,7 @@ impl KvCache {
     fn reduce_layer(&self, keep: &Keep, layer: usize, lanes: &mut [Lane], pending: &Pending) -> Result<(), KvError> {
         let (layers, tokens) = (&self.config().layers, pending.at);
         let geometry = &layers[layer];
-        let kept = keep.method.budget(keep.budget, tokens, layer, layers.len());
+        let kept = keep.tokens(tokens, layer, layers.len());
         let chosen: Vec<Vec<u32>> = if kept >= tokens || geometry.window.is_some() {
             vec![(0..tokens as u32).collect(); lanes.len()]
         } else {
@@ -102,6 +110,8 @@ impl SequenceKv {
     /// Positions of the tokens that one lane holds, ascending.
     pub fn positions(&self, layer: usize, head: usize) -> Vec<usize> {
         let lane = self.lane(layer, head);
-        (lane.first() * cachalot_kernels::attention::PAGE_TOKENS..lane.slots(self.len)).map(|i| lane.position(i)).collect()
+        (lane.first() * cachalot_kernels::attention::PAGE_TOKENS..lane.slots(self.len))
+            .map(|i| lane.position(i))
+            .collect()
     }
 }

@@ -59,7 +59,7 @@ pub trait Method: std::fmt::Debug + Send + Sync {
         scores.iter().map(|scores| allot::top(scores, kept)).collect()
     }
 
-    /// Tokens below which it has nothing to say and everything stays.
+    /// Tokens that stay in any case: a context of no more is kept whole, and no budget is smaller.
     fn least(&self) -> usize {
         0
     }

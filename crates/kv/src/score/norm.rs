@@ -10,7 +10,9 @@ pub(super) struct Knorm;
 impl Method for Knorm {
     fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
         let dim = scene.geometry.head_dim;
-        (0..scene.geometry.kv_heads).map(|head| scene.keys(head).chunks_exact(dim).map(|k| -norm(k)).collect()).collect()
+        (0..scene.geometry.kv_heads)
+            .map(|head| scene.keys(head).chunks_exact(dim).map(|k| -norm(k)).collect())
+            .collect()
     }
 
     fn describe(&self) -> String {

@@ -29,7 +29,11 @@ pub const METHODS: &[MethodEntry] = &[
     },
     MethodEntry { name: "knorm", summary: "keys of small norm", build: |_| Ok(Arc::new(Knorm)) },
     MethodEntry { name: "keydiff", summary: "keys unlike the mean direction", build: |_| Ok(Arc::new(KeyDiff)) },
-    MethodEntry { name: "tova", summary: "attention of the last query, one set for all heads", build: |_| Ok(Arc::new(Tova)) },
+    MethodEntry {
+        name: "tova",
+        summary: "attention of the last query, one set for all heads",
+        build: |_| Ok(Arc::new(Tova)),
+    },
     MethodEntry {
         name: "snapkv",
         summary: "attention of the last queries, smoothed; snapkv(window=64, kernel=5)",

@@ -275,9 +275,10 @@ fn allot(errors: &[[f64; WIDTHS.len()]], budget: usize) -> Vec<usize> {
     let mut at = vec![0; errors.len()];
     let mut left = budget;
     loop {
-        let steps = at.iter().enumerate().flat_map(|(band, &now)| {
-            (now + 1..WIDTHS.len()).map(move |next| (band, next, WIDTHS[next] - WIDTHS[now]))
-        });
+        let steps = at
+            .iter()
+            .enumerate()
+            .flat_map(|(band, &now)| (now + 1..WIDTHS.len()).map(move |next| (band, next, WIDTHS[next] - WIDTHS[now])));
         let gain = |&(band, next, cost): &(usize, usize, usize)| -> f64 {
             (errors[band][at[band]] - errors[band][next]) / cost as f64
         };
