@@ -67,7 +67,7 @@ fn wrong_expressions_say_what_and_where() {
         ("f16 +", "column 6: expected the name of a recipe, found the end"),
         ("f16 f32", "column 5: expected `+` or the end"),
         ("f17", "unknown recipe `f17`, did you mean `f16`? (`cachalot kv list` shows"),
-        ("snapkv(budget=0.25) + f16", "unknown recipe `snapkv`"),
+        ("snapkw(budget=0.25) + f16", "unknown recipe `snapkw`, did you mean `snapkv`?"),
         ("f16 + bf16", "`f16` and `bf16` clash: both set the format of the keys"),
         ("k=f16,k=f32", "`k=f16` and `k=f32` clash: both set the format of the keys"),
         ("f16(window=3) + v=f32", "`f16(window=3)` and `v=f32` clash: both set the format of the values"),
