@@ -13,6 +13,7 @@
 //! | `cachalot_kv_budget_bytes` | gauge | bytes | the KV budget |
 //! | `cachalot_kv_odd_values_total` | counter | values | keys and values that were NaN or infinite when they were encoded |
 //! | `cachalot_kv_corrupt_pages_total` | counter | pages | whose checksum was wrong; the sequence failed |
+//! | `cachalot_kv_kept_share` | histogram | share | of a context's tokens that stayed when it was reduced, mean over lanes |
 //! | `cachalot_preemptions_total` | counter | sequences | set aside for want of memory |
 //! | `cachalot_requests_total{outcome}` | counter | requests | `stop`, `length`, `cancelled`, `error`, or `refused` at submission |
 
@@ -37,6 +38,7 @@ pub fn describe() {
     g!("cachalot_kv_budget_bytes", Unit::Bytes, "Byte budget of the key-value cache");
     c!("cachalot_kv_odd_values_total", Unit::Count, "Keys and values that were NaN or infinite when they were encoded");
     c!("cachalot_kv_corrupt_pages_total", Unit::Count, "Pages whose checksum was wrong");
+    h!("cachalot_kv_kept_share", Unit::Count, "Share of a context's tokens that stayed when it was reduced");
     c!("cachalot_preemptions_total", Unit::Count, "Sequences set aside for want of memory");
     c!("cachalot_requests_total", Unit::Count, "Requests, by outcome");
 }
@@ -60,6 +62,11 @@ pub(crate) fn preempted() {
 /// A page of a sequence was not what it had been.
 pub(crate) fn corrupt() {
     counter!("cachalot_kv_corrupt_pages_total").increment(1);
+}
+
+/// A context was reduced to this share of its tokens.
+pub(crate) fn reduced(share: f64) {
+    histogram!("cachalot_kv_kept_share").record(share);
 }
 
 pub(crate) fn finished(reason: FinishReason) {

@@ -231,6 +231,11 @@ fn short_contexts_and_sliding_windows_keep_everything() {
     let sliding = LayerGeometry { window: Some(500), ..g.clone() };
     let cache = cache_of(&[g, sliding], "snapkv(budget=0.5)");
     let seq = context(&cache, &rows, 200, 50);
+    // Half of one layer and all of the other.
+    let mut again = cache.create();
+    cache.expect(&mut again, 200).unwrap();
+    step(&cache, &mut again, &rows, 200);
+    assert_eq!((cache.reduce(&mut again), cache.reduce(&mut again)), (Ok(Some(0.75)), Ok(None)));
     assert_eq!([0, 1].map(|layer| seq.positions(layer, 0).len()), [100, 200]);
 }
 

@@ -47,7 +47,11 @@ impl Scheduler {
                 // Its bytes changed under us. Others do not read them, so they go on.
                 crate::observe::corrupt();
             }
-            if let Err(error) = checked.and_then(|()| self.cache.reduce(&mut kv)) {
+            let reduced = checked.and_then(|()| self.cache.reduce(&mut kv));
+            if let Ok(Some(share)) = reduced {
+                crate::observe::reduced(share);
+            }
+            if let Err(error) = reduced {
                 let forks = sequence.forks;
                 drop((kv, sequence));
                 self.end_choices(part.ticket, forks, Ending::Error(EngineError::Cache(error.to_string())), now);

@@ -58,16 +58,16 @@ impl KvCache {
     }
 
     /// Reduces a sequence that has reached the end of its context; others stay as they are. Layers with a sliding window
-    /// keep what is in it.
+    /// keep what is in it. Returns the share of the context's tokens that stayed, mean of all lanes, where it was reduced.
     ///
     /// # Errors
     /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`] where pages that others share leave no room for what stays. The
     /// sequence is of no use then.
-    pub fn reduce(&self, seq: &mut SequenceKv) -> Result<(), KvError> {
+    pub fn reduce(&self, seq: &mut SequenceKv) -> Result<Option<f64>, KvError> {
         if seq.pending.as_ref().is_none_or(|pending| pending.at != seq.len()) {
-            return Ok(());
+            return Ok(None);
         }
-        let (Some(pending), Some(keep)) = (seq.pending.take(), seq.plan.keep.clone()) else { return Ok(()) };
+        let (Some(pending), Some(keep)) = (seq.pending.take(), seq.plan.keep.clone()) else { return Ok(None) };
         let layers = &self.config().layers;
         seq.context = pending.at;
         let mut rest = &mut seq.lanes[..];
@@ -82,8 +82,11 @@ impl KvCache {
             let (lanes, result) = &mut *each;
             *result = self.reduce_layer(&keep, layer, lanes, &pending);
         });
-        let results = each.into_iter().map(|each| each.into_inner().unwrap_or_else(PoisonError::into_inner).1);
-        results.collect()
+        for each in each {
+            each.into_inner().unwrap_or_else(PoisonError::into_inner).1?;
+        }
+        let slots: usize = seq.lanes.iter().map(|lane| lane.slots(pending.at)).sum();
+        Ok(Some(slots as f64 / (seq.lanes.len() * pending.at) as f64))
     }
 
     fn reduce_layer(&self, keep: &Keep, layer: usize, lanes: &mut [Lane], pending: &Pending) -> Result<(), KvError> {
