@@ -288,7 +288,7 @@ impl KvCache {
             spare: BTreeMap::new(),
             scrubbed: 0,
             context: seq.context,
-            pending: None,
+            pending: seq.pending.as_ref().map(|pending| pending.copy(self.ledger())).transpose()?,
         })
     }
 

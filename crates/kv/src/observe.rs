@@ -13,7 +13,7 @@ pub(crate) struct Observed {
     rows: usize,
     /// `[layer]`, each `[row][kv_head][group][width]`, oldest first.
     layers: Vec<Vec<f32>>,
-    _held: Reservation,
+    held: Reservation,
 }
 
 impl Observed {
@@ -21,7 +21,13 @@ impl Observed {
     pub fn new(rows: usize, layers: &[LayerGeometry], ledger: &Ledger) -> Result<Observed, KvError> {
         let bytes = layers.iter().map(|g| 4 * rows * g.heads * g.width()).sum::<usize>();
         let held = ledger.reserve(Purpose::Scratch, bytes as u64)?;
-        Ok(Observed { rows, layers: vec![Vec::new(); layers.len()], _held: held })
+        Ok(Observed { rows, layers: vec![Vec::new(); layers.len()], held })
+    }
+
+    /// The same for a branch of the sequence.
+    pub fn copy(&self, ledger: &Ledger) -> Result<Observed, KvError> {
+        let held = ledger.reserve(Purpose::Scratch, self.held.bytes())?;
+        Ok(Observed { rows: self.rows, layers: self.layers.clone(), held })
     }
 
     /// Takes in the queries of a step: `count` rows from `first` of `q`, `[kv_head][rows][group][width]`.

@@ -220,6 +220,30 @@ fn branches_share_what_stayed_and_go_back_no_further() {
     assert_eq!(cache.truncate(&mut seq, 299), Err(KvError::Forgotten { tokens: 299, first: 300 }));
 }
 
+/// A branch taken before the end of the context is reduced there as the sequence itself is.
+#[test]
+fn branches_within_the_context_are_reduced_too() {
+    let g = plain(4, 2, 32);
+    let cache = cache_of(std::slice::from_ref(&g), "snapkv(budget=0.5) + q8_0");
+    let rows = Rows::random(&g, 400, 4);
+    for before in [0, 250] {
+        let mut seq = cache.create();
+        cache.expect(&mut seq, 300).unwrap();
+        if before > 0 {
+            step(&cache, &mut seq, &rows, before);
+        }
+        let mut branch = cache.fork(&seq).unwrap();
+        let finish = |seq: &mut SequenceKv| {
+            step(&cache, seq, &rows, 300 - before);
+            cache.reduce(seq).unwrap();
+            (step(&cache, seq, &rows, 60), seq.positions(0, 1))
+        };
+        let (a, b) = (finish(&mut seq), finish(&mut branch));
+        assert_eq!(a, b);
+        assert_eq!(a.1.len(), 150 + 60);
+    }
+}
+
 #[test]
 fn short_contexts_and_sliding_windows_keep_everything() {
     let g = plain(4, 2, 32);

@@ -3,6 +3,7 @@
 use crate::allot::Budget;
 use crate::lane::Lane;
 use crate::observe::Observed;
+use crate::pool::ledger::Ledger;
 use crate::score::{Method, Scene};
 use crate::{KvCache, KvError, SequenceKv};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,14 @@ pub(crate) struct Pending {
     /// Tokens of the context.
     pub at: usize,
     pub observed: Option<Observed>,
+}
+
+impl Pending {
+    /// The same for a branch of the sequence.
+    pub fn copy(&self, ledger: &Ledger) -> Result<Pending, KvError> {
+        let observed = self.observed.as_ref().map(|observed| observed.copy(ledger)).transpose()?;
+        Ok(Pending { at: self.at, observed })
+    }
 }
 
 impl KvCache {
