@@ -23,6 +23,19 @@ struct Entry {
     body: Option<Arc<SealedPage>>,
 }
 
+impl Entry {
+    /// The page in plain elements, where it has that form.
+    fn exact(&self) -> Option<PageView<'_>> {
+        match &self.slot {
+            Slot::Writable(page) => Some(page.view()),
+            Slot::Shared(page) => match page.view() {
+                SealedView::Exact(view) => Some(view),
+                SealedView::Body { .. } => None,
+            },
+        }
+    }
+}
+
 /// A lane: page `i` holds the slots from `i * PAGE_TOKENS`; pages before the first held one have fallen out of the sliding
 /// window.
 ///
@@ -106,19 +119,17 @@ impl Lane {
         if self.held { 0 } else { self.plan.body_end(slot) }
     }
 
-    /// Keys and values of the first `slots` in plain elements, `[slots][dim]` each; zeros where a page has no plain form.
-    pub(crate) fn rows(&self, slots: usize) -> (Vec<f32>, Vec<f32>) {
-        let page = PAGE_TOKENS * self.exact.dim;
-        let mut k = vec![0.0; slots.next_multiple_of(PAGE_TOKENS) * self.exact.dim];
-        let mut v = k.clone();
-        for (i, (k, v)) in k.chunks_exact_mut(page).zip(v.chunks_exact_mut(page)).enumerate() {
-            if let Some(entry) = self.entry(i) {
-                read_entry(entry, &self.exact, k, v);
+    /// Keys of the first `slots` in plain elements, `[slots][dim]`; zeros where a page has no plain form.
+    pub(crate) fn keys(&self, slots: usize) -> Vec<f32> {
+        let (width, dim) = (self.exact.width(), self.exact.dim);
+        let mut keys = vec![0.0; slots.next_multiple_of(PAGE_TOKENS) * dim];
+        for (page, keys) in keys.chunks_exact_mut(PAGE_TOKENS * dim).enumerate() {
+            if let Some(view) = self.exact(page) {
+                read_keys(view.k_element, view.k, width, dim, keys);
             }
         }
-        k.truncate(slots * self.exact.dim);
-        v.truncate(slots * self.exact.dim);
-        (k, v)
+        keys.truncate(slots * dim);
+        keys
     }
 
     /// Drops all of the first `slots` but `kept`, in ascending order, and ends [`Lane::hold`]. Tokens move down page by page
@@ -147,8 +158,9 @@ impl Lane {
         for page in untouched.. {
             let Some(entry) = old.pop_front() else { break };
             let end = (page + 1) * PAGE_TOKENS;
-            if moved.peek().is_some_and(|&slot| slot < end) {
-                read_entry(&entry, &self.exact, &mut k, &mut v);
+            if let (true, Some(view)) = (moved.peek().is_some_and(|&slot| slot < end), entry.exact()) {
+                read_keys(view.k_element, view.k, width, dim, &mut k);
+                read_values(view.v_element, view.v, width, dim, &mut v);
             }
             let page = match entry.slot {
                 Slot::Writable(page) => Some(page),
@@ -219,13 +231,7 @@ impl Lane {
 
     /// Page `index` in plain elements, where it has that form.
     pub(crate) fn exact(&self, index: usize) -> Option<PageView<'_>> {
-        match &self.entry(index)?.slot {
-            Slot::Writable(page) => Some(page.view()),
-            Slot::Shared(page) => match page.view() {
-                SealedView::Exact(view) => Some(view),
-                SealedView::Body { .. } => None,
-            },
-        }
+        self.entry(index)?.exact()
     }
 
     /// Keys and values of page `index` in the body format, where it has that form.
@@ -412,17 +418,4 @@ impl Lane {
     pub(crate) fn verify(&self) -> Result<(), crate::KvError> {
         self.sealed().try_for_each(|page| page.verify())
     }
-}
-
-/// Keys and values of a page in plain elements, `[PAGE_TOKENS][dim]` each; left as they are where it has no such form.
-fn read_entry(entry: &Entry, kind: &PageKind, k: &mut [f32], v: &mut [f32]) {
-    let view = match &entry.slot {
-        Slot::Writable(page) => page.view(),
-        Slot::Shared(page) => match page.view() {
-            SealedView::Exact(view) => view,
-            SealedView::Body { .. } => return,
-        },
-    };
-    read_keys(view.k_element, view.k, kind.width(), kind.dim, k);
-    read_values(view.v_element, view.v, kind.width(), kind.dim, v);
 }

@@ -8,7 +8,7 @@ mod common;
 use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Needs, Recipe, Registry};
 use cachalot_kv::score::registry::METHODS;
-use cachalot_kv::{CachePlan, KvFormat};
+use cachalot_kv::{CachePlan, KvFormat, LayerGeometry};
 use common::{FOLDERS, Rig, assert_same_bits, largest_difference, reference};
 use std::sync::Arc;
 
@@ -17,16 +17,32 @@ const TOKENS: usize = 200;
 /// Tokens of a page.
 const PAGE_TOKENS: usize = 64;
 
-#[test]
-fn every_recipe_on_every_family() {
-    let mut planned = 0;
-    for name in FOLDERS {
+/// A model, some tokens, and their logits with caches of `f32` and of half floats.
+struct Subject {
+    rig: Rig,
+    tokens: Vec<u32>,
+    layers: Vec<LayerGeometry>,
+    exact: Vec<f32>,
+    half: Vec<f32>,
+}
+
+impl Subject {
+    fn load(name: &str) -> Subject {
         let rig = Rig::load(name);
         let tokens: Vec<u32> = reference(name).tokens.iter().copied().cycle().take(TOKENS).collect();
         let exact = rig.chunked(&tokens, TOKENS);
         let layers = rig.model.layer_geometry();
         let plain = Arc::new(CachePlan::exact(KvFormat::default(), layers.iter().map(|g| g.kv_heads)));
         let half = rig.continued(rig.cache.create_with(&plain).unwrap(), &tokens, TOKENS);
+        Subject { rig, tokens, layers, exact, half }
+    }
+}
+
+#[test]
+fn every_recipe_on_every_family() {
+    let mut planned = 0;
+    for name in FOLDERS {
+        let Subject { rig, tokens, layers, exact, half } = Subject::load(name);
         for recipe in Registry::all().iter().filter(|recipe| recipe.needs == Needs::Nothing) {
             let plan = match recipe.plan(&layers, None) {
                 Ok(plan) => Arc::new(plan),
@@ -64,12 +80,7 @@ fn every_choice_of_what_stays_on_every_family() {
     const CONTEXT: usize = 140;
     let mut planned = 0;
     for name in FOLDERS {
-        let rig = Rig::load(name);
-        let tokens: Vec<u32> = reference(name).tokens.iter().copied().cycle().take(TOKENS).collect();
-        let exact = rig.chunked(&tokens, TOKENS);
-        let layers = rig.model.layer_geometry();
-        let plain = Arc::new(CachePlan::exact(KvFormat::default(), layers.iter().map(|g| g.kv_heads)));
-        let half = rig.continued(rig.cache.create_with(&plain).unwrap(), &tokens, TOKENS);
+        let Subject { rig, tokens, layers, exact, half } = Subject::load(name);
         let after = CONTEXT * rig.model.spec.vocab;
         for entry in METHODS {
             let call = |call: &str| format!("{call}budget=0.5)");

@@ -1,30 +1,16 @@
 //! Ada-KV (Feng et al., 2024): the heads of a layer share one budget, and the best scores of all of them win.
 
-use super::{Budget, top};
-use crate::score::{Method, Scene};
-use std::sync::Arc;
+use super::{Budget, Choose, top};
+use crate::score::Method;
 
 /// kvpress's form: the best `floor` of every head's own budget are safe, the rest compete over all heads.
 #[derive(Debug)]
 pub(crate) struct AdaKv {
-    pub of: Arc<dyn Method>,
     pub floor: f64,
 }
 
-impl Method for AdaKv {
-    fn observes(&self) -> usize {
-        self.of.observes()
-    }
-
-    fn budget(&self, budget: Budget, tokens: usize, layer: usize, layers: usize) -> usize {
-        self.of.budget(budget, tokens, layer, layers)
-    }
-
-    fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
-        self.of.scores(scene)
-    }
-
-    fn choose(&self, scores: &[Vec<f32>], kept: usize, _: Budget) -> Vec<Vec<u32>> {
+impl Choose for AdaKv {
+    fn choose(&self, _: &dyn Method, scores: &[Vec<f32>], kept: usize, _: Budget) -> Vec<Vec<u32>> {
         let safe = (kept as f64 * self.floor) as usize;
         let tokens = scores.first().map_or(0, Vec::len);
         let mut all: Vec<f32> = scores.concat();
@@ -38,12 +24,8 @@ impl Method for AdaKv {
         chosen
     }
 
-    fn least(&self) -> usize {
-        self.of.least()
-    }
-
     fn describe(&self) -> String {
-        format!("{}; heads of a layer share their budget, {} of it safe", self.of.describe(), self.floor)
+        format!("heads of a layer share their budget, {} of it safe", self.floor)
     }
 }
 
@@ -53,7 +35,8 @@ mod tests {
     use super::*;
 
     fn counts(floor: f64, scores: &[Vec<f32>], kept: usize) -> Vec<Vec<u32>> {
-        AdaKv { of: build(&"knorm".parse().unwrap()).unwrap(), floor }.choose(scores, kept, Budget::Tokens(kept))
+        let of = build(&"knorm".parse().unwrap()).unwrap();
+        AdaKv { floor }.choose(&*of, scores, kept, Budget::Tokens(kept))
     }
 
     #[test]

@@ -1,33 +1,19 @@
 //! ChunkKV (Liu et al., 2025): whole chunks of neighbours stay or go, the same for all heads.
 
-use super::{Budget, top};
-use crate::score::{Method, Scene};
-use std::sync::Arc;
+use super::{Budget, Choose, top};
+use crate::score::Method;
 
 /// kvpress's form: the score of a chunk is the sum over heads of the mean over its tokens.
 #[derive(Debug)]
 pub(crate) struct ChunkKv {
-    pub of: Arc<dyn Method>,
     pub chunk: usize,
 }
 
-impl Method for ChunkKv {
-    fn observes(&self) -> usize {
-        self.of.observes()
-    }
-
-    fn budget(&self, budget: Budget, tokens: usize, layer: usize, layers: usize) -> usize {
-        self.of.budget(budget, tokens, layer, layers)
-    }
-
-    fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
-        self.of.scores(scene)
-    }
-
-    fn choose(&self, scores: &[Vec<f32>], kept: usize, budget: Budget) -> Vec<Vec<u32>> {
+impl Choose for ChunkKv {
+    fn choose(&self, of: &dyn Method, scores: &[Vec<f32>], kept: usize, budget: Budget) -> Vec<Vec<u32>> {
         let tokens = scores.first().map_or(0, Vec::len);
         if tokens < self.chunk {
-            return self.of.choose(scores, kept, budget);
+            return of.choose(scores, kept, budget);
         }
         let mut sums = vec![0.0f32; tokens];
         scores.iter().for_each(|scores| sums.iter_mut().zip(scores).for_each(|(sum, x)| *sum += x));
@@ -40,11 +26,7 @@ impl Method for ChunkKv {
         vec![top(&means, chunks.max(1)).into_iter().flat_map(span).collect(); scores.len()]
     }
 
-    fn least(&self) -> usize {
-        self.of.least()
-    }
-
     fn describe(&self) -> String {
-        format!("{}; in chunks of {} tokens, the same for all heads", self.of.describe(), self.chunk)
+        format!("in chunks of {} tokens, the same for all heads", self.chunk)
     }
 }

@@ -4,9 +4,10 @@ pub(crate) mod ada;
 pub(crate) mod chunk;
 pub(crate) mod pyramid;
 
-use crate::score::by_score;
+use crate::score::{Method, Scene, by_score};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// How much of a context stays.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,6 +51,48 @@ impl fmt::Display for Budget {
             Budget::Share(share) => write!(f, "{share}"),
             Budget::Tokens(tokens) => write!(f, "{tokens}"),
         }
+    }
+}
+
+/// How tokens are chosen by the scores of a method: the part of a method that builds on another.
+pub(crate) trait Choose: fmt::Debug + Send + Sync {
+    /// As [`Method::choose`], by the scores of `of`.
+    fn choose(&self, of: &dyn Method, scores: &[Vec<f32>], kept: usize, budget: Budget) -> Vec<Vec<u32>>;
+
+    /// What it adds, for people.
+    fn describe(&self) -> String;
+}
+
+/// A method whose scores are another's.
+#[derive(Debug)]
+pub(crate) struct Over<C> {
+    pub of: Arc<dyn Method>,
+    pub how: C,
+}
+
+impl<C: Choose> Method for Over<C> {
+    fn observes(&self) -> usize {
+        self.of.observes()
+    }
+
+    fn budget(&self, budget: Budget, tokens: usize, layer: usize, layers: usize) -> usize {
+        self.of.budget(budget, tokens, layer, layers)
+    }
+
+    fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
+        self.of.scores(scene)
+    }
+
+    fn choose(&self, scores: &[Vec<f32>], kept: usize, budget: Budget) -> Vec<Vec<u32>> {
+        self.how.choose(&*self.of, scores, kept, budget)
+    }
+
+    fn least(&self) -> usize {
+        self.of.least()
+    }
+
+    fn describe(&self) -> String {
+        format!("{}; {}", self.of.describe(), self.how.describe())
     }
 }
 

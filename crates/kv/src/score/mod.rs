@@ -33,7 +33,7 @@ pub struct Scene<'a> {
 impl Scene<'_> {
     /// Keys of a head as attention reads them, after rotary position: `[tokens][head_dim]`.
     fn keys(&self, head: usize) -> Vec<f32> {
-        self.lanes[head].rows(self.tokens).0
+        self.lanes[head].keys(self.tokens)
     }
 }
 

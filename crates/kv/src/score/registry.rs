@@ -7,6 +7,7 @@ use super::positional::StreamingLlm;
 use super::window::{SnapKv, Tova};
 use crate::allot::ada::AdaKv;
 use crate::allot::chunk::ChunkKv;
+use crate::allot::{Choose, Over};
 use crate::encode::stage::{Args, StageError, StageSpec};
 use crate::recipe::nearest;
 use std::sync::Arc;
@@ -47,12 +48,12 @@ pub const METHODS: &[MethodEntry] = &[
     MethodEntry {
         name: "adakv",
         summary: "heads of a layer share their budget by scores of another method; adakv(of=snapkv, floor=0.2)",
-        build: |args| Ok(Arc::new(AdaKv { of: inner(args)?, floor: f64::from(args.number("floor", 0.2, 0.0..=1.0)?) })),
+        build: |args| over(args, AdaKv { floor: f64::from(args.number("floor", 0.2, 0.0..=1.0)?) }),
     },
     MethodEntry {
         name: "chunkkv",
         summary: "whole chunks by scores of another method, one set for all heads; chunkkv(of=snapkv, chunk=20)",
-        build: |args| Ok(Arc::new(ChunkKv { of: inner(args)?, chunk: args.integer("chunk", 20, 1..=4096)? })),
+        build: |args| over(args, ChunkKv { chunk: args.integer("chunk", 20, 1..=4096)? }),
     },
 ];
 
@@ -64,10 +65,11 @@ fn snapkv(args: &Args, beta: Option<usize>) -> Result<SnapKv, StageError> {
     Ok(SnapKv { window: args.integer("window", 64, 1..=1024)?, kernel, beta })
 }
 
-/// The method that another one builds on.
-fn inner(args: &Args) -> Result<Arc<dyn Method>, StageError> {
+/// A way of choosing by the scores of the method `of`.
+fn over(args: &Args, how: impl Choose + 'static) -> Result<Arc<dyn Method>, StageError> {
     let name = args.text("of").unwrap_or("snapkv");
-    build(&StageSpec { name: name.to_owned(), args: [].into() }).map_err(|error| args.error(error.to_string()))
+    let of = build(&StageSpec { name: name.to_owned(), args: [].into() });
+    Ok(Arc::new(Over { of: of.map_err(|error| args.error(error.to_string()))?, how }))
 }
 
 /// The entry of a name.
