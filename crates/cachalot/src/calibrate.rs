@@ -6,7 +6,7 @@ use crate::{Failure, size};
 use cachalot_kv::encode::codec::Side;
 use cachalot_kv::profile::{Origin, hex};
 use cachalot_kv::recipe::Needs;
-use cachalot_kv::recipe::calibrate::{Collector, calibrate as make};
+use cachalot_kv::recipe::calibrate::{Collector, calibrate as make, heads};
 use cachalot_kv::{CacheConfig, Element, KvCache, KvFormat, Profile, Recipe, Segment};
 use cachalot_model::Decoder;
 use cachalot_model::tokenizer::Specials;
@@ -56,7 +56,7 @@ pub fn calibrate(args: CalibrateArgs) -> Result<(), Failure> {
     let ready = load::load(&args.model)?;
     let pieces = pieces(&ready, &text, &args)?;
     let tokens = pieces.iter().map(Vec::len).sum();
-    let collector = read(&ready, recipe, &pieces)?;
+    let collector = read(&ready, recipe.encode.sinks, &pieces)?;
     let bar = load::bar("calibrating");
     let progress = |done: usize, total: usize| {
         bar.set_length(total as u64);
@@ -64,7 +64,19 @@ pub fn calibrate(args: CalibrateArgs) -> Result<(), Failure> {
     };
     let tensors = make(recipe, &collector, args.seed, &ready.team, &progress);
     bar.finish_and_clear();
+    let mut tensors = tensors?;
+    let measure = recipe.keep.as_ref().and_then(|keep| keep.measures());
+    if let Some(measure) = measure {
+        tensors.push(match measure.repeats() {
+            false => heads(measure, &collector, 0, &ready.team),
+            true => {
+                let (piece, period) = repeated(&ready, &pieces[0], args.seed);
+                heads(measure, &read(&ready, 0, &[piece])?, period, &ready.team)
+            }
+        });
+    }
     let origin = Origin {
+        heads: measure.map(|measure| measure.name().to_owned()),
         model: hex(&ready.loaded.digest),
         model_name: ready.loaded.name.clone(),
         recipe: recipe.name.clone(),
@@ -74,7 +86,7 @@ pub fn calibrate(args: CalibrateArgs) -> Result<(), Failure> {
         text: digest,
         tokens,
     };
-    let profile = Profile::new(origin, tensors?);
+    let profile = Profile::new(origin, tensors);
     // What cannot be used must not be written: better to know now.
     recipe.plan(&ready.loaded.model.layer_geometry(), Some(&profile))?;
     profile.write(&args.output)?;
@@ -103,11 +115,30 @@ fn pieces(ready: &Ready, text: &str, args: &CalibrateArgs) -> Result<Vec<Vec<u32
     Ok(ids.chunks(piece).map(|piece| start.into_iter().chain(piece.iter().copied()).collect()).collect())
 }
 
+/// Times that a text is repeated to find the heads that look for what came after it before, and its longest length, as in
+/// RazorAttention.
+const COPIES: usize = 4;
+const PERIOD: usize = 2500;
+
+/// A text that repeats itself, and the distance of its repetitions: the tokens of the piece in random order, so that nothing
+/// but the repetition tells what comes next.
+fn repeated(ready: &Ready, piece: &[u32], seed: u64) -> (Vec<u32>, usize) {
+    let context = ready.loaded.model.spec.context.max(LEAST);
+    let period = PERIOD.min((context - 1) / COPIES).min(piece.len() - 1);
+    let mut block = piece[1..=period].to_vec();
+    let mut state = seed;
+    for i in (1..block.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        block.swap(i, (state >> 33) as usize % (i + 1));
+    }
+    (piece[..1].iter().copied().chain(block.repeat(COPIES)).collect(), period)
+}
+
 /// Lets the model read.
-fn read(ready: &Ready, recipe: &Recipe, pieces: &[Vec<u32>]) -> Result<Collector, Failure> {
+fn read(ready: &Ready, skip: usize, pieces: &[Vec<u32>]) -> Result<Collector, Failure> {
     let model = &ready.loaded.model;
     let layers = model.layer_geometry();
-    let collector = Arc::new(Collector::new(layers.clone(), recipe.encode.sinks));
+    let collector = Arc::new(Collector::new(layers.clone(), skip));
     let format = KvFormat { k: Element::F32, v: Element::F32 };
     // One piece at a time: bounded by its length, not by a budget.
     let cache = KvCache::new(CacheConfig::new(layers, u64::MAX, format), ready.team.clone(), ready.isa)?;

@@ -9,6 +9,9 @@ use cachalot_kv::encode::registry::stages;
 use cachalot_kv::recipe::calibrate::synthetic;
 use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Card, Needs};
+use cachalot_kv::observe::{Gather, Last, Wish};
+use cachalot_kv::reduce::When;
+use cachalot_kv::reduce::merge::registry::MERGES;
 use cachalot_kv::score::registry::METHODS;
 use cachalot_kv::{CachePlan, LanePlan, LayerGeometry, Profile, Recipe, Registry, Rope};
 use clap::{Args, Subcommand};
@@ -77,7 +80,12 @@ pub fn kv(args: KvCommand) -> Result<(), Failure> {
         }
         Command::Methods => {
             for entry in METHODS {
-                writeln!(out, "{:<12} {}", entry.name, entry.summary)?;
+                let profile = if entry.measures.is_some() { " [profile]" } else { "" };
+                writeln!(out, "{:<18} {}{profile}", entry.name, entry.summary)?;
+            }
+            writeln!(out, "\nwhat becomes of the others (`merge`):")?;
+            for entry in MERGES {
+                writeln!(out, "{:<18} {}", entry.name, entry.summary)?;
             }
             Ok(())
         }
@@ -170,8 +178,16 @@ fn show(out: &mut impl Write, args: &ShowArgs) -> Result<(), Failure> {
     if let Some(keep) = &plan.keep {
         writeln!(out, "keeps      {}", amount(keep.budget))?;
         writeln!(out, "score      {}", keep.method.describe())?;
-        if keep.method.observes() > 0 {
-            writeln!(out, "observe    the queries of the last {} tokens of the context", keep.method.observes())?;
+        let when = match keep.when {
+            When::Prompt => "at the end of the context".to_owned(),
+            When::Decode => format!("every {} tokens after the context", keep.every),
+            When::Both => format!("at the end of the context, and every {} tokens after it", keep.every),
+        };
+        writeln!(out, "reduces    {when}")?;
+        let rest = keep.merge.as_ref().map_or("they are dropped".to_owned(), |merge| merge.describe());
+        writeln!(out, "others     {rest}")?;
+        for line in observed(keep.wish()) {
+            writeln!(out, "observe    {line}")?;
         }
     }
     if recipe.encode.importance {
@@ -199,9 +215,31 @@ fn show(out: &mut impl Write, args: &ShowArgs) -> Result<(), Failure> {
 
 fn amount(budget: Budget) -> String {
     match budget {
-        Budget::Share(share) => format!("{share} of the tokens of a context, and all that come after it"),
-        Budget::Tokens(tokens) => format!("{tokens} tokens of a context, and all that come after it"),
+        Budget::Share(share) => format!("{share} of the tokens"),
+        Budget::Tokens(tokens) => format!("{tokens} tokens"),
+        Budget::Bytes(bytes) => format!("as many tokens as take {}", crate::size::show(bytes)),
+        Budget::Free(share) => format!("as many tokens as take {share} of what is free when the context begins"),
     }
+}
+
+/// What attention leaves behind for a method.
+fn observed(wish: Wish) -> Vec<String> {
+    let rows = (wish.rows > 0).then(|| format!("the queries of the last {} tokens", wish.rows));
+    let columns = wish.columns.map(|columns| {
+        let what = match columns.gather {
+            Gather::Sum => "attention that every token receives",
+            Gather::Max => "the largest attention that every token receives",
+            Gather::Below => "how often a token receives less than an equal share",
+            Gather::Noisy { .. } => "attention that every token receives, with noise",
+        };
+        match columns.last {
+            Last::All => what.to_owned(),
+            Last::Rows(rows) => format!("{what}, from the last {rows} rows"),
+            Last::Share(share) => format!("{what}, from the last {share} of the rows"),
+        }
+    });
+    let moments = wish.moments.then(|| "mean and covariance of the queries before rotary position".to_owned());
+    rows.into_iter().chain(columns).chain(moments).collect()
 }
 
 fn kept(sinks: usize, window: usize) -> String {
@@ -288,7 +326,9 @@ fn json(recipe: &Recipe, plan: &CachePlan, kinds: &[Kind<'_>]) -> serde_json::Va
         "deviations": recipe.deviations, "sinks": recipe.encode.sinks, "window": recipe.encode.window,
         "exact": recipe.encode.exact.to_string(), "importance": recipe.encode.importance,
         "keep": plan.keep.as_ref().map(|keep| serde_json::json!({
-            "budget": keep.budget.to_string(), "score": keep.method.describe(), "observes": keep.method.observes(),
+            "budget": keep.budget.to_string(), "score": keep.method.describe(), "when": keep.when.to_string(),
+            "every": keep.every, "others": keep.merge.as_ref().map(|merge| merge.describe()),
+            "observes": observed(keep.wish()),
         })),
         "k_bits": plan.bits(Side::Keys), "v_bits": plan.bits(Side::Values), "lanes": groups,
     })

@@ -7,6 +7,7 @@ use crate::plan::CachePlan;
 use crate::pool::{Pool, ledger::Ledger};
 use crate::record::Recorder;
 use crate::reduce::Keep;
+use crate::score::Place;
 use crate::{CacheConfig, KvError, LayerGeometry, SequenceKv};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::{Isa, Team};
@@ -92,6 +93,7 @@ impl KvCache {
             scrubbed: 0,
             context: 0,
             pending: None,
+            spans: Vec::new(),
         }
     }
 
@@ -111,6 +113,15 @@ impl KvCache {
 
     pub(crate) fn team(&self) -> &Team {
         &self.team
+    }
+
+    /// Where each layer's lanes start.
+    pub(crate) fn layer_start(&self) -> &[usize] {
+        &self.layer_start
+    }
+
+    pub(crate) fn count_odd(&self, odd: usize) {
+        self.odd.fetch_add(odd as u64, Relaxed);
     }
 
     pub(crate) fn isa(&self) -> Isa {
@@ -156,19 +167,20 @@ impl KvCache {
     /// Bytes of `tokens` of which the first `context` have been reduced.
     fn bytes_after(&self, plan: &CachePlan, context: usize, tokens: usize) -> u64 {
         let layers = plan.lanes.len();
-        let lanes = self.lanes_by_layer(plan).enumerate().flat_map(|(layer, (g, lanes))| {
-            let keep = plan.keep.as_ref().filter(|_| g.window.is_none());
-            let kept = keep.map_or(context, |keep| keep.tokens(context, layer, layers));
-            lanes.map(move |lane| (lane, kept))
-        });
-        let bytes = |(lane, kept): (Lane, usize)| {
-            let slots = kept + tokens - context;
-            let pages = slots.div_ceil(PAGE_TOKENS);
-            let body = lane.plan.body_end(slots.saturating_sub(1)).saturating_sub(lane.plan.sink_pages()).min(pages);
-            let positions = if kept < context { 4 * kept } else { 0 };
-            (body * lane.body_bytes() + (pages - body) * lane.exact_bytes() + positions) as u64
-        };
-        lanes.map(bytes).sum()
+        let mut sum = 0;
+        for (layer, (g, lanes)) in self.lanes_by_layer(plan).enumerate() {
+            for (head, lane) in lanes.enumerate() {
+                let place = Place { layer, layers, head };
+                let keep = plan.keep.as_ref().filter(|_| g.window.is_none());
+                let slots = keep.map_or(tokens, |keep| keep.held(context, tokens, place));
+                let pages = slots.div_ceil(PAGE_TOKENS);
+                let body =
+                    lane.plan.body_end(slots.saturating_sub(1)).saturating_sub(lane.plan.sink_pages()).min(pages);
+                let positions = if slots < tokens { 4 * slots } else { 0 };
+                sum += body * lane.body_bytes() + (pages - body) * lane.exact_bytes() + positions;
+            }
+        }
+        sum as u64
     }
 
     /// The most bytes a sequence with this plan holds on its way to `tokens`, computed in steps of at most `step`: layers with
@@ -288,6 +300,7 @@ impl KvCache {
             spare: BTreeMap::new(),
             scrubbed: 0,
             context: seq.context,
+            spans: seq.spans.clone(),
             pending: seq.pending.as_ref().map(|pending| pending.copy(self.ledger())).transpose()?,
         })
     }
@@ -301,6 +314,10 @@ impl KvCache {
     pub fn truncate(&self, seq: &mut SequenceKv, tokens: usize) -> Result<(), KvError> {
         if tokens > seq.len {
             return Err(KvError::Misuse(format!("truncating {} tokens to {tokens}", seq.len)));
+        }
+        if tokens < seq.len && seq.gathers().is_some() {
+            // What the tokens beyond gave to others cannot be taken back.
+            return Err(KvError::Forgotten { tokens, first: seq.len });
         }
         for (layer, geometry) in self.config.layers.iter().enumerate() {
             let first = seq.lane(layer, 0).first() * PAGE_TOKENS;
@@ -376,9 +393,7 @@ impl KvCache {
         let attention =
             Attention { team: &self.team, isa: self.isa, layer, geometry, segments, local_peak: &self.local_peak };
         let odd = attention.run(&mut scratch, q, k, v, out)?;
-        if odd > 0 {
-            self.odd.fetch_add(odd as u64, Relaxed);
-        }
+        self.count_odd(odd);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ pub mod config;
 pub mod encode;
 pub mod error;
 pub mod lane;
-pub(crate) mod observe;
+pub mod observe;
 pub mod page;
 pub mod plan;
 pub mod pool;

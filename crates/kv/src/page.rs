@@ -221,6 +221,11 @@ impl SealedPage {
         Err(KvError::Corrupt { layer: self.kind.layer, head: self.kind.head, start: self.start })
     }
 
+    /// The bytes, for other pages of this size.
+    pub(crate) fn into_bytes(self) -> PageBytes {
+        self.bytes
+    }
+
     /// Writable again, with the same content; a page of a body format cannot be.
     pub(crate) fn reopen(self) -> Result<WritablePage, SealedPage> {
         match self.kind.format {

@@ -3,6 +3,7 @@
 use crate::encode::KvFormat;
 use crate::encode::codec::{Shape, Side};
 use crate::encode::pipeline::Pipeline;
+use crate::lane::Lane;
 use crate::reduce::Keep;
 use crate::{KvError, LayerGeometry};
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -74,6 +75,30 @@ impl CachePlan {
 }
 
 impl CachePlan {
+    /// Bytes of `tokens` of every head of the layers that a method reduces, in whole pages, with their positions.
+    fn bytes_of(&self, layers: &[LayerGeometry], tokens: usize) -> u64 {
+        let mut sum = 0;
+        for (layer, (lanes, g)) in self.lanes.iter().zip(layers).enumerate().filter(|(_, (_, g))| g.window.is_none()) {
+            for (head, plan) in lanes.iter().enumerate() {
+                let lane = Lane::new(layer, head, g.head_dim, plan);
+                let pages = tokens.div_ceil(PAGE_TOKENS);
+                let body = plan.body_end(tokens.saturating_sub(1)).saturating_sub(plan.sink_pages()).min(pages);
+                sum += body * lane.body_bytes() + (pages - body) * lane.exact_bytes() + 4 * tokens;
+            }
+        }
+        sum as u64
+    }
+
+    /// The most tokens of every head that take no more than `bytes`.
+    pub(crate) fn tokens_within(&self, layers: &[LayerGeometry], bytes: u64) -> usize {
+        let (mut low, mut high) = (0, 1 << 32);
+        while low + 1 < high {
+            let middle = (low + high) / 2;
+            if self.bytes_of(layers, middle) <= bytes { low = middle } else { high = middle }
+        }
+        low
+    }
+
     /// Whether it was made for layers like these.
     ///
     /// # Errors

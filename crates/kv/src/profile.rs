@@ -6,6 +6,7 @@
 
 use crate::encode::codec::Side;
 use crate::encode::stage::{NamedTensor, Tensors};
+use crate::recipe::Measure;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -28,6 +29,9 @@ pub struct Origin {
     pub keys: String,
     /// [`crate::recipe::Encode::digest`] of the values.
     pub values: String,
+    /// What was measured of heads, if anything: a [`crate::recipe::Measure`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<String>,
     /// Seed of everything random.
     pub seed: u64,
     /// BLAKE3 of the text, in hexadecimal.
@@ -108,6 +112,19 @@ pub enum ProfileError {
         made_for: String,
         /// Digest of the model at hand.
         model: String,
+    },
+    /// Made without what budgets of heads need.
+    #[error(
+        "the profile was made for the recipe {made_for}, without the {measure} of heads that {recipe} needs; make one with \
+         `cachalot calibrate --recipe {recipe}`"
+    )]
+    Heads {
+        /// The recipe it was made for.
+        made_for: String,
+        /// The recipe at hand.
+        recipe: String,
+        /// A [`crate::recipe::Measure`].
+        measure: &'static str,
     },
     /// Made for other stages.
     #[error(
@@ -260,14 +277,24 @@ impl Profile {
         Err(ProfileError::Recipe { made_for: self.origin.recipe.clone(), recipe: recipe.to_owned(), side })
     }
 
+    /// Budgets of heads need what they are made of.
+    pub(crate) fn check_heads(&self, recipe: &str, measure: Measure) -> Result<(), ProfileError> {
+        if self.origin.heads.as_deref() == Some(measure.name()) {
+            return Ok(());
+        }
+        let (made_for, recipe) = (self.origin.recipe.clone(), recipe.to_owned());
+        Err(ProfileError::Heads { made_for, recipe, measure: measure.name() })
+    }
+
     fn checksum(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             // Lengths keep the fields apart.
             hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
         };
-        let Origin { model, model_name, recipe, keys, values, seed, text, tokens } = &self.origin;
+        let Origin { model, model_name, recipe, keys, values, heads, seed, text, tokens } = &self.origin;
         [model, model_name, recipe, keys, values, text].into_iter().for_each(|text| field(text.as_bytes()));
+        heads.iter().for_each(|heads| field(heads.as_bytes()));
         field(&seed.to_le_bytes());
         field(&(*tokens as u64).to_le_bytes());
         for (name, (shape, data)) in &self.tensors {
@@ -305,6 +332,7 @@ mod tests {
             recipe: "toy-2".to_owned(),
             keys: "k".repeat(64),
             values: "v".repeat(64),
+            heads: None,
             seed: 42,
             text: hex(&[9; 32]),
             tokens: 512,

@@ -20,6 +20,23 @@ pub struct Rope {
     tiles: RwLock<Arc<Vec<f32>>>,
 }
 
+/// See [`Rope::mean_rotation`]: cosines, then sines.
+pub(crate) struct MeanRotation {
+    mean: Vec<f64>,
+}
+
+impl MeanRotation {
+    /// Turns a vector.
+    pub(crate) fn apply(&self, x: &mut [f64]) {
+        let half = self.mean.len() / 2;
+        let (cos, sin) = self.mean.split_at(half);
+        let (low, high) = x[..2 * half].split_at_mut(half);
+        for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}
+
 impl std::fmt::Debug for Rope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rope").field("rotated", &self.rotated()).field("factor", &self.attention_factor).finish()
@@ -64,6 +81,20 @@ impl Rope {
     /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position`.
     pub fn turn(&self, position: usize, x: &mut [f32]) {
         self.rotate(&self.table(position + 1), position, x);
+    }
+
+    /// The mean of the rotations at the `count` positions from `first` on: it shortens what it turns.
+    pub(crate) fn mean_rotation(&self, first: usize, count: usize) -> MeanRotation {
+        let half = self.inv_freq.len();
+        let mut mean = vec![0.0; 2 * half];
+        for position in first..first + count {
+            for (i, f) in self.inv_freq.iter().enumerate() {
+                let angle = position as f32 * f;
+                mean[i] += f64::from(angle.cos() * self.attention_factor) / count as f64;
+                mean[half + i] += f64::from(angle.sin() * self.attention_factor) / count as f64;
+            }
+        }
+        MeanRotation { mean }
     }
 
     /// Undoes [`Rope::rotate`].

@@ -21,6 +21,8 @@ pub struct SequenceKv {
     pub(crate) scrubbed: usize,
     /// Tokens that have been reduced, and what stayed of them.
     pub(crate) context: usize,
+    /// Stretches of its context that the request marked.
+    pub(crate) spans: Vec<std::ops::Range<usize>>,
     /// The reduction to come.
     pub(crate) pending: Option<Pending>,
 }

@@ -30,6 +30,18 @@ fn context(cache: &KvCache, rows: &Rows, context: usize, chunk: usize) -> Sequen
     seq
 }
 
+/// Takes the next `n` tokens, in steps of at most `chunk`, and reduces where the recipe wants it.
+fn walk(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize, chunk: usize) -> Vec<f32> {
+    let end = seq.len() + n;
+    let mut out = Vec::new();
+    while seq.len() < end {
+        let rows_now = chunk.min(end - seq.len()).min(seq.rows_to_reduction());
+        out.extend(step(cache, seq, rows, rows_now));
+        cache.reduce(seq).unwrap();
+    }
+    out
+}
+
 fn floats(view: &safetensors::tensor::TensorView<'_>) -> Vec<f32> {
     view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
@@ -121,11 +133,7 @@ fn check_attention(recipe: &str, g: &LayerGeometry, tokens: usize, chunk: usize,
     let cache = cache_of(std::slice::from_ref(g), recipe);
     let rows = Rows::random(g, tokens + 150, 3);
     let mut seq = context(&cache, &rows, tokens, chunk);
-    let mut out = Vec::new();
-    while seq.len() < rows.tokens {
-        let n = (chunk / 3 + 1).min(rows.tokens - seq.len());
-        out.extend(step(&cache, &mut seq, &rows, n));
-    }
+    let out = walk(&cache, &mut seq, &rows, 150, chunk / 3 + 1);
     cache.verify(&seq).unwrap();
     let expected = expected(g, &rows, &seq, tokens);
     let worst = out.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
@@ -136,7 +144,7 @@ fn check_attention(recipe: &str, g: &LayerGeometry, tokens: usize, chunk: usize,
 fn later_tokens_see_what_stayed() {
     for method in ["streamingllm", "knorm", "keydiff", "tova", "snapkv", "pyramidkv", "adakv", "chunkkv"] {
         for (budget, tokens, chunk) in [("0.5", 300, 300), ("0.25", 640, 97), ("100", 331, 64)] {
-            check_attention(&format!("{method}(budget={budget}) + f32"), &plain(6, 2, 32), tokens, chunk, 2e-5);
+            check_attention(&format!("{method}(budget={budget}, when=prompt) + f32"), &plain(6, 2, 32), tokens, chunk, 2e-5);
         }
     }
     // Encoded, rotated on reading, and heads that are no multiple of a vector.
@@ -157,11 +165,7 @@ proptest! {
         let rows = Rows::random(&g, tokens + 90, 9);
         let finish = |chunk: usize, later: usize| {
             let mut seq = context(&cache, &rows, tokens, chunk);
-            let mut out = Vec::new();
-            while seq.len() < rows.tokens {
-                let n = later.min(rows.tokens - seq.len());
-                out.extend(step(&cache, &mut seq, &rows, n));
-            }
+            let out = walk(&cache, &mut seq, &rows, 90, later);
             out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
         prop_assert!(finish(tokens, 90) == finish(chunk, 1 + chunk / 4));
@@ -175,7 +179,7 @@ fn everything_kept_is_bit_for_bit_no_method() {
     let rows = Rows::random(&g, 400, 5);
     let after = |cache: &KvCache| {
         let mut seq = context(cache, &rows, 300, 300);
-        step(cache, &mut seq, &rows, 100).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        walk(cache, &mut seq, &rows, 100, 100).into_iter().map(f32::to_bits).collect::<Vec<_>>()
     };
     let all = after(&cache(std::slice::from_ref(&g), "f16", 2, Isa::detect()));
     for method in ["streamingllm", "snapkv", "adakv", "chunkkv", "keydiff"] {

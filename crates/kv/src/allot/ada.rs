@@ -1,7 +1,7 @@
 //! Ada-KV (Feng et al., 2024): the heads of a layer share one budget, and the best scores of all of them win.
 
 use super::{Budget, Choose, top};
-use crate::score::Method;
+use crate::score::{Method, Scene};
 
 /// kvpress's form: the best `floor` of every head's own budget are safe, the rest compete over all heads.
 #[derive(Debug)]
@@ -10,18 +10,8 @@ pub(crate) struct AdaKv {
 }
 
 impl Choose for AdaKv {
-    fn choose(&self, _: &dyn Method, scores: &[Vec<f32>], kept: usize, _: Budget) -> Vec<Vec<u32>> {
-        let safe = (kept as f64 * self.floor) as usize;
-        let tokens = scores.first().map_or(0, Vec::len);
-        let mut all: Vec<f32> = scores.concat();
-        for (head, scores) in scores.iter().enumerate() {
-            top(scores, safe).into_iter().for_each(|i| all[head * tokens + i as usize] = f32::INFINITY);
-        }
-        let mut chosen = vec![Vec::new(); scores.len()];
-        for i in top(&all, kept * scores.len()) {
-            chosen[i as usize / tokens].push(i % tokens as u32);
-        }
-        chosen
+    fn choose(&self, _: &dyn Method, _: &Scene<'_>, scores: &[Vec<f32>], kept: &[usize], _: Budget) -> Vec<Vec<u32>> {
+        self.choose_by(scores, kept)
     }
 
     fn describe(&self) -> String {
@@ -29,14 +19,30 @@ impl Choose for AdaKv {
     }
 }
 
+impl AdaKv {
+    pub(super) fn choose_by(&self, scores: &[Vec<f32>], kept: &[usize]) -> Vec<Vec<u32>> {
+        // Heads may hold different numbers of tokens; earlier heads come first among equals.
+        let start: Vec<usize> = scores.iter().scan(0, |at, s| Some(std::mem::replace(at, *at + s.len()))).collect();
+        let mut all: Vec<f32> = scores.concat();
+        for ((scores, &start), &kept) in scores.iter().zip(&start).zip(kept) {
+            let safe = (kept as f64 * self.floor) as usize;
+            top(scores, safe).into_iter().for_each(|i| all[start + i as usize] = f32::INFINITY);
+        }
+        let mut chosen = vec![Vec::new(); scores.len()];
+        for i in top(&all, kept.iter().sum()) {
+            let head = start.partition_point(|&start| start <= i as usize) - 1;
+            chosen[head].push(i - start[head] as u32);
+        }
+        chosen
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::super::score::registry::build;
     use super::*;
 
     fn counts(floor: f64, scores: &[Vec<f32>], kept: usize) -> Vec<Vec<u32>> {
-        let of = build(&"knorm".parse().unwrap()).unwrap();
-        AdaKv { floor }.choose(&*of, scores, kept, Budget::Tokens(kept))
+        AdaKv { floor }.choose_by(scores, &vec![kept; scores.len()])
     }
 
     #[test]

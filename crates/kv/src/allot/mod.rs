@@ -2,9 +2,16 @@
 
 pub(crate) mod ada;
 pub(crate) mod chunk;
+pub(crate) mod crush;
+pub mod heads;
+pub(crate) mod prefix;
 pub(crate) mod pyramid;
+pub(crate) mod variance;
+pub(crate) mod zipvl;
 
-use crate::score::{Method, Scene, by_score};
+use crate::observe::Wish;
+use crate::reduce::{Merge, When};
+use crate::score::{Method, Place, Scene, Scored, by_score};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,6 +23,10 @@ pub enum Budget {
     Share(f64),
     /// So many tokens of every head, on average.
     Tokens(usize),
+    /// As many tokens of every head, on average, as take so many bytes in all. A plan for a model knows how many.
+    Bytes(u64),
+    /// As many as take this share of what is free in the pool when the context begins. A sequence knows how many.
+    Free(f64),
 }
 
 impl Budget {
@@ -25,6 +36,8 @@ impl Budget {
             // As the reference library truncates, so that the same tokens stay.
             Budget::Share(share) => ((all as f64 * share) as usize).min(all),
             Budget::Tokens(tokens) => tokens.min(all),
+            // Not known yet: no more than all.
+            Budget::Bytes(_) | Budget::Free(_) => all,
         }
     }
 }
@@ -38,11 +51,30 @@ impl FromStr for Budget {
         {
             return Ok(Budget::Tokens(tokens));
         }
+        if let Some(bytes) = bytes(text) {
+            return Ok(Budget::Bytes(bytes));
+        }
+        if let Some(rest) = text.strip_prefix("free") {
+            let divisor = if rest.is_empty() { Some(1.0) } else { rest.strip_prefix('/').and_then(|n| n.parse().ok()) };
+            if let Some(divisor) = divisor.filter(|n: &f64| n.is_finite() && *n >= 1.0) {
+                return Ok(Budget::Free(1.0 / divisor));
+            }
+        }
         match text.parse::<f64>() {
             Ok(share) if share > 0.0 && share <= 1.0 => Ok(Budget::Share(share)),
-            _ => Err(format!("`{text}` is neither a share above 0 and up to 1 nor a number of tokens")),
+            _ => Err(format!(
+                "`{text}` is none of a share above 0 and up to 1, a number of tokens, bytes such as 64MiB, and free/2"
+            )),
         }
     }
+}
+
+/// `64MiB` and the like.
+fn bytes(text: &str) -> Option<u64> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("B", 0)];
+    let (number, shift) = units.iter().find_map(|&(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
+    let bytes = number.parse::<f64>().ok()? * f64::from(1u32 << shift);
+    (bytes >= 1.0 && bytes < 1e18).then_some(bytes as u64)
 }
 
 impl fmt::Display for Budget {
@@ -50,6 +82,8 @@ impl fmt::Display for Budget {
         match self {
             Budget::Share(share) => write!(f, "{share}"),
             Budget::Tokens(tokens) => write!(f, "{tokens}"),
+            Budget::Bytes(bytes) => write!(f, "{bytes}B"),
+            Budget::Free(share) => write!(f, "free/{}", 1.0 / share),
         }
     }
 }
@@ -57,7 +91,26 @@ impl fmt::Display for Budget {
 /// How tokens are chosen by the scores of a method: the part of a method that builds on another.
 pub(crate) trait Choose: fmt::Debug + Send + Sync {
     /// As [`Method::choose`], by the scores of `of`.
-    fn choose(&self, of: &dyn Method, scores: &[Vec<f32>], kept: usize, budget: Budget) -> Vec<Vec<u32>>;
+    fn choose(
+        &self,
+        of: &dyn Method,
+        scene: &Scene<'_>,
+        scores: &[Vec<f32>],
+        kept: &[usize],
+        budget: Budget,
+    ) -> Vec<Vec<u32>> {
+        of.choose(scene, scores, kept, budget)
+    }
+
+    /// As [`Method::budget`].
+    fn budget(&self, of: &dyn Method, budget: Budget, tokens: usize, place: Place) -> usize {
+        of.budget(budget, tokens, place)
+    }
+
+    /// As [`Method::allot`].
+    fn allot(&self, of: &dyn Method, layers: &[Scored<'_>], kept: &mut [Vec<usize>]) {
+        of.allot(layers, kept);
+    }
 
     /// What it adds, for people.
     fn describe(&self) -> String;
@@ -71,24 +124,40 @@ pub(crate) struct Over<C> {
 }
 
 impl<C: Choose> Method for Over<C> {
-    fn observes(&self) -> usize {
-        self.of.observes()
+    fn wish(&self) -> Wish {
+        self.of.wish()
     }
 
-    fn budget(&self, budget: Budget, tokens: usize, layer: usize, layers: usize) -> usize {
-        self.of.budget(budget, tokens, layer, layers)
+    fn budget(&self, budget: Budget, tokens: usize, place: Place) -> usize {
+        self.how.budget(&*self.of, budget, tokens, place)
+    }
+
+    fn leader(&self, layer: usize) -> usize {
+        self.of.leader(layer)
     }
 
     fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
         self.of.scores(scene)
     }
 
-    fn choose(&self, scores: &[Vec<f32>], kept: usize, budget: Budget) -> Vec<Vec<u32>> {
-        self.how.choose(&*self.of, scores, kept, budget)
+    fn allot(&self, layers: &[Scored<'_>], kept: &mut [Vec<usize>]) {
+        self.how.allot(&*self.of, layers, kept);
+    }
+
+    fn choose(&self, scene: &Scene<'_>, scores: &[Vec<f32>], kept: &[usize], budget: Budget) -> Vec<Vec<u32>> {
+        self.how.choose(&*self.of, scene, scores, kept, budget)
     }
 
     fn least(&self) -> usize {
         self.of.least()
+    }
+
+    fn when(&self) -> When {
+        self.of.when()
+    }
+
+    fn merge(&self) -> Option<Arc<dyn Merge>> {
+        self.of.merge()
     }
 
     fn describe(&self) -> String {
@@ -116,7 +185,9 @@ mod tests {
         assert_eq!("0.25".parse(), Ok(Budget::Share(0.25)));
         assert_eq!("1".parse(), Ok(Budget::Share(1.0)));
         assert_eq!("512".parse(), Ok(Budget::Tokens(512)));
-        for bad in ["0", "-1", "1.5", "x", "nan", "inf", ""] {
+        assert_eq!("1.5MiB".parse(), Ok(Budget::Bytes(3 << 19)));
+        assert_eq!("free/4".parse(), Ok(Budget::Free(0.25)));
+        for bad in ["0", "-1", "1.5", "x", "nan", "inf", "", "0B", "-3MiB", "MiB", "free/0.5", "free/x", "freee"] {
             assert!(bad.parse::<Budget>().is_err(), "{bad}");
         }
         // The dossier's: floating point of `1 - r` matters.

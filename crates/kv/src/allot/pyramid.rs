@@ -7,7 +7,7 @@ pub(crate) fn tokens(budget: Budget, tokens: usize, window: usize, beta: usize, 
     let (n, window, last) = (tokens as f64, window as f64, layers.saturating_sub(1).max(1) as f64);
     let mean = match budget {
         Budget::Share(share) => n * share,
-        Budget::Tokens(tokens) => tokens as f64,
+        budget => budget.tokens(tokens) as f64,
     };
     let mut least = mean / beta as f64;
     let mut most = 2.0 * mean - least;

@@ -98,6 +98,11 @@ impl Block<'_> {
         self.first + vector / self.geometry.group()
     }
 
+    /// Position in the sequence of a query vector's row.
+    pub(super) fn row_position(&self, vector: usize) -> usize {
+        self.lane.position(self.position(vector))
+    }
+
     /// Whether a row reads this page in its body format.
     fn reads_body(&self, page: usize, position: usize) -> bool {
         page >= self.lane.plan.sink_pages() && page < self.lane.body_end(position)
@@ -130,7 +135,16 @@ impl Block<'_> {
             let wide = view.k_element == Element::F32 && view.v_element == Element::F32;
             let view = if many && !wide { widen(self.isa, view, width, &mut local.k, &mut local.v) } else { view };
             let softcap = self.geometry.softcap.unwrap_or(0.0);
-            attend_page(self.isa, self.q, width, view, &local.visible, softcap, rows, &mut local.scores);
+            match self.lane.extra(page) {
+                None => attend_page(self.isa, self.q, width, view, &local.visible, softcap, rows, &mut local.scores),
+                Some(extra) => {
+                    score_page(self.isa, self.q, width, view.k, view.k_element, &mut local.scores);
+                    let softcap = add_extra(&mut local.scores, extra, softcap);
+                    soften(self.isa, &mut local.scores, &local.visible, softcap, rows);
+                    let (v, element) = (view.v, view.v_element);
+                    accumulate_page(self.isa, &local.scores, v, element, width, &local.visible, rows.out);
+                }
+            }
         }
     }
 
@@ -155,7 +169,12 @@ impl Block<'_> {
             prefetch(first);
             self.score(&body.k, k, page, prepared, local);
             prefetch(second);
-            soften(self.isa, &mut local.scores, &local.visible, self.geometry.softcap.unwrap_or(0.0), &mut state);
+            let softcap = self.geometry.softcap.unwrap_or(0.0);
+            let softcap = match self.lane.extra(page) {
+                None => softcap,
+                Some(extra) => add_extra(&mut local.scores, extra, softcap),
+            };
+            soften(self.isa, &mut local.scores, &local.visible, softcap, &mut state);
             let (first, second) = next_v.split_at(next_v.len() / 2);
             prefetch(first);
             if body.v.fused() {
@@ -178,6 +197,47 @@ impl Block<'_> {
             }
         }
         local.body = buffer;
+    }
+
+    /// Shares of attention that the rows give the tokens of a page, where any row sees it: once for each form that rows read
+    /// it in. `ends` has maximum and sum of every row's softmax.
+    pub(super) fn shares(
+        &self,
+        page: usize,
+        ends: &[f32],
+        prepared: &Prepared,
+        local: &mut Local,
+        mut each: impl FnMut(PageShares<'_>),
+    ) {
+        let (vectors, width) = (self.vectors(), self.geometry.width());
+        local.scores.resize(vectors * PAGE_TOKENS, 0.0);
+        for encoded in [true, false] {
+            if !self.look(page, encoded, &mut local.visible) {
+                continue;
+            }
+            let body = self.lane.plan.body.as_ref().filter(|_| encoded);
+            match (body, self.lane.body(page).filter(|_| encoded), self.lane.exact(page)) {
+                (Some(body), Some((k, _)), _) => self.score(&body.k, k, page, prepared, local),
+                (None, _, Some(view)) => {
+                    score_page(self.isa, self.q, width, view.k, view.k_element, &mut local.scores);
+                }
+                _ => continue,
+            }
+            let softcap = self.geometry.softcap.unwrap_or(0.0);
+            let softcap = match self.lane.extra(page) {
+                None => softcap,
+                Some(extra) => add_extra(&mut local.scores, extra, softcap),
+            };
+            let mut max: Vec<f32> = ends.chunks_exact(2).map(|end| end[0]).collect();
+            let mut sum = vec![0.0; vectors];
+            let mut state = Rows { max: &mut max, sum: &mut sum, out: &mut [] };
+            soften(self.isa, &mut local.scores, &local.visible, softcap, &mut state);
+            for (weights, end) in local.scores.chunks_exact_mut(PAGE_TOKENS).zip(ends.chunks_exact(2)) {
+                let share = 1.0 / end[1];
+                weights.iter_mut().for_each(|weight| *weight *= share);
+            }
+            each(PageShares { block: self, scores: &local.scores, visible: &local.visible });
+        }
     }
 
     fn score(&self, k: &Pipeline, page: &[u8], index: usize, prepared: &Prepared, local: &mut Local) {
@@ -215,6 +275,36 @@ impl Block<'_> {
         let clip = |at: usize| at.saturating_sub(start).min(PAGE_TOKENS) as u8;
         Visible { from: clip(from), to: clip(position + 1) }
     }
+}
+
+/// Attention of some rows with one page.
+pub(super) struct PageShares<'a> {
+    block: &'a Block<'a>,
+    scores: &'a [f32],
+    visible: &'a [Visible],
+}
+
+impl PageShares<'_> {
+    /// `[PAGE_TOKENS]` for every query vector.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.scores.chunks_exact(PAGE_TOKENS).take(self.visible.len())
+    }
+
+    /// What a query vector sees of the page, and how many slots it sees in all.
+    pub(super) fn seen(&self, vector: usize) -> (Visible, usize) {
+        (self.visible[vector], self.block.position(vector) + 1)
+    }
+}
+
+/// Adds what slots that stand for several tokens get beyond their scores; the cap, which comes before that, is done then.
+pub(crate) fn add_extra(scores: &mut [f32], extra: &[f32], softcap: f32) -> f32 {
+    for scores in scores.chunks_exact_mut(PAGE_TOKENS) {
+        if softcap > 0.0 {
+            scores.iter_mut().for_each(|score| *score = softcap * (*score / softcap).tanh());
+        }
+        scores.iter_mut().zip(extra).for_each(|(score, extra)| *score += extra);
+    }
+    0.0
 }
 
 /// The page as `f32`, in the buffers of this thread.

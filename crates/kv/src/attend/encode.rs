@@ -2,7 +2,6 @@
 
 use super::Attention;
 use crate::KvError;
-use crate::encode::codec::Hints;
 use crate::page::SealedPage;
 use crate::pool::PageBytes;
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -62,20 +61,10 @@ impl Attention<'_, '_> {
     fn encode_page(&self, due: &Due) -> Option<(SealedPage, usize)> {
         let lane = self.segments[due.segment].seq.lane(self.layer, due.head);
         let bytes = due.bytes.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let (kind, page, dim) = (lane.body_kind()?, lane.writable(due.page)?, self.geometry.head_dim);
-        let mut k = vec![0.0; PAGE_TOKENS * dim];
-        let mut v = vec![0.0; PAGE_TOKENS * dim];
+        let (page, dim) = (lane.writable(due.page)?, self.geometry.head_dim);
+        let (mut k, mut v) = (vec![0.0; PAGE_TOKENS * dim], vec![0.0; PAGE_TOKENS * dim]);
         page.read(&mut k, &mut v);
-        let start = due.page * PAGE_TOKENS;
-        let body = lane.plan.body.as_ref()?;
-        if let (true, Some(rope)) = (body.k.before_rope(), &self.geometry.rope) {
-            let table = rope.table(lane.position(start + PAGE_TOKENS - 1) + 1);
-            for (i, row) in k.chunks_exact_mut(dim).enumerate() {
-                rope.unrotate(&table, lane.position(start + i), row);
-            }
-        }
-        let start = lane.position(start);
-        Some(SealedPage::encode(kind.clone(), bytes, &k, &v, Hints { importance: &[], start }))
+        lane.encode(due.page, &mut k, &v, self.geometry.rope.as_deref(), &[], bytes)
     }
 
     /// After the step: nobody reads the encoded pages exactly any more.

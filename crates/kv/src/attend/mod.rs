@@ -5,6 +5,7 @@
 //! rows (a prefill chunk) by rows; both take the same steps in the same order for a row, so the bits are the same.
 
 mod block;
+mod columns;
 mod disjoint;
 mod encode;
 
@@ -12,6 +13,7 @@ use crate::encode::pipeline::Prepared;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
 use crate::{KvError, LayerGeometry, Segment};
 use block::Block;
+pub(crate) use block::add_extra;
 use cachalot_kernels::attention::{DIRECT_ROWS, PAGE_TOKENS, Rows, SPLIT_PAGES};
 use cachalot_kernels::{Isa, Team};
 use disjoint::Disjoint;
@@ -36,19 +38,23 @@ pub(crate) struct Scratch {
     q: Vec<f32>,
     /// Partial results of split tasks.
     partial: Vec<f32>,
+    /// Maximum and sum of every query vector's softmax, `[kv_head][row][group][2]`, where a sequence gathers columns.
+    ends: Vec<f32>,
     /// Queries of split tasks as the body format wants them, `[segment][kv_head]`.
     prepared: Vec<Mutex<Prepared>>,
 }
 
 impl Scratch {
     pub(crate) fn new(ledger: &Ledger) -> Scratch {
-        Scratch { ledger: ledger.clone(), held: None, q: Vec::new(), partial: Vec::new(), prepared: Vec::new() }
+        let ledger = ledger.clone();
+        Scratch { ledger, held: None, q: Vec::new(), partial: Vec::new(), ends: Vec::new(), prepared: Vec::new() }
     }
 
-    fn resize(&mut self, q: usize, partial: usize) {
+    fn resize(&mut self, q: usize, partial: usize, ends: usize) {
         self.q.resize(q, 0.0);
         self.partial.resize(partial, 0.0);
-        let bytes = 4 * (self.q.capacity() + self.partial.capacity()) as u64;
+        self.ends.resize(ends, 0.0);
+        let bytes = 4 * (self.q.capacity() + self.partial.capacity() + self.ends.capacity()) as u64;
         if self.held.as_ref().map(Reservation::bytes) != Some(bytes) {
             self.held = None;
             self.held = self.ledger.reserve(Purpose::Scratch, bytes).ok();
@@ -87,6 +93,15 @@ struct Task {
     partial: Option<usize>,
 }
 
+/// Where finished rows go.
+struct Results<'a> {
+    /// Rows of the step.
+    rows: usize,
+    out: Disjoint<'a, f32>,
+    /// See [`Scratch::ends`]; empty where nobody wants them.
+    ends: Disjoint<'a, f32>,
+}
+
 impl Attention<'_, '_> {
     pub(crate) fn run(
         mut self,
@@ -100,7 +115,8 @@ impl Attention<'_, '_> {
         let rows: usize = self.segments.iter().map(|s| s.rows).sum();
         self.check(rows, q, k, v, out)?;
         let (tasks, partials) = self.tasks();
-        scratch.resize(rows * g.heads * g.width(), partials);
+        let gathers = self.gathers();
+        scratch.resize(rows * g.heads * g.width(), partials, if gathers { 2 * rows * g.heads } else { 0 });
         self.append(rows, q, k, v, &mut scratch.q);
         let odd = self.encode()?;
         let queries = &scratch.q[..];
@@ -110,7 +126,7 @@ impl Attention<'_, '_> {
         let prepared: Vec<&Prepared> = prepared.iter().map(|p| &**p).collect();
         let tiles = self.tiles();
         let partial = Disjoint::new(&mut scratch.partial);
-        let result = Disjoint::new(out);
+        let result = Results { rows, out: Disjoint::new(out), ends: Disjoint::new(&mut scratch.ends) };
         let tiles = tiles.as_ref().map(|tiles| &tiles[..]);
         self.team.for_each(tasks.len(), |i| {
             let task = &tasks[i];
@@ -118,8 +134,11 @@ impl Attention<'_, '_> {
             self.attend(task, self.block(task, rows, queries, tiles), prepared, &partial, &result);
         });
         self.merge(&tasks, &partial, &result);
+        if gathers {
+            self.gather(rows, &scratch.q, &scratch.ends, tiles);
+        }
         self.let_go();
-        self.observe(rows, &scratch.q);
+        self.observe(rows, q, &scratch.q);
         Ok(odd)
     }
 
@@ -214,11 +233,12 @@ impl Attention<'_, '_> {
     }
 
     /// Shows the queries to those sequences that gather them.
-    fn observe(&mut self, rows: usize, q: &[f32]) {
-        let mut first = 0;
+    fn observe(&mut self, rows: usize, plain: &[f32], q: &[f32]) {
+        let (mut first, wide) = (0, self.geometry.heads * self.geometry.head_dim);
         for Segment { seq, rows: count } in self.segments.iter_mut() {
             if let Some(observed) = seq.pending.as_mut().and_then(|pending| pending.observed.as_mut()) {
                 observed.push(self.layer, self.geometry, q, rows, first, *count);
+                observed.push_plain(self.layer, self.geometry, &plain[first * wide..][..*count * wide], seq.len);
             }
             first += *count;
         }
@@ -304,7 +324,7 @@ impl Attention<'_, '_> {
         block: Block<'_>,
         prepared: Option<&Prepared>,
         partial: &Disjoint<'_, f32>,
-        out: &Disjoint<'_, f32>,
+        out: &Results<'_>,
     ) {
         let width = self.geometry.width();
         thread_local! {
@@ -336,7 +356,7 @@ impl Attention<'_, '_> {
     }
 
     /// Merges what split tasks left, in the order of the splits.
-    fn merge(&self, tasks: &[Task], partial: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>) {
+    fn merge(&self, tasks: &[Task], partial: &Disjoint<'_, f32>, out: &Results<'_>) {
         let g = self.geometry;
         let same = |a: &Task, b: &Task| a.rows == b.rows && a.head == b.head && b.partial.is_some();
         let groups: Vec<&[Task]> = tasks.chunk_by(same).filter(|tasks| tasks[0].partial.is_some()).collect();
@@ -357,13 +377,19 @@ impl Attention<'_, '_> {
         (0..groups.len()).for_each(run);
     }
 
-    fn finish(&self, task: &Task, total: &Rows<'_>, out: &Disjoint<'_, f32>) {
+    fn finish(&self, task: &Task, total: &Rows<'_>, to: &Results<'_>) {
         let g = self.geometry;
         for (i, row) in task.rows.clone().enumerate() {
             for head in 0..g.group() {
-                let to = (row * g.heads + task.head * g.group() + head) * g.head_dim;
+                let vector = i * g.group() + head;
+                let at = (row * g.heads + task.head * g.group() + head) * g.head_dim;
                 // SAFETY: row and head belong to this task alone.
-                total.finish(i * g.group() + head, unsafe { out.part(to..to + g.head_dim) });
+                total.finish(vector, unsafe { to.out.part(at..at + g.head_dim) });
+                if to.ends.len() > 0 {
+                    let at = 2 * ((task.head * to.rows + row) * g.group() + head);
+                    // SAFETY: as above.
+                    unsafe { to.ends.part(at..at + 2) }.copy_from_slice(&[total.max[vector], total.sum[vector]]);
+                }
             }
         }
     }

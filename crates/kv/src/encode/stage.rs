@@ -215,6 +215,18 @@ impl Args {
         Err(self.error(format!("`{key}={value}` is out of range; {} to {} are possible", range.start(), range.end())))
     }
 
+    /// As [`Args::number`], to the last digit.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn share(&self, key: &'static str, default: f64, range: RangeInclusive<f64>) -> Result<f64, StageError> {
+        let value = self.parsed(key, "a number")?.unwrap_or(default);
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        Err(self.error(format!("`{key}={value}` is out of range; {} to {} are possible", range.start(), range.end())))
+    }
+
     /// `true` or `false`.
     ///
     /// # Errors

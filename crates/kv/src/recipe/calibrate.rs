@@ -3,7 +3,8 @@
 
 use super::error::Lane;
 use super::plan::{Assembly, Builder};
-use super::{Bits, Recipe, RecipeError, search};
+use super::{Bits, KeepSpec, Measure, Recipe, RecipeError, search};
+use crate::allot::heads::TENSOR;
 use crate::encode::codec::{Hints, Item, Part, Shape, Side};
 use crate::encode::stage::{Args, Built, NamedTensor, Samples, StageSpec, Tensors};
 use crate::{CachePlan, LayerGeometry, Recorder, Segment};
@@ -196,6 +197,24 @@ pub fn calibrate(
     Ok(tensors)
 }
 
+/// What a measure says of every head, from what was collected of a text that repeats itself after `period` tokens where the
+/// measure wants that.
+pub fn heads(measure: Measure, collected: &Collector, period: usize, team: &Team) -> NamedTensor {
+    let layers = &collected.layers;
+    let heads: Vec<(usize, usize)> =
+        (0..layers.len()).flat_map(|layer| (0..layers[layer].kv_heads).map(move |head| (layer, head))).collect();
+    let found: Vec<Mutex<Vec<f32>>> = heads.iter().map(|_| Mutex::default()).collect();
+    team.for_each(heads.len(), |i| {
+        let (layer, head) = heads[i];
+        let rows = collected.beginning(layer, head, usize::MAX);
+        let of_head = measure.of_head(&rows, &layers[layer], period);
+        *found[i].lock().unwrap_or_else(PoisonError::into_inner) = of_head;
+    });
+    let found: Vec<Vec<f32>> = found.into_iter().map(|f| f.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+    let data = measure.table(&found);
+    NamedTensor { name: TENSOR.to_owned(), shape: vec![data.len()], data }
+}
+
 /// The plan of a recipe with a profile of random numbers: for what does not depend on the numbers, such as bytes.
 ///
 /// # Errors
@@ -207,7 +226,11 @@ pub fn synthetic(recipe: &Recipe, layers: &[LayerGeometry]) -> Result<CachePlan,
 /// Tensors for [`synthetic`].
 pub(super) fn synthetic_tensors(recipe: &Recipe, layers: &[LayerGeometry]) -> Result<Made, RecipeError> {
     let collected = synthetic_rows(layers);
-    let tensors = calibrate(recipe, &collected, 0, &Team::new(std::num::NonZeroUsize::MIN), &|_, _| {})?;
+    let team = Team::new(std::num::NonZeroUsize::MIN);
+    let mut tensors = calibrate(recipe, &collected, 0, &team, &|_, _| {})?;
+    if let Some(measure) = recipe.keep.as_ref().and_then(KeepSpec::measures) {
+        tensors.push(heads(measure, &collected, PAGE_TOKENS, &team));
+    }
     Ok(Made::of(tensors))
 }
 

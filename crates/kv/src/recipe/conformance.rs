@@ -191,6 +191,7 @@ fn stages_without_calibration_do_not_depend_on_the_lane() {
 
 fn profile(recipe: &Recipe, head_dim: usize) -> Profile {
     let origin = Origin {
+        heads: recipe.keep.as_ref().and_then(KeepSpec::measures).map(|measure| measure.name().to_owned()),
         model: String::new(),
         model_name: String::new(),
         recipe: recipe.name.clone(),

@@ -176,9 +176,17 @@ fn named(call: &StageSpec, files: Files) -> Result<Recipe, RecipeError> {
             let removed = removed.ok_or_else(|| args.error(format!("`ratio={text}` is no share below 1 to remove")))?;
             keep.budget = Budget::Share(1.0 - removed);
         }
-        let of_method = call.args.iter().filter(|(key, _)| !["budget", "ratio"].contains(&key.as_str()));
+        if let Some(text) = args.raw("when") {
+            keep.when = Some(text.parse().map_err(|what: String| args.error(what))?);
+        }
+        keep.every = args.number("every", 1, super::KeepSpec::MAX_EVERY)?.or(keep.every);
+        if let Some(text) = args.raw("merge") {
+            keep.merge = Some(text.parse()?);
+        }
+        let own = ["budget", "ratio", "when", "every", "merge"];
+        let of_method = call.args.iter().filter(|(key, _)| !own.contains(&key.as_str()));
         keep.method.args.extend(of_method.map(|(key, value)| (key.clone(), value.clone())));
-        keep.build()?;
+        keep.build(&[], None)?;
         args = Arguments::default();
     }
     if let Some(window) = args.number("window", 0, Encode::MAX_WINDOW)? {

@@ -9,7 +9,10 @@
 //!
 //! [keep]                            # what stays of a context; everything where there is no such table
 //! method = "snapkv(window=64)"
-//! budget = 0.5                      # a share, or a number of tokens
+//! budget = 0.5                      # a share, a number of tokens, bytes ("64MiB") or a share of free memory ("50% free")
+//! when = "prompt"                   # or "decode" or "both"; as the method has it where absent
+//! every = 64                        # tokens between reductions after the context
+//! merge = "d2o(weight=exact)"       # what becomes of the others; as the method has it where absent, "none" drops them
 //!
 //! [encode]
 //! sinks = 0                         # first tokens that stay exact
@@ -59,6 +62,9 @@ struct File {
 struct KeepTable {
     method: Spanned<String>,
     budget: Spanned<toml::Value>,
+    when: Option<Spanned<String>>,
+    every: Option<Spanned<i64>>,
+    merge: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -128,7 +134,7 @@ impl Recipe {
             name,
             paper: file.paper,
             summary: file.summary,
-            needs: file.needs.max(encode.needs()),
+            needs: file.needs.max(encode.needs()).max(keep.as_ref().map_or(Needs::Nothing, KeepSpec::needs)),
             deviations: file.deviations,
             encode,
             keep,
@@ -189,12 +195,27 @@ impl Reader<'_> {
         let text = match table.budget.get_ref() {
             toml::Value::Float(share) => share.to_string(),
             toml::Value::Integer(tokens) => tokens.to_string(),
+            toml::Value::String(text) => text.clone(),
             other => other.type_str().to_owned(),
         };
         let budget = text.parse();
         let budget = budget.map_err(|what: String| self.error(&table.budget.span(), format!("`budget`: {what}")))?;
-        let keep = KeepSpec { method, budget };
-        keep.build().map_err(|e| self.error(&table.method.span(), e.to_string()))?;
+        let when = match &table.when {
+            None => None,
+            Some(when) => Some(when.get_ref().parse().map_err(|what: String| self.error(&when.span(), what))?),
+        };
+        let merge = match &table.merge {
+            None => None,
+            Some(merge) => {
+                Some(merge.get_ref().parse().map_err(|e: RecipeError| self.error(&merge.span(), e.to_string()))?)
+            }
+        };
+        let every = match &table.every {
+            Some(every) if *every.get_ref() < 1 => return Err(self.error(&every.span(), "`every` is at least 1")),
+            every => self.number("every", every.clone(), KeepSpec::MAX_EVERY)?,
+        };
+        let keep = KeepSpec { method, budget, when, every, merge };
+        keep.build(&[], None).map_err(|e| self.error(&table.method.span(), e.to_string()))?;
         Ok(keep)
     }
 

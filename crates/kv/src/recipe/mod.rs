@@ -13,6 +13,7 @@ mod conformance;
 pub mod error;
 pub mod expression;
 pub mod file;
+pub mod measure;
 mod nearest;
 pub mod plan;
 pub mod ranges;
@@ -25,6 +26,7 @@ mod text;
 
 pub use card::Card;
 pub use error::RecipeError;
+pub use measure::Measure;
 pub use nearest::nearest;
 pub use ranges::Ranges;
 pub use registry::Registry;
@@ -32,8 +34,9 @@ pub use registry::Registry;
 use crate::KvFormat;
 use crate::allot::Budget;
 use crate::encode::codec::Side;
-use crate::encode::stage::StageSpec;
-use crate::reduce::Keep;
+use crate::LayerGeometry;
+use crate::encode::stage::{StageSpec, Tensors};
+use crate::reduce::{Keep, When};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -95,15 +98,55 @@ pub struct KeepSpec {
     pub method: StageSpec,
     /// How much.
     pub budget: Budget,
+    /// When; as the method has it where `None`.
+    pub when: Option<When>,
+    /// Tokens between reductions after the context; [`Keep::EVERY`] where `None`.
+    pub every: Option<usize>,
+    /// What becomes of the others, a way of merging of [`crate::reduce::merge::registry`]; as the method has it where `None`.
+    /// `none` drops them.
+    pub merge: Option<StageSpec>,
 }
 
 impl KeepSpec {
+    /// Most tokens between reductions.
+    pub const MAX_EVERY: usize = 1 << 20;
+
+    /// What calibration measures of heads for it, if anything.
+    pub fn measures(&self) -> Option<Measure> {
+        crate::score::registry::method(&self.method.name).and_then(|entry| entry.measures)
+    }
+
+    fn needs(&self) -> Needs {
+        if self.measures().is_some() { Needs::Profile } else { Needs::Nothing }
+    }
+
+    /// What it does on a model with these layers.
+    ///
     /// # Errors
     /// [`RecipeError::Argument`] for methods that are not known and arguments that are not possible.
-    pub fn build(&self) -> Result<Keep, RecipeError> {
-        let method = crate::score::registry::build(&self.method);
+    pub(crate) fn build(&self, layers: &[LayerGeometry], profile: Option<&dyn Tensors>) -> Result<Keep, RecipeError> {
+        let table = profile.and_then(|profile| crate::allot::heads::Table::of(profile, layers));
+        let method = crate::score::registry::build(&self.method, table.as_ref());
         let method = method.map_err(|e| RecipeError::Argument { term: self.method.to_string(), what: e.what })?;
-        Ok(Keep { method, budget: self.budget })
+        let merge = match &self.merge {
+            None => method.merge(),
+            Some(none) if none.name == "none" && none.args.is_empty() => None,
+            Some(own) if own.name == "own" && own.args.is_empty() => {
+                let what = || format!("`{}` has no way of merging of its own; name one", self.method.name);
+                Some(method.merge().ok_or_else(|| RecipeError::Argument { term: self.method.to_string(), what: what() })?)
+            }
+            Some(spec) => {
+                let merge = crate::reduce::merge::registry::build(spec);
+                Some(merge.map_err(|e| RecipeError::Argument { term: spec.to_string(), what: e.what })?)
+            }
+        };
+        Ok(Keep {
+            when: self.when.unwrap_or_else(|| method.when()),
+            every: self.every.unwrap_or(Keep::EVERY),
+            budget: self.budget,
+            method,
+            merge,
+        })
     }
 }
 

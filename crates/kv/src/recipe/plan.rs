@@ -7,8 +7,10 @@ use crate::encode::codec::{Part, Shape, Side, Transform};
 use crate::encode::pipeline::Pipeline;
 use crate::encode::registry::{stage, stages};
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError, StageSpec, Tensors};
+use crate::allot::Budget;
 use crate::plan::{Body, CachePlan, LanePlan};
 use crate::profile::Profile;
+use crate::reduce::Keep;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,12 +45,31 @@ impl Recipe {
             (0..layers[layer].kv_heads).map(|head| builder.lane(layer, head, window)).collect()
         });
         let lanes = lanes.collect::<Result<_, _>>()?;
-        let keep = self.keep.as_ref().map(KeepSpec::build).transpose()?;
-        Ok(CachePlan { name: self.name.clone(), lanes, keep })
+        let keep = self.keep.as_ref().map(|keep| keep.build(layers, profile)).transpose()?;
+        let mut plan = CachePlan { name: self.name.clone(), lanes, keep: None };
+        plan.keep = keep.map(|keep| self.within_bytes(keep, &plan, layers)).transpose()?;
+        Ok(plan)
+    }
+
+    /// A budget of bytes as one of tokens.
+    fn within_bytes(&self, keep: Keep, plan: &CachePlan, layers: &[LayerGeometry]) -> Result<Keep, RecipeError> {
+        let Budget::Bytes(bytes) = keep.budget else { return Ok(keep) };
+        let (tokens, least) = (plan.tokens_within(layers, bytes), keep.method.least().max(1));
+        if tokens < least {
+            let what = format!(
+                "`budget={}` is room for {tokens} tokens of each head; the method keeps at least {least}: give it more",
+                keep.budget
+            );
+            return Err(RecipeError::Rule { recipe: self.name.clone(), what });
+        }
+        Ok(Keep { budget: Budget::Tokens(tokens), ..keep })
     }
 
     /// A profile belongs to the stages it was made for.
     fn check_profile(&self, profile: &Profile) -> Result<(), RecipeError> {
+        if let Some(measure) = self.keep.as_ref().and_then(KeepSpec::measures) {
+            profile.check_heads(&self.name, measure)?;
+        }
         for side in [Side::Keys, Side::Values] {
             let wants = |spec: &StageSpec| stage(&spec.name).is_some_and(|entry| entry.calibrate.is_some());
             let used = self.encode.chooses_bits(side) || self.encode.all_stages(side).any(wants);

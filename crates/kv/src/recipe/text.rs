@@ -20,13 +20,18 @@ pub(super) fn shorten(text: &str) -> String {
 pub(super) struct Cursor<'a> {
     text: &'a str,
     at: usize,
+    /// Calls within calls.
+    depth: usize,
 }
+
+/// Most calls within calls.
+const MAX_DEPTH: usize = 8;
 
 impl<'a> Cursor<'a> {
     /// # Errors
     /// Where the text is too long.
     pub fn new(text: &'a str) -> Result<Cursor<'a>, RecipeError> {
-        let cursor = Cursor { text, at: 0 };
+        let cursor = Cursor { text, at: 0, depth: 0 };
         if text.len() > MAX_LEN {
             let what = format!("longer than {MAX_LEN} bytes; write it as a file");
             return Err(RecipeError::Syntax { text: shorten(text), column: 1, what });
@@ -83,23 +88,36 @@ impl<'a> Cursor<'a> {
         Ok(&rest[..len])
     }
 
-    /// `(key=value, …)`, or nothing.
+    /// `(key=value, …)`, or nothing. A method alone, as in `adakv(snapkv)`, is the one built on; `d2o(merge)` asks for the
+    /// method's own way of merging.
     pub fn args(&mut self) -> Result<BTreeMap<String, String>, RecipeError> {
         let mut args = BTreeMap::new();
-        if !self.eat('(') {
+        if !self.eat('(') || self.eat(')') {
             return Ok(args);
         }
-        if self.eat(')') {
-            return Ok(args);
+        if self.depth == MAX_DEPTH {
+            return Err(self.error(format!("more than {MAX_DEPTH} calls within each other")));
         }
+        self.depth += 1;
         loop {
             let key = self.word("the name of an argument")?;
-            self.expect('=')?;
-            let value = self.word("a value")?;
-            if args.insert(key.to_owned(), value.to_owned()).is_some() {
+            let (key, value) = match self.eat('=') {
+                true => (key, self.call("a value")?.to_string()),
+                false if key == "merge" => (key, "own".to_owned()),
+                false if crate::score::registry::method(key).is_some() => {
+                    let of = StageSpec { name: key.to_owned(), args: self.args()? };
+                    ("of", of.to_string())
+                }
+                false => {
+                    self.expect('=')?;
+                    (key, String::new())
+                }
+            };
+            if args.insert(key.to_owned(), value).is_some() {
                 return Err(self.error(format!("`{key}` is given twice")));
             }
             if self.eat(')') {
+                self.depth -= 1;
                 return Ok(args);
             }
             if !self.eat(',') {

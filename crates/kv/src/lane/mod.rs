@@ -1,11 +1,14 @@
 //! The pages of one KV head of one layer of one sequence, in position order.
 
-use crate::KvError;
+pub(crate) mod keep;
+
+use crate::encode::codec::Hints;
 use crate::encode::{read_keys, read_values};
 use crate::page::{PageFormat, PageKind, SealedPage, SealedView, WritablePage};
 use crate::plan::LanePlan;
-use crate::pool::ledger::{Purpose, Reservation};
-use crate::pool::{PageBytes, Pool};
+use crate::Rope;
+use crate::pool::PageBytes;
+use crate::pool::ledger::Reservation;
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -63,6 +66,8 @@ struct Kept {
     positions: Vec<u32>,
     /// How many others there were.
     dropped: usize,
+    /// See [`Lane::extras`]: whole pages, zeros at the end.
+    extra: Vec<f32>,
     _bytes: Reservation,
 }
 
@@ -119,82 +124,90 @@ impl Lane {
         if self.held { 0 } else { self.plan.body_end(slot) }
     }
 
-    /// Keys of the first `slots` in plain elements, `[slots][dim]`; zeros where a page has no plain form.
-    pub(crate) fn keys(&self, slots: usize) -> Vec<f32> {
-        let (width, dim) = (self.exact.width(), self.exact.dim);
-        let mut keys = vec![0.0; slots.next_multiple_of(PAGE_TOKENS) * dim];
-        for (page, keys) in keys.chunks_exact_mut(PAGE_TOKENS * dim).enumerate() {
-            if let Some(view) = self.exact(page) {
-                read_keys(view.k_element, view.k, width, dim, keys);
+    /// Slots of tokens before this position.
+    pub(crate) fn slots_before(&self, position: usize) -> usize {
+        match &self.kept {
+            Some(kept) if position < kept.positions.len() + kept.dropped => {
+                kept.positions.partition_point(|&p| (p as usize) < position)
             }
+            _ => self.slots(position),
         }
-        keys.truncate(slots * dim);
-        keys
     }
 
-    /// Drops all of the first `slots` but `kept`, in ascending order, and ends [`Lane::hold`]. Tokens move down page by page
-    /// into bytes that pages before them have left, so that it takes nothing beside the lane; pages that nothing moves in
-    /// stay as they are, shared or not.
-    ///
-    /// # Errors
-    /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`] where pages that others share leave no bytes; the lane is of no
-    /// use then.
-    pub(crate) fn keep(&mut self, kept: &[u32], slots: usize, pool: &Pool) -> Result<(), KvError> {
-        self.held = false;
-        let same = kept.iter().zip(0..).take_while(|&(&slot, i)| slot == i).count();
-        if same == slots {
-            return Ok(());
+    /// Tokens that each slot of the last reduction stands for, as logarithms that are added to scores; nothing where each
+    /// stands for itself.
+    pub(crate) fn extras(&self) -> &[f32] {
+        self.kept.as_ref().map_or(&[], |kept| &kept.extra)
+    }
+
+    /// What is added to the scores of a page, if anything.
+    pub(crate) fn extra(&self, page: usize) -> Option<&[f32]> {
+        self.extras().get(page * PAGE_TOKENS..(page + 1) * PAGE_TOKENS)
+    }
+
+    /// Keys of the first `slots` as attention reads them, `[slots][dim]`.
+    pub(crate) fn keys(&self, slots: usize, rope: Option<&Rope>) -> Vec<f32> {
+        self.read(slots, |page, k| self.read_keys(page, rope, k))
+    }
+
+    /// Values of the first `slots`, `[slots][dim]`.
+    pub(crate) fn values(&self, slots: usize) -> Vec<f32> {
+        self.read(slots, |page, v| self.read_values(page, v))
+    }
+
+    fn read(&self, slots: usize, page: impl Fn(usize, &mut [f32])) -> Vec<f32> {
+        let dim = self.exact.dim;
+        let mut rows = vec![0.0; slots.next_multiple_of(PAGE_TOKENS) * dim];
+        for (index, rows) in rows.chunks_exact_mut(PAGE_TOKENS * dim).enumerate() {
+            page(index, rows);
         }
-        let positions: Vec<u32> = kept.iter().map(|&slot| self.position(slot as usize) as u32).collect();
-        let dropped = self.dropped() + slots - kept.len();
-        let untouched = same / PAGE_TOKENS;
-        let (dim, width, format) = (self.exact.dim, self.exact.width(), self.plan.exact);
-        let (mut k, mut v) = (vec![0.0; PAGE_TOKENS * dim], vec![0.0; PAGE_TOKENS * dim]);
-        // First in, first out: what stays moves to the oldest bytes, and later ones become free side by side, whole slabs of them.
-        let mut spare = VecDeque::new();
-        let mut old = self.pages.split_off(untouched.min(self.pages.len()));
-        let mut moved = kept[untouched * PAGE_TOKENS..].iter().map(|&slot| slot as usize).peekable();
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        for page in untouched.. {
-            let Some(entry) = old.pop_front() else { break };
-            let end = (page + 1) * PAGE_TOKENS;
-            if let (true, Some(view)) = (moved.peek().is_some_and(|&slot| slot < end), entry.exact()) {
-                read_keys(view.k_element, view.k, width, dim, &mut k);
-                read_values(view.v_element, view.v, width, dim, &mut v);
-            }
-            let page = match entry.slot {
-                Slot::Writable(page) => Some(page),
-                Slot::Shared(page) => Arc::try_unwrap(page).ok().and_then(|page| page.reopen().ok()),
-            };
-            spare.extend(page.map(WritablePage::into_bytes));
-            while let Some(slot) = moved.next_if(|&slot| slot < end) {
-                let row = slot % PAGE_TOKENS * dim..(slot % PAGE_TOKENS + 1) * dim;
-                for (to, from) in [(&mut keys, &k), (&mut values, &v)] {
-                    to.extend_from_slice(&from[row.clone()]);
-                    to.resize(to.len() + width - dim, 0.0);
-                }
-                if keys.len() == PAGE_TOKENS * width || moved.peek().is_none() {
-                    let bytes = match spare.pop_front() {
-                        Some(bytes) => bytes,
-                        None => {
-                            pool.take(self.exact.bytes(), 1)?.pop().ok_or_else(|| KvError::Misuse("no page".into()))?
-                        }
-                    };
-                    let page = WritablePage::new(self.exact.clone(), format, bytes);
-                    // SAFETY: nobody else knows the page.
-                    unsafe { page.write(&keys, &values, 0) };
-                    self.pages.push_back(Entry { slot: Slot::Writable(page), body: None });
-                    keys.clear();
-                    values.clear();
-                }
+        rows.truncate(slots * dim);
+        rows
+    }
+
+    fn read_keys(&self, page: usize, rope: Option<&Rope>, to: &mut [f32]) {
+        let dim = self.exact.dim;
+        if let Some(view) = self.exact(page) {
+            return read_keys(view.k_element, view.k, self.exact.width(), dim, to);
+        }
+        let (Some(body), Some((k, _))) = (&self.plan.body, self.body(page)) else { return };
+        body.k.decode(k, to);
+        if let (true, Some(rope)) = (body.k.before_rope(), rope) {
+            let table = rope.table(self.position((page + 1) * PAGE_TOKENS - 1) + 1);
+            for (i, row) in to.chunks_exact_mut(dim).enumerate() {
+                rope.rotate(&table, self.position(page * PAGE_TOKENS + i), row);
             }
         }
-        // What was freed makes room for the positions.
-        drop((old, spare));
-        let bytes = pool.ledger().reserve(Purpose::Pages, 4 * positions.len() as u64)?;
-        self.encoded = self.encoded.min(untouched.max(self.plan.sink_pages()));
-        self.kept = Some(Arc::new(Kept { positions, dropped, _bytes: bytes }));
-        Ok(())
+    }
+
+    fn read_values(&self, page: usize, to: &mut [f32]) {
+        if let Some(view) = self.exact(page) {
+            return read_values(view.v_element, view.v, self.exact.width(), self.exact.dim, to);
+        }
+        if let (Some(body), Some((_, v))) = (&self.plan.body, self.body(page)) {
+            body.v.decode(v, to);
+        }
+    }
+
+    /// Page `page` in the body format, of keys and values `[PAGE_TOKENS][dim]` as attention reads them. The second number is
+    /// how many of them were not finite.
+    pub(crate) fn encode(
+        &self,
+        page: usize,
+        k: &mut [f32],
+        v: &[f32],
+        rope: Option<&Rope>,
+        importance: &[f32],
+        bytes: PageBytes,
+    ) -> Option<(SealedPage, usize)> {
+        let (kind, body, first) = (self.body.clone()?, self.plan.body.as_ref()?, page * PAGE_TOKENS);
+        if let (true, Some(rope)) = (body.k.before_rope(), rope) {
+            let table = rope.table(self.position(first + PAGE_TOKENS - 1) + 1);
+            for (i, row) in k.chunks_exact_mut(self.exact.dim).enumerate() {
+                rope.unrotate(&table, self.position(first + i), row);
+            }
+        }
+        Some(SealedPage::encode(kind, bytes, k, v, Hints { importance, start: self.position(first) }))
     }
 
     /// Index of the first page held.

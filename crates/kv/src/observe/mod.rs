@@ -1,0 +1,232 @@
+//! **observe**: what attention leaves behind for those that score, and only where a recipe asks.
+//!
+//! A method says what it wants to see ([`Wish`]); a sequence gathers that and nothing else. A sequence whose recipe asks for
+//! nothing keeps nothing.
+
+mod moments;
+
+use crate::lane::Lane;
+use crate::pool::ledger::{Ledger, Purpose, Reservation};
+use crate::{KvError, LayerGeometry};
+pub(crate) use moments::Moments;
+use std::sync::Mutex;
+
+/// What a method wants to see of the attention before it scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Wish {
+    /// The last so many query rows.
+    pub rows: usize,
+    /// What every token receives.
+    pub columns: Option<Columns>,
+    /// Mean and covariance of the queries before rotary position.
+    pub moments: bool,
+}
+
+impl Wish {
+    /// The last `rows` query rows.
+    pub fn rows(rows: usize) -> Wish {
+        Wish { rows, ..Wish::default() }
+    }
+
+    /// What every token receives.
+    pub fn columns(gather: Gather, last: Last) -> Wish {
+        Wish { columns: Some(Columns { gather, last }), ..Wish::default() }
+    }
+
+    /// What both want, where they agree about the columns; the first's columns otherwise.
+    pub fn and(self, other: Wish) -> Wish {
+        Wish {
+            rows: self.rows.max(other.rows),
+            columns: self.columns.or(other.columns),
+            moments: self.moments || other.moments,
+        }
+    }
+
+    /// Whether there is nothing to see.
+    pub fn is_nothing(self) -> bool {
+        self == Wish::default()
+    }
+}
+
+/// What is gathered for every token over the query rows that see it, all query heads of its KV head together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Columns {
+    /// How.
+    pub gather: Gather,
+    /// Over which rows.
+    pub last: Last,
+}
+
+/// How the attention of many rows to one token becomes one number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gather {
+    /// The sum.
+    Sum,
+    /// The largest.
+    Max,
+    /// The number of rows that give less than an equal share.
+    Below,
+    /// The sum of softmaxes of logits with Gumbel noise; the temperature is one for the context and grows by `warming` with
+    /// every token after it.
+    Noisy {
+        /// Seed of the noise.
+        seed: u64,
+        /// What a token adds to the temperature.
+        warming: f32,
+    },
+}
+
+/// Query rows of a context.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Last {
+    /// All.
+    All,
+    /// So many at the end.
+    Rows(usize),
+    /// This share at the end.
+    Share(f64),
+}
+
+impl Last {
+    /// The first of these rows, of so many.
+    fn first(self, rows: usize) -> usize {
+        match self {
+            Last::All => 0,
+            Last::Rows(last) => rows.saturating_sub(last),
+            Last::Share(share) => rows - (rows as f64 * share) as usize,
+        }
+    }
+}
+
+/// What one sequence has gathered.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    wish: Wish,
+    /// Rows before this one are not looked at for columns.
+    pub first: usize,
+    /// Query rows, `[layer]`, each `[row][kv_head][group][width]`, oldest first, rotated and scaled.
+    rows: Vec<Vec<f32>>,
+    /// `[layer][kv_head][slot]`.
+    columns: Vec<Vec<Vec<f64>>>,
+    /// `[layer]`, where asked for.
+    moments: Vec<Moments>,
+    /// A number that a method carries from one reduction to the next, `[layer]`.
+    memory: Vec<Mutex<f64>>,
+    held: Reservation,
+}
+
+impl Observed {
+    /// Room for what a method wants to see of a context of `tokens`, and of `more` after it.
+    pub fn new(
+        wish: Wish,
+        tokens: usize,
+        more: usize,
+        layers: &[LayerGeometry],
+        ledger: &Ledger,
+    ) -> Result<Observed, KvError> {
+        let wish = Wish { rows: wish.rows.min(tokens + more), ..wish };
+        let columns = |g: &LayerGeometry| if wish.columns.is_some() && g.window.is_none() { g.kv_heads } else { 0 };
+        let bytes = |g: &LayerGeometry| {
+            let moments = if wish.moments { Moments::bytes(g) } else { 0 };
+            4 * wish.rows * g.heads * g.width() + 8 * columns(g) * (tokens + more) + moments
+        };
+        let held = ledger.reserve(Purpose::Scratch, layers.iter().map(bytes).sum::<usize>() as u64)?;
+        let moments = layers.iter().filter(|_| wish.moments).map(Moments::new).collect();
+        Ok(Observed {
+            wish,
+            first: wish.columns.map_or(0, |columns| columns.last.first(tokens)),
+            rows: vec![Vec::new(); layers.len()],
+            columns: layers.iter().map(|g| vec![Vec::new(); columns(g)]).collect(),
+            moments,
+            memory: layers.iter().map(|_| Mutex::new(f64::NAN)).collect(),
+            held,
+        })
+    }
+
+    /// The same for a branch of the sequence.
+    pub fn copy(&self, ledger: &Ledger) -> Result<Observed, KvError> {
+        let held = ledger.reserve(Purpose::Scratch, self.held.bytes())?;
+        let memory = self.memory.iter().map(|cell| Mutex::new(*lock(cell))).collect();
+        Ok(Observed {
+            rows: self.rows.clone(),
+            columns: self.columns.clone(),
+            moments: self.moments.clone(),
+            memory,
+            held,
+            ..*self
+        })
+    }
+
+    /// What is gathered by columns, if anything.
+    pub fn gathers(&self) -> Option<Gather> {
+        self.wish.columns.map(|columns| columns.gather)
+    }
+
+    /// The columns of a layer, to be added to and given back.
+    pub fn take_columns(&mut self, layer: usize) -> Vec<Vec<f64>> {
+        std::mem::take(&mut self.columns[layer])
+    }
+
+    /// See [`Observed::take_columns`].
+    pub fn give_columns(&mut self, layer: usize, columns: Vec<Vec<f64>>) {
+        self.columns[layer] = columns;
+    }
+
+    /// What every slot of a lane has received; nothing where no columns are gathered.
+    pub fn column(&self, layer: usize, head: usize) -> &[f64] {
+        self.columns[layer].get(head).map_or(&[], Vec::as_slice)
+    }
+
+    /// The moments of a layer's queries.
+    pub fn moments(&self, layer: usize) -> Option<&Moments> {
+        self.moments.get(layer)
+    }
+
+    /// What a method remembers of a layer; not-a-number at first.
+    pub fn memory(&self, layer: usize) -> &Mutex<f64> {
+        &self.memory[layer]
+    }
+
+    /// Takes in the queries of a step: `count` rows from `first` of `q`, `[kv_head][rows][group][width]`.
+    pub fn push(&mut self, layer: usize, g: &LayerGeometry, q: &[f32], rows: usize, first: usize, count: usize) {
+        let (len, each) = (g.heads * g.width(), g.group() * g.width());
+        let kept = &mut self.rows[layer];
+        let new = count.min(self.wish.rows);
+        let stale = (kept.len() / len + new).saturating_sub(self.wish.rows);
+        kept.drain(..stale * len);
+        for row in first + count - new..first + count {
+            for head in 0..g.kv_heads {
+                kept.extend_from_slice(&q[(head * rows + row) * each..][..each]);
+            }
+        }
+    }
+
+    /// Takes in queries before rotary position, `[rows][heads * head_dim]`.
+    pub fn push_plain(&mut self, layer: usize, g: &LayerGeometry, q: &[f32], position: usize) {
+        if let Some(moments) = self.moments.get_mut(layer) {
+            moments.push(g, q, position);
+        }
+    }
+
+    /// The rows of a layer that one KV head answers, `[row][group][width]`.
+    pub fn of_head(&self, layer: usize, g: &LayerGeometry, head: usize) -> Vec<f32> {
+        let (len, each) = (g.heads * g.width(), g.group() * g.width());
+        self.rows[layer].chunks_exact(len).flat_map(|row| row[head * each..][..each].iter().copied()).collect()
+    }
+
+    /// After a reduction: what belongs to the slots that stayed, `kept[layer]` for each of its heads.
+    pub fn keep(&mut self, layer: usize, head: usize, kept: &[u32]) {
+        if let Some(column) = self.columns[layer].get_mut(head).filter(|column| !column.is_empty()) {
+            *column = kept.iter().map(|&slot| column[slot as usize]).collect();
+        }
+    }
+}
+
+pub(crate) fn lock<T>(cell: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    cell.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Rows of the sequence, counted from its start, that see the token in a slot and were looked at: those from `first` on.
+pub(crate) fn observers(lane: &Lane, slot: usize, first: usize, tokens: usize) -> usize {
+    tokens - lane.position(slot).max(first).min(tokens)
+}

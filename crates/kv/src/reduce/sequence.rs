@@ -1,0 +1,37 @@
+//! What others may know of a sequence's reductions.
+
+use crate::SequenceKv;
+use crate::observe::Gather;
+use cachalot_kernels::attention::PAGE_TOKENS;
+
+impl SequenceKv {
+    /// Rows that the next step may have at most before the sequence is reduced.
+    pub fn rows_to_reduction(&self) -> usize {
+        self.pending.as_ref().map_or(usize::MAX, |pending| pending.at - self.len)
+    }
+
+    /// Positions of the tokens that one lane holds, ascending.
+    pub fn positions(&self, layer: usize, head: usize) -> Vec<usize> {
+        let lane = self.lane(layer, head);
+        (lane.first() * PAGE_TOKENS..lane.slots(self.len)).map(|i| lane.position(i)).collect()
+    }
+
+    /// Tokens that each slot of a lane stands for, where a reduction merged some with their exact weight: all add up to the
+    /// tokens of the sequence.
+    pub fn weights(&self, layer: usize, head: usize) -> Vec<f32> {
+        let lane = self.lane(layer, head);
+        let mut weights: Vec<f32> = lane.extras().iter().map(|extra| extra.exp()).collect();
+        weights.resize(lane.slots(self.len), 1.0);
+        weights
+    }
+
+    /// What is gathered for every token, if anything.
+    pub(crate) fn gathers(&self) -> Option<Gather> {
+        self.pending.as_ref()?.observed.as_ref()?.gathers()
+    }
+
+    /// End of the context; of a sequence that will not be reduced any more, what it has.
+    pub(crate) fn context_end(&self) -> usize {
+        self.pending.as_ref().map_or(self.len, |pending| pending.context)
+    }
+}
