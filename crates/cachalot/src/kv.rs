@@ -6,10 +6,10 @@ use crate::load;
 use cachalot_kv::allot::Budget;
 use cachalot_kv::encode::codec::Side;
 use cachalot_kv::encode::registry::stages;
+use cachalot_kv::observe::{Gather, Last, Wish};
 use cachalot_kv::recipe::calibrate::synthetic;
 use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Card, Needs};
-use cachalot_kv::observe::{Gather, Last, Wish};
 use cachalot_kv::reduce::When;
 use cachalot_kv::reduce::merge::registry::MERGES;
 use cachalot_kv::score::registry::METHODS;
@@ -131,6 +131,7 @@ fn example(head_dim: usize, layers: usize) -> Vec<LayerGeometry> {
         softcap: None,
         window: None,
         rope: Some(rope),
+        output: None,
     };
     vec![layer; layers]
 }

@@ -82,6 +82,7 @@ mod tests {
             softcap: None,
             window: None,
             rope: None,
+            output: None,
         };
         let default = Arc::new(CachePlan::exact(KvFormat::default(), [1].into_iter()));
         Recipes::new(vec![layer], None, default)

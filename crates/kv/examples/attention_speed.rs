@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         softcap: None,
         window: None,
         rope: Some(rope),
+        output: None,
     };
     let team = Arc::new(Team::of_all_cores());
     let layers = vec![layer; LAYERS];

@@ -22,6 +22,30 @@ pub struct LayerGeometry {
     pub window: Option<usize>,
     /// Rotary position of queries and keys, where the layer has it.
     pub rope: Option<Arc<Rope>>,
+    /// What the layer does with the heads' outputs, for methods that want to know how far a value reaches.
+    pub output: Option<Output>,
+}
+
+/// The output projection of a layer, one query head at a time.
+#[derive(Clone)]
+pub struct Output(Arc<dyn Fn(usize) -> Vec<f32> + Send + Sync>);
+
+impl Output {
+    /// `columns` gives of a query head the part of the matrix that it is multiplied with: `[hidden][head_dim]`.
+    pub fn new(columns: impl Fn(usize) -> Vec<f32> + Send + Sync + 'static) -> Output {
+        Output(Arc::new(columns))
+    }
+
+    /// See [`Output::new`].
+    pub(crate) fn of_head(&self, head: usize) -> Vec<f32> {
+        (self.0)(head)
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Output")
+    }
 }
 
 impl LayerGeometry {

@@ -35,7 +35,7 @@ pub mod sequence;
 
 pub use cachalot_kernels::attention::Element;
 pub use cache::{KvCache, Segment};
-pub use config::{CacheConfig, LayerGeometry};
+pub use config::{CacheConfig, LayerGeometry, Output};
 pub use encode::KvFormat;
 pub use error::KvError;
 pub use plan::{Body, CachePlan, LanePlan};

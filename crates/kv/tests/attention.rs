@@ -21,6 +21,7 @@ fn geometry() -> impl Strategy<Value = LayerGeometry> {
             softcap,
             window,
             rope: rotary.then(|| rope(head_dim)),
+            output: None,
         },
     )
 }

@@ -144,7 +144,13 @@ fn check_attention(recipe: &str, g: &LayerGeometry, tokens: usize, chunk: usize,
 fn later_tokens_see_what_stayed() {
     for method in ["streamingllm", "knorm", "keydiff", "tova", "snapkv", "pyramidkv", "adakv", "chunkkv"] {
         for (budget, tokens, chunk) in [("0.5", 300, 300), ("0.25", 640, 97), ("100", 331, 64)] {
-            check_attention(&format!("{method}(budget={budget}, when=prompt) + f32"), &plain(6, 2, 32), tokens, chunk, 2e-5);
+            check_attention(
+                &format!("{method}(budget={budget}, when=prompt) + f32"),
+                &plain(6, 2, 32),
+                tokens,
+                chunk,
+                2e-5,
+            );
         }
     }
     // Encoded, rotated on reading, and heads that are no multiple of a vector.
@@ -298,4 +304,105 @@ fn impossible_choices_say_what_and_how_to_mend_it() {
         let error = Recipe::parse(text, Files::Refused).unwrap_err().to_string();
         assert!(error.contains(mend), "{text}: {error}");
     }
+}
+
+/// As [`the_same_tokens_stay_as_in_kvpress`], for methods that look at all queries or at the output projection, and on a text.
+#[test]
+fn the_same_tokens_stay_where_all_queries_count() {
+    let bytes = std::fs::read("../../fixtures/kvpress/more.safetensors").unwrap();
+    let inputs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let kept: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(&std::fs::read("../../fixtures/kvpress/more.json").unwrap()).unwrap();
+    let (layers, dim) = (2, 8);
+    let output = floats(&inputs.tensor("o").unwrap());
+    let geometry: Vec<LayerGeometry> = (0..layers)
+        .map(|layer| {
+            let matrix = output[layer * output.len() / layers..(layer + 1) * output.len() / layers].to_vec();
+            let columns = move |head: usize| -> Vec<f32> {
+                matrix.chunks_exact(4 * dim).flat_map(|row| row[head * dim..][..dim].to_vec()).collect()
+            };
+            LayerGeometry { output: Some(cachalot_kv::Output::new(columns)), ..plain(4, 2, dim) }
+        })
+        .collect();
+    let duo = &kept["duoattention"];
+    let scores: Vec<f32> = serde_json::from_value::<Vec<Vec<f32>>>(duo["scores"].clone()).unwrap().concat();
+    let mut compared = 0;
+    for (name, expected) in kept.iter().filter(|(name, _)| name.contains(' ')) {
+        let (prompt, rest) = name.split_once(' ').unwrap();
+        let (method, ratio) = rest.rsplit_once(' ').unwrap();
+        if method.starts_with("kvzip") {
+            continue;
+        }
+        let expected: Vec<Vec<Vec<usize>>> = serde_json::from_value(expected.clone()).unwrap();
+        let ratio_text = match method {
+            "duoattention" => format!(
+                "sinks={}, recent={}, heads={}",
+                duo["sinks"],
+                duo["recent"],
+                1.0 - ratio.parse::<f64>().unwrap()
+            ),
+            "merging(of=snapkv)" => format!("merge=merging, ratio={ratio}"),
+            _ => format!("ratio={ratio}"),
+        };
+        // `a(of=b, c=d)` has the argument of `b`.
+        let base = match method.split_once(", ") {
+            Some((of, rest)) if of.contains("of=") => format!("{of}({rest})"),
+            _ => method.replace("merging(of=snapkv)", "snapkv"),
+        };
+        let call = match base.strip_suffix(')') {
+            Some(open) => format!("{open}, {ratio_text}, when=prompt)"),
+            None => format!("{base}({ratio_text}, when=prompt)"),
+        };
+        let recipe = Recipe::parse(&format!("{call} + f32"), Files::Refused).unwrap();
+        let profile = (method == "duoattention").then(|| heads_profile(&recipe, &scores));
+        let plan = recipe.plan(&geometry, profile.as_ref()).unwrap();
+        let config = CacheConfig::with_plan(geometry.clone(), BUDGET, Arc::new(plan));
+        let cache = KvCache::new(config, Arc::new(Team::new(NonZeroUsize::new(2).unwrap())), Isa::detect()).unwrap();
+        let [q, k, v] = ["q", "k", "v"].map(|part| floats(&inputs.tensor(&format!("{prompt}.{part}")).unwrap()));
+        let tokens = k.len() / layers / (2 * dim);
+        let mut seq = cache.create();
+        cache.expect(&mut seq, tokens).unwrap();
+        // In two steps, to see that it makes no difference.
+        for range in [0..170, 170..tokens] {
+            cache.reserve(&mut seq, range.len()).unwrap();
+            let mut segments = [Segment { seq: &mut seq, rows: range.len() }];
+            for layer in 0..layers {
+                let part = |x: &[f32]| {
+                    let (own, each) =
+                        (&x[layer * x.len() / layers..(layer + 1) * x.len() / layers], x.len() / layers / tokens);
+                    own[range.start * each..range.end * each].to_vec()
+                };
+                let mut out = vec![0.0; range.len() * 4 * dim];
+                cache.attend(layer, &mut segments, &part(&q), &part(&k), &part(&v), &mut out).unwrap();
+            }
+            cache.advance(&mut segments);
+            cache.settle(&mut seq);
+        }
+        cache.reduce(&mut seq).unwrap();
+        for (layer, heads) in expected.iter().enumerate() {
+            for (head, expected) in heads.iter().enumerate() {
+                assert_eq!(&seq.positions(layer, head), expected, "{name}, layer {layer}, head {head}");
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared > 50, "{compared}");
+}
+
+fn heads_profile(recipe: &Recipe, scores: &[f32]) -> cachalot_kv::Profile {
+    use cachalot_kv::encode::codec::Side;
+    let origin = cachalot_kv::profile::Origin {
+        model: String::new(),
+        model_name: String::new(),
+        recipe: recipe.name.clone(),
+        keys: recipe.encode.digest(Side::Keys),
+        values: recipe.encode.digest(Side::Values),
+        heads: Some("area".to_owned()),
+        seed: 0,
+        text: String::new(),
+        tokens: 0,
+    };
+    let data = scores.to_vec();
+    let tensor = cachalot_kv::encode::stage::NamedTensor { name: "heads".to_owned(), shape: vec![data.len()], data };
+    cachalot_kv::Profile::new(origin, [tensor])
 }

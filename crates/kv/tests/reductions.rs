@@ -130,7 +130,16 @@ fn lanes_hold_what_the_budget_says() {
 /// A model of one head whose attention is what a table says: keys are unit vectors, queries logarithms.
 fn table(rows: &[Vec<f32>]) -> (LayerGeometry, Rows) {
     let (tokens, dim) = (rows.len(), 16);
-    let g = LayerGeometry { heads: 1, kv_heads: 1, head_dim: dim, scale: 1.0, softcap: None, window: None, rope: None };
+    let g = LayerGeometry {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: dim,
+        scale: 1.0,
+        softcap: None,
+        window: None,
+        rope: None,
+        output: None,
+    };
     let mut all = Rows { tokens, q: vec![0.0; tokens * dim], k: vec![0.0; tokens * dim], v: vec![1.0; tokens * dim] };
     for (i, row) in rows.iter().enumerate() {
         all.k[i * dim + i] = 1.0;
@@ -150,8 +159,13 @@ fn kept(recipe: &str, rows: &[Vec<f32>]) -> Vec<usize> {
 #[test]
 fn the_fixtures_of_the_dossier() {
     // T2.
-    let rows: Vec<Vec<f32>> =
-        vec![vec![1.0], vec![0.6, 0.4], vec![0.5, 0.1, 0.4], vec![0.3, 0.05, 0.45, 0.2], vec![0.2, 0.05, 0.4, 0.25, 0.1]];
+    let rows: Vec<Vec<f32>> = vec![
+        vec![1.0],
+        vec![0.6, 0.4],
+        vec![0.5, 0.1, 0.4],
+        vec![0.3, 0.05, 0.45, 0.2],
+        vec![0.2, 0.05, 0.4, 0.25, 0.1],
+    ];
     assert_eq!(kept("h2o(budget=3, recent=0.34)", &rows), [0, 2, 4]);
     assert_eq!(kept("observedattention(budget=3)", &rows), [0, 2, 3]);
     assert_eq!(kept("scissorhands(budget=4, recent=0)", &rows), [0, 2, 3, 4]);
@@ -219,6 +233,7 @@ fn budgets_in_bytes_and_of_what_is_free() {
         let used = cache.ledger().used();
         assert!(used <= bytes && used * 100 > bytes * 80, "{recipe}: {used} of {bytes}");
     }
-    let error = Recipe::parse("snapkv(budget=4KiB)", Files::Refused).unwrap().plan(&layers, None).unwrap_err().to_string();
+    let error =
+        Recipe::parse("snapkv(budget=4KiB)", Files::Refused).unwrap().plan(&layers, None).unwrap_err().to_string();
     assert!(error.contains("at least 64"), "{error}");
 }

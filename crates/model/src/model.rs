@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use cachalot_kernels::{Isa, Team, linear::Linear};
-use cachalot_kv::{LayerGeometry, Rope};
+use cachalot_kv::{LayerGeometry, Output, Rope};
 
 use crate::ModelError;
 use crate::forward::Scratch;
@@ -32,7 +32,7 @@ pub(crate) struct Layer {
     pub(crate) qkv: Joint,
     pub(crate) q_norm: Option<Vec<f32>>,
     pub(crate) k_norm: Option<Vec<f32>>,
-    pub(crate) output: Linear,
+    pub(crate) output: Arc<Linear>,
     pub(crate) post_attention_norm: Option<Vec<f32>>,
     pub(crate) ffn_norm: Vec<f32>,
     pub(crate) gate_up: Joint,
@@ -85,7 +85,21 @@ impl Model {
 
     /// What a [`cachalot_kv::KvCache`] for this model needs to know, layer by layer.
     pub fn layer_geometry(&self) -> Vec<LayerGeometry> {
-        geometry(&self.spec)
+        let mut layers = geometry(&self.spec);
+        let dim = self.spec.head_dim;
+        for (layer, weights) in layers.iter_mut().zip(&self.layers) {
+            let output = weights.output.clone();
+            layer.output = Some(Output::new(move |head| {
+                let mut row = vec![0.0; output.inp()];
+                let mut part = Vec::with_capacity(output.out() * dim);
+                for i in 0..output.out() {
+                    output.row(i, &mut row);
+                    part.extend_from_slice(&row[head * dim..][..dim]);
+                }
+                part
+            }));
+        }
+        layers
     }
 
     /// Bytes of packed weights.
@@ -101,7 +115,7 @@ impl Model {
 
     fn layer_bytes(&self) -> usize {
         let of = |l: &Layer| {
-            linear_bytes(l.qkv.linears().iter().chain([&l.output]).chain(l.gate_up.linears()).chain([&l.down]))
+            linear_bytes(l.qkv.linears().iter().chain([&*l.output]).chain(l.gate_up.linears()).chain([&l.down]))
         };
         self.layers.iter().map(of).sum()
     }
@@ -129,6 +143,7 @@ pub fn geometry(spec: &ModelSpec) -> Vec<LayerGeometry> {
         softcap: l.attention_softcap,
         window: l.window,
         rope: ropes.get(l.rope).cloned(),
+        output: None,
     };
     spec.layers.iter().map(of).collect()
 }

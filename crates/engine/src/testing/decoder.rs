@@ -60,6 +60,7 @@ pub(crate) fn cache(pages: u64) -> KvCache {
         softcap: None,
         window,
         rope: Some(rope.clone()),
+        output: None,
     };
     let layers = vec![layer(None), layer(Some(40))];
     let team = Arc::new(Team::new(NonZeroUsize::MIN));

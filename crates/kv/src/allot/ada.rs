@@ -20,12 +20,17 @@ impl Choose for AdaKv {
 }
 
 impl AdaKv {
-    pub(super) fn choose_by(&self, scores: &[Vec<f32>], kept: &[usize]) -> Vec<Vec<u32>> {
+    /// Tokens of a head that are safe.
+    pub(crate) fn floor_of(&self, kept: usize) -> usize {
+        ((kept as f64 * self.floor) as usize).max(1)
+    }
+
+    pub(crate) fn choose_by(&self, scores: &[Vec<f32>], kept: &[usize]) -> Vec<Vec<u32>> {
         // Heads may hold different numbers of tokens; earlier heads come first among equals.
         let start: Vec<usize> = scores.iter().scan(0, |at, s| Some(std::mem::replace(at, *at + s.len()))).collect();
         let mut all: Vec<f32> = scores.concat();
         for ((scores, &start), &kept) in scores.iter().zip(&start).zip(kept) {
-            let safe = (kept as f64 * self.floor) as usize;
+            let safe = self.floor_of(kept);
             top(scores, safe).into_iter().for_each(|i| all[start + i as usize] = f32::INFINITY);
         }
         let mut chosen = vec![Vec::new(); scores.len()];

@@ -10,7 +10,14 @@ pub(crate) struct ChunkKv {
 }
 
 impl Choose for ChunkKv {
-    fn choose(&self, of: &dyn Method, scene: &Scene<'_>, scores: &[Vec<f32>], kept: &[usize], budget: Budget) -> Vec<Vec<u32>> {
+    fn choose(
+        &self,
+        of: &dyn Method,
+        scene: &Scene<'_>,
+        scores: &[Vec<f32>],
+        kept: &[usize],
+        budget: Budget,
+    ) -> Vec<Vec<u32>> {
         let tokens = scores.first().map_or(0, Vec::len);
         let same = scores.iter().all(|scores| scores.len() == tokens);
         let (true, Some(&kept)) = (tokens >= self.chunk && same, kept.first()) else {

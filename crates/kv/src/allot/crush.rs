@@ -11,7 +11,14 @@ pub(crate) struct KvCrush {
 }
 
 impl Choose for KvCrush {
-    fn choose(&self, of: &dyn Method, scene: &Scene<'_>, scores: &[Vec<f32>], kept: &[usize], budget: Budget) -> Vec<Vec<u32>> {
+    fn choose(
+        &self,
+        of: &dyn Method,
+        scene: &Scene<'_>,
+        scores: &[Vec<f32>],
+        kept: &[usize],
+        budget: Budget,
+    ) -> Vec<Vec<u32>> {
         let least = of.least();
         let important: Vec<usize> =
             kept.iter().map(|&kept| (kept - (kept as f64 * self.share) as usize).max(least.min(kept))).collect();

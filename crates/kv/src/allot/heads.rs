@@ -125,7 +125,13 @@ impl ByHead {
                 own.round().max(0.0) as usize + window
             }
             Rule::Proportional => (proportional(table, b / n, place)? * n).round() as usize,
-            Rule::Halves => if rank < heads / 2 { (b * 4.0 / 3.0) as usize } else { (b * 2.0 / 3.0) as usize },
+            Rule::Halves => {
+                if rank < heads / 2 {
+                    (b * 4.0 / 3.0) as usize
+                } else {
+                    (b * 2.0 / 3.0) as usize
+                }
+            }
         })
     }
 }
@@ -145,14 +151,19 @@ fn proportional(table: &Table, mean: f64, place: Place) -> Option<f64> {
 impl Choose for ByHead {
     fn budget(&self, of: &dyn Method, budget: Budget, tokens: usize, place: Place) -> usize {
         let mean = of.budget(budget, tokens, place);
-        let table = self.table.as_ref().filter(|_| mean < tokens || matches!(self.rule, Rule::Full { full: Some(_), .. }));
+        let table =
+            self.table.as_ref().filter(|_| mean < tokens || matches!(self.rule, Rule::Full { full: Some(_), .. }));
         table.and_then(|table| self.tokens(table, mean, tokens, place)).unwrap_or(mean).min(tokens)
     }
 
     fn describe(&self) -> String {
         let rule = match &self.rule {
-            Rule::Full { full: Some(full), others } => format!("{full} of the heads keep everything, the others {others} tokens"),
-            Rule::Full { full: None, others } => format!("as many heads as fit keep everything, the others {others} tokens"),
+            Rule::Full { full: Some(full), others } => {
+                format!("{full} of the heads keep everything, the others {others} tokens")
+            }
+            Rule::Full { full: None, others } => {
+                format!("as many heads as fit keep everything, the others {others} tokens")
+            }
             Rule::Rest { full, .. } => format!("{full} of the heads keep everything, the others share the rest"),
             Rule::Share { floor, .. } => format!("{floor} of the budget for all heads alike, the rest by need"),
             Rule::Proportional => "heads keep in proportion to their need".to_owned(),

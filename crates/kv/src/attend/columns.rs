@@ -74,7 +74,8 @@ impl Attention<'_, '_> {
             {
                 let skipped = observed.first.saturating_sub(from).min(count);
                 let rows = row0 + skipped..row0 + count;
-                for (head, (mut column, slots)) in observed.take_columns(self.layer).into_iter().zip(slots).enumerate() {
+                for (head, (mut column, slots)) in observed.take_columns(self.layer).into_iter().zip(slots).enumerate()
+                {
                     column.resize(slots, 0.0);
                     lanes.push(Gathered { segment, head, gather, rows: rows.clone(), column });
                 }
@@ -114,7 +115,8 @@ impl Attention<'_, '_> {
             return;
         }
         let g = self.geometry;
-        let task = Task { segment: lane.segment, head: lane.head, rows: lane.rows.clone(), splits: 0..0, partial: None };
+        let task =
+            Task { segment: lane.segment, head: lane.head, rows: lane.rows.clone(), splits: 0..0, partial: None };
         let block = self.block(&task, rows, q, tiles);
         let vectors = block.vectors();
         let ends = &ends[2 * (lane.head * rows + lane.rows.start) * g.group()..][..2 * vectors];
@@ -134,7 +136,8 @@ impl Attention<'_, '_> {
             };
             let seed = (self.layer * g.kv_heads + lane.head) as u64;
             let context = self.segments[lane.segment].seq.context_end();
-            let noise = |noisy: (u64, f32)| Noise { seed: noisy.0 ^ seed << 40, warming: noisy.1, context, block: &block };
+            let noise =
+                |noisy: (u64, f32)| Noise { seed: noisy.0 ^ seed << 40, warming: noisy.1, context, block: &block };
             let mut totals = vec![0.0f64; vectors];
             if let Gather::Noisy { seed, warming } = lane.gather {
                 let noise = noise((seed, warming));
@@ -174,7 +177,10 @@ fn below(shares: &PageShares<'_>, column: &mut [f64]) {
         let (seen, slots) = shares.seen(vector);
         let equal = 1.0 / slots as f32;
         let seen = usize::from(seen.from)..usize::from(seen.to).min(column.len());
-        column[seen.clone()].iter_mut().zip(&row[seen]).for_each(|(to, &share)| *to += f64::from(u8::from(share < equal)));
+        column[seen.clone()]
+            .iter_mut()
+            .zip(&row[seen])
+            .for_each(|(to, &share)| *to += f64::from(u8::from(share < equal)));
     }
 }
 
@@ -193,7 +199,8 @@ impl Noise<'_> {
     fn weight(&self, vector: usize, slot: usize, share: f32) -> f64 {
         let row = self.block.row_position(vector);
         let token = self.block.lane.position(slot);
-        let mut x = self.seed ^ (row as u64) << 20 ^ token as u64 ^ (vector as u64 % self.block.geometry.group() as u64) << 52;
+        let mut x =
+            self.seed ^ (row as u64) << 20 ^ token as u64 ^ (vector as u64 % self.block.geometry.group() as u64) << 52;
         // SplitMix64 (Steele et al., 2014).
         x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
         x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,9 +1,9 @@
 //! A lane reduced: tokens move down into bytes that pages before them have left.
 
 use super::{Entry, Kept, Lane, Slot};
+use crate::page::WritablePage;
 use crate::pool::ledger::Purpose;
 use crate::pool::{PageBytes, Pool};
-use crate::page::WritablePage;
 use crate::{KvError, Rope};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::collections::{BTreeMap, VecDeque};

@@ -2,11 +2,11 @@
 
 pub(crate) mod keep;
 
+use crate::Rope;
 use crate::encode::codec::Hints;
 use crate::encode::{read_keys, read_values};
 use crate::page::{PageFormat, PageKind, SealedPage, SealedView, WritablePage};
 use crate::plan::LanePlan;
-use crate::Rope;
 use crate::pool::PageBytes;
 use crate::pool::ledger::Reservation;
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};

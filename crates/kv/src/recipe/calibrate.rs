@@ -210,7 +210,8 @@ pub fn heads(measure: Measure, collected: &Collector, period: usize, team: &Team
         let of_head = measure.of_head(&rows, &layers[layer], period);
         *found[i].lock().unwrap_or_else(PoisonError::into_inner) = of_head;
     });
-    let found: Vec<Vec<f32>> = found.into_iter().map(|f| f.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+    let found: Vec<Vec<f32>> =
+        found.into_iter().map(|f| f.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
     let data = measure.table(&found);
     NamedTensor { name: TENSOR.to_owned(), shape: vec![data.len()], data }
 }

@@ -14,8 +14,16 @@ use std::sync::Arc;
 
 fn layers(head_dim: usize) -> Vec<LayerGeometry> {
     let rope = Arc::new(Rope::new((0..head_dim / 2).map(|i| 0.9f32.powi(i as i32)).collect(), 1.0, 4096));
-    let layer =
-        LayerGeometry { heads: 4, kv_heads: 2, head_dim, scale: 0.1, softcap: None, window: None, rope: Some(rope) };
+    let layer = LayerGeometry {
+        heads: 4,
+        kv_heads: 2,
+        head_dim,
+        scale: 0.1,
+        softcap: None,
+        window: None,
+        rope: Some(rope),
+        output: None,
+    };
     vec![layer; 2]
 }
 
@@ -79,7 +87,8 @@ fn every_recipe_needs_a_profile_exactly_if_it_says_so() {
                 assert!(matches!(alone, Err(RecipeError::NeedsProfile { .. })), "{recipe}");
                 let mut bold = recipe.clone();
                 bold.needs = Needs::Nothing;
-                let uses_bits = recipe.encode.bits == Bits::Profile;
+                // Widths and heads are all alike without.
+                let uses_bits = recipe.encode.bits == Bits::Profile || recipe.keep.is_some();
                 assert!(uses_bits || bold.plan(&layers(64), None).is_err(), "{recipe} needs no profile");
             }
         }
@@ -206,7 +215,8 @@ fn profile(recipe: &Recipe, head_dim: usize) -> Profile {
 
 #[test]
 fn profiles_serve_their_recipe_whatever_is_kept_exact_and_no_other() {
-    let calibrated: Vec<&Recipe> = Registry::all().iter().filter(|recipe| recipe.needs == Needs::Profile).collect();
+    let formats = |recipe: &&Recipe| recipe.needs == Needs::Profile && recipe.keep.is_none();
+    let calibrated: Vec<&Recipe> = Registry::all().iter().filter(formats).collect();
     for recipe in &calibrated {
         let profile = profile(recipe, 64);
         // The same numbers again, for a seed.
@@ -224,4 +234,17 @@ fn profiles_serve_their_recipe_whatever_is_kept_exact_and_no_other() {
             assert!(same || matches!(planned, Err(RecipeError::Profile(_))), "{other} with the profile of {recipe}");
         }
     }
+}
+
+#[test]
+fn profiles_of_heads_serve_all_that_measure_the_same() {
+    let of = |name: &str| Registry::find(name).unwrap();
+    let profile = profile(of("razorattention"), 64);
+    for (name, fits) in [("headkv", true), ("razorattention", true), ("duoattention", false), ("tangram", false)] {
+        assert_eq!(of(name).plan(&layers(64), Some(&profile)).is_ok(), fits, "{name}");
+    }
+    let both = Recipe::parse("headkv(budget=0.3) + turboquant-3", Files::Refused).unwrap();
+    assert!(both.plan(&layers(64), Some(&profile)).is_ok());
+    let error = of("uncomp").plan(&layers(64), Some(&profile)).unwrap_err().to_string();
+    assert!(error.contains("without the entropy of heads"), "{error}");
 }

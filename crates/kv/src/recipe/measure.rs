@@ -221,7 +221,16 @@ mod tests {
     fn a_perfect_induction_head_has_induction_one() {
         // Keys are one-hot of the token before, queries of their own token: they find what followed it before.
         let (period, dim) = (8usize, 8);
-        let g = LayerGeometry { heads: 1, kv_heads: 1, head_dim: dim, scale: 100.0, softcap: None, window: None, rope: None };
+        let g = LayerGeometry {
+            heads: 1,
+            kv_heads: 1,
+            head_dim: dim,
+            scale: 100.0,
+            softcap: None,
+            window: None,
+            rope: None,
+            output: None,
+        };
         let hot = |token: usize| (0..dim).map(move |c| if c == token { 1.0 } else { 0.0 });
         let rows = Beginning {
             positions: (0..4 * period).collect(),

@@ -32,9 +32,9 @@ pub use ranges::Ranges;
 pub use registry::Registry;
 
 use crate::KvFormat;
+use crate::LayerGeometry;
 use crate::allot::Budget;
 use crate::encode::codec::Side;
-use crate::LayerGeometry;
 use crate::encode::stage::{StageSpec, Tensors};
 use crate::reduce::{Keep, When};
 use std::collections::BTreeMap;
@@ -133,7 +133,11 @@ impl KeepSpec {
             Some(none) if none.name == "none" && none.args.is_empty() => None,
             Some(own) if own.name == "own" && own.args.is_empty() => {
                 let what = || format!("`{}` has no way of merging of its own; name one", self.method.name);
-                Some(method.merge().ok_or_else(|| RecipeError::Argument { term: self.method.to_string(), what: what() })?)
+                Some(
+                    method
+                        .merge()
+                        .ok_or_else(|| RecipeError::Argument { term: self.method.to_string(), what: what() })?,
+                )
             }
             Some(spec) => {
                 let merge = crate::reduce::merge::registry::build(spec);

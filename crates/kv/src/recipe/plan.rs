@@ -3,11 +3,11 @@
 use super::error::Lane;
 use super::{Bits, KeepSpec, Needs, Recipe, RecipeError, nearest};
 use crate::LayerGeometry;
+use crate::allot::Budget;
 use crate::encode::codec::{Part, Shape, Side, Transform};
 use crate::encode::pipeline::Pipeline;
 use crate::encode::registry::{stage, stages};
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError, StageSpec, Tensors};
-use crate::allot::Budget;
 use crate::plan::{Body, CachePlan, LanePlan};
 use crate::profile::Profile;
 use crate::reduce::Keep;

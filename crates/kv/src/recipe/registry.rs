@@ -102,6 +102,8 @@ files![
     "guikv",
     "audiokv",
     "kvcrush",
+    "criticalkv",
+    "criticaladakv",
     "duoattention",
     "razorattention",
     "headkv",

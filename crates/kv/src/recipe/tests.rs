@@ -7,8 +7,16 @@ use std::sync::Arc;
 
 fn layers(count: usize, head_dim: usize) -> Vec<LayerGeometry> {
     let rope = Arc::new(Rope::new((0..head_dim / 2).map(|i| 0.9f32.powi(i as i32)).collect(), 1.0, 4096));
-    let layer =
-        LayerGeometry { heads: 4, kv_heads: 2, head_dim, scale: 0.1, softcap: None, window: None, rope: Some(rope) };
+    let layer = LayerGeometry {
+        heads: 4,
+        kv_heads: 2,
+        head_dim,
+        scale: 0.1,
+        softcap: None,
+        window: None,
+        rope: Some(rope),
+        output: None,
+    };
     vec![layer; count]
 }
 

@@ -4,8 +4,8 @@ pub mod merge;
 mod sequence;
 
 use crate::allot::Budget;
-use crate::lane::keep::Outcome;
 use crate::lane::Lane;
+use crate::lane::keep::Outcome;
 use crate::observe::Observed;
 use crate::pool::ledger::Ledger;
 use crate::score::{Method, Place, Scene, Scored};
@@ -246,14 +246,16 @@ impl KvCache {
                 *each[layer].lock().unwrap_or_else(PoisonError::into_inner) = keep.method.scores(&scene(layer));
             }
         });
-        let mut scores: Vec<_> = each.into_iter().map(|s| s.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+        let mut scores: Vec<_> =
+            each.into_iter().map(|s| s.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
         for layer in 0..layers.len() {
             let leader = keep.method.leader(layer);
             if leader != layer && layers[layer].window.is_none() {
-                scores[layer] = match layers[leader].window.is_none() && layers[leader].kv_heads == layers[layer].kv_heads {
-                    true => scores[leader].clone(),
-                    false => keep.method.scores(&scene(layer)),
-                };
+                scores[layer] =
+                    match layers[leader].window.is_none() && layers[leader].kv_heads == layers[layer].kv_heads {
+                        true => scores[leader].clone(),
+                        false => keep.method.scores(&scene(layer)),
+                    };
             }
         }
         let scored: Vec<Scored<'_>> =
@@ -262,7 +264,8 @@ impl KvCache {
         keep.method.allot(&scored, &mut kept);
         let all: Vec<Mutex<Vec<Outcome>>> = layers.iter().map(|_| Mutex::default()).collect();
         self.team().for_each(layers.len(), |layer| {
-            *all[layer].lock().unwrap_or_else(PoisonError::into_inner) = reduction.outcome(&scored[layer], &kept[layer]);
+            *all[layer].lock().unwrap_or_else(PoisonError::into_inner) =
+                reduction.outcome(&scored[layer], &kept[layer]);
         });
         Ok(all.into_iter().flat_map(|o| o.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
@@ -312,8 +315,10 @@ impl<'a> Reduction<'a> {
             true => kept.iter().map(|&slot| scores[head].get(slot as usize).copied().unwrap_or(0.0)).collect(),
             false => Vec::new(),
         };
-        let outcome = |(head, (kept, merged)): (usize, (Vec<u32>, Vec<_>))| {
-            Outcome { importance: importance(head, &kept), kept, merged }
+        let outcome = |(head, (kept, merged)): (usize, (Vec<u32>, Vec<_>))| Outcome {
+            importance: importance(head, &kept),
+            kept,
+            merged,
         };
         chosen.into_iter().zip(merged).enumerate().map(outcome).collect()
     }

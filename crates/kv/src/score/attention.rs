@@ -49,8 +49,7 @@ pub(super) fn each(scene: &Scene<'_>, head: usize, rows: usize, mut show: impl F
     let (pages, vectors) = (slots.div_ceil(PAGE_TOKENS), q.len() / width);
     let rows = vectors / group;
     // Slots that each row sees: those of tokens that are not after it.
-    let ends: Vec<usize> =
-        (0..rows).map(|row| scene.lanes[head].slots_before(scene.tokens - rows + row + 1)).collect();
+    let ends: Vec<usize> = (0..rows).map(|row| scene.lanes[head].slots_before(scene.tokens - rows + row + 1)).collect();
     // Only where pages are encoded.
     let keys = std::cell::OnceCell::new();
     let mut weights = vec![0.0f32; pages * vectors * PAGE_TOKENS];
@@ -135,7 +134,11 @@ impl Pool {
 }
 
 /// Scores of the tokens before the last `window` of each head, with these protected.
-pub(super) fn with_window(scene: &Scene<'_>, window: usize, mut score: impl FnMut(usize, usize) -> Vec<f32>) -> Vec<Vec<f32>> {
+pub(super) fn with_window(
+    scene: &Scene<'_>,
+    window: usize,
+    mut score: impl FnMut(usize, usize) -> Vec<f32>,
+) -> Vec<Vec<f32>> {
     let mut scores: Vec<Vec<f32>> = scene
         .heads()
         .map(|head| {

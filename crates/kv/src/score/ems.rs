@@ -24,7 +24,8 @@ impl Method for Ems {
             let mut local = group_mean(&attention(scene, head, self.window), group);
             local.truncate(past);
             let received = scene.received(head).into_iter().take(past).enumerate();
-            let global: Vec<f32> = received.map(|(slot, x)| (x / scene.observers(head, slot).max(1) as f64) as f32).collect();
+            let global: Vec<f32> =
+                received.map(|(slot, x)| (x / scene.observers(head, slot).max(1) as f64) as f32).collect();
             let mean = |x: &[f32]| x.iter().sum::<f32>() / x.len().max(1) as f32;
             let scale = mean(&local) / mean(&global).max(f32::MIN_POSITIVE);
             local.iter_mut().zip(&global).for_each(|(l, g)| *l += scale * g);

@@ -122,7 +122,10 @@ impl Method for AudioKv {
             let whole = 0..past;
             let spans: Vec<Range<usize>> = match scene.spans {
                 [] => vec![whole],
-                spans => spans.iter().map(|s| lane.slots_before(s.start).min(past)..lane.slots_before(s.end).min(past)).collect(),
+                spans => spans
+                    .iter()
+                    .map(|s| lane.slots_before(s.start).min(past)..lane.slots_before(s.end).min(past))
+                    .collect(),
             };
             for span in spans.into_iter().filter(|span| span.len() > 2) {
                 let part = &mut scores[span];

@@ -5,6 +5,7 @@
 //! [`crate::reduce`].
 
 mod attention;
+mod critical;
 mod ems;
 mod expected;
 mod guikv;

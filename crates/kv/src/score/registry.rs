@@ -2,6 +2,7 @@
 
 use super::Method;
 use super::attention::Pool;
+use super::critical::CriticalKv;
 use super::expected::ExpectedAttention;
 use super::guikv::{AudioKv, GuiKv};
 use super::keydiff::KeyDiff;
@@ -58,12 +59,16 @@ pub const METHODS: &[MethodEntry] = &[
     entry("knorm", "keys of small norm", |_, _| Ok(Arc::new(Knorm))),
     entry("keydiff", "keys unlike the mean direction", |_, _| Ok(Arc::new(KeyDiff))),
     entry("tova", "attention of the last query, one set for all heads", |_, _| Ok(Arc::new(Tova))),
-    entry("snapkv", "attention of the last queries, smoothed; snapkv(window=64, kernel=5, pool=average|largest)", |args, _| {
-        Ok(Arc::new(snapkv(args, None)?))
-    }),
-    entry("pyramidkv", "snapkv with budgets that shrink with depth; pyramidkv(window=64, kernel=5, beta=20)", |args, _| {
-        Ok(Arc::new(snapkv(args, Some(args.integer("beta", 20, 1..=1000)?))?))
-    }),
+    entry(
+        "snapkv",
+        "attention of the last queries, smoothed; snapkv(window=64, kernel=5, pool=average|largest)",
+        |args, _| Ok(Arc::new(snapkv(args, None)?)),
+    ),
+    entry(
+        "pyramidkv",
+        "snapkv with budgets that shrink with depth; pyramidkv(window=64, kernel=5, beta=20)",
+        |args, _| Ok(Arc::new(snapkv(args, Some(args.integer("beta", 20, 1..=1000)?))?)),
+    ),
     entry("h2o", "attention received in all, and recent tokens; h2o(recent=0.5, sinks=0)", |args, _| {
         let recent = Recent::Share(args.share("recent", 0.5, 0.0..=1.0)?);
         Ok(Arc::new(Heavy { recent, sinks: args.integer("sinks", 0, 0..=1024)?, ..Heavy::of(Gather::Sum) }))
@@ -85,52 +90,72 @@ pub const METHODS: &[MethodEntry] = &[
     entry("treekv", "neighbours compared by a cursor that goes round; treekv(sinks=0)", |args, _| {
         Ok(Arc::new(TreeKv { sinks: args.integer("sinks", 0, 0..=1024)? }))
     }),
-    entry("windowkv", "windows of neighbours, chosen once for several layers; windowkv(suffix=32, size=8, share=8, beta=14, strategy=average|max)", |args, _| {
-        let strategy = match args.word("strategy", &["average", "max"])? {
-            "max" => Strategy::Max,
-            _ => Strategy::Average,
-        };
-        Ok(Arc::new(WindowKv {
-            suffix: args.integer("suffix", 32, 1..=1024)?,
-            size: args.integer("size", 8, 1..=1024)?,
-            share: args.integer("share", 8, 1..=1024)?,
-            beta: args.integer("beta", 14, 1..=1000)?,
-            strategy,
-        }))
-    }),
+    entry(
+        "windowkv",
+        "windows of neighbours, chosen once for several layers; windowkv(suffix=32, size=8, share=8, beta=14, strategy=average|max)",
+        |args, _| {
+            let strategy = match args.word("strategy", &["average", "max"])? {
+                "max" => Strategy::Max,
+                _ => Strategy::Average,
+            };
+            Ok(Arc::new(WindowKv {
+                suffix: args.integer("suffix", 32, 1..=1024)?,
+                size: args.integer("size", 8, 1..=1024)?,
+                share: args.integer("share", 8, 1..=1024)?,
+                beta: args.integer("beta", 14, 1..=1000)?,
+                strategy,
+            }))
+        },
+    ),
     entry("mpcache", "the largest attention of any of the last queries; mpcache(rows=0.2)", |args, _| {
         Ok(Arc::new(MpCache { share: args.share("rows", 0.2, 0.0..=1.0)? }))
     }),
-    entry("expectedattention", "attention expected of queries to come; expectedattention(future=512, epsilon=0, values=true)", |args, _| {
-        Ok(Arc::new(ExpectedAttention {
-            future: args.integer("future", 512, 1..=1 << 16)?,
-            epsilon: args.number("epsilon", 0.0, 0.0..=1.0)?,
-            values: args.flag("values", true)?,
-        }))
-    }),
-    entry("rkv", "attention of the last queries less redundancy; rkv(window=8, kernel=7, balance=0.07, same=0.5)", |args, _| {
-        Ok(Arc::new(Rkv {
-            window: args.integer("window", 8, 1..=1024)?,
-            kernel: odd(args, 7)?,
-            balance: args.number("balance", 0.07, 0.0..=1.0)?,
-            same: args.number("same", 0.5, -1.0..=1.0)?,
-        }))
-    }),
-    entry("guikv", "snapkv without what earlier spans share with the last; guikv(window=8, kernel=5, rank=32, keep=0.5)", |args, _| {
-        Ok(Arc::new(GuiKv {
-            window: args.integer("window", 8, 1..=1024)?,
-            kernel: odd(args, 5)?,
-            rank: args.integer("rank", 32, 1..=4096)?,
-            keep: args.share("keep", 0.5, 0.0..=1.0)?,
-        }))
-    }),
-    entry("audiokv", "snapkv smoothed over spans by their spectrum; audiokv(window=64, alpha=0.5, gamma=0.25)", |args, _| {
-        Ok(Arc::new(AudioKv {
-            window: args.integer("window", 64, 1..=1024)?,
-            alpha: args.number("alpha", 0.5, 0.0..=1.0)?,
-            gamma: args.share("gamma", 0.25, 0.0..=1.0)?,
-        }))
-    }),
+    entry(
+        "expectedattention",
+        "attention expected of queries to come; expectedattention(future=512, epsilon=0, values=true)",
+        |args, _| {
+            Ok(Arc::new(ExpectedAttention {
+                future: args.integer("future", 512, 1..=1 << 16)?,
+                epsilon: args.number("epsilon", 0.0, 0.0..=1.0)?,
+                values: args.flag("values", true)?,
+            }))
+        },
+    ),
+    entry(
+        "rkv",
+        "attention of the last queries less redundancy; rkv(window=8, kernel=7, balance=0.07, same=0.5)",
+        |args, _| {
+            Ok(Arc::new(Rkv {
+                window: args.integer("window", 8, 1..=1024)?,
+                kernel: odd(args, 7)?,
+                balance: args.number("balance", 0.07, 0.0..=1.0)?,
+                same: args.number("same", 0.5, -1.0..=1.0)?,
+            }))
+        },
+    ),
+    entry(
+        "guikv",
+        "snapkv without what earlier spans share with the last; guikv(window=8, kernel=5, rank=32, keep=0.5)",
+        |args, _| {
+            Ok(Arc::new(GuiKv {
+                window: args.integer("window", 8, 1..=1024)?,
+                kernel: odd(args, 5)?,
+                rank: args.integer("rank", 32, 1..=4096)?,
+                keep: args.share("keep", 0.5, 0.0..=1.0)?,
+            }))
+        },
+    ),
+    entry(
+        "audiokv",
+        "snapkv smoothed over spans by their spectrum; audiokv(window=64, alpha=0.5, gamma=0.25)",
+        |args, _| {
+            Ok(Arc::new(AudioKv {
+                window: args.integer("window", 64, 1..=1024)?,
+                alpha: args.number("alpha", 0.5, 0.0..=1.0)?,
+                gamma: args.share("gamma", 0.25, 0.0..=1.0)?,
+            }))
+        },
+    ),
     entry("ems", "recent and overall attention, and merging; ems(window=32, kernel=5)", |args, _| {
         Ok(Arc::new(super::ems::Ems { window: args.integer("window", 32, 1..=1024)?, kernel: odd(args, 5)? }))
     }),
@@ -139,9 +164,11 @@ pub const METHODS: &[MethodEntry] = &[
         let of = Heavy { sinks: 4, recent, merge: Some(merge("d2o", args)?), ..Heavy::of(Gather::Sum) };
         Ok(Arc::new(Over { of: Arc::new(of), how: Variance }))
     }),
-    entry("elasticcache", "attention received, one set for all heads, and merging by position; elasticcache(start=1)", |args, _| {
-        Ok(Arc::new(Heavy { merge: Some(merge("elastic", args)?), ..layerwise(args)? }))
-    }),
+    entry(
+        "elasticcache",
+        "attention received, one set for all heads, and merging by position; elasticcache(start=1)",
+        |args, _| Ok(Arc::new(Heavy { merge: Some(merge("elastic", args)?), ..layerwise(args)? })),
+    ),
     entry("prefixkv", "layers keep the same share of what was received; prefixkv(start=1)", |args, _| {
         Ok(Arc::new(Over { of: Arc::new(layerwise(args)?), how: PrefixKv }))
     }),
@@ -157,41 +184,83 @@ pub const METHODS: &[MethodEntry] = &[
     entry("chelsea", "clusters within chunks of neighbours", |args, _| {
         Ok(Arc::new(super::positional::Merged { merge: merge("chelsea", args)? }))
     }),
-    measured("duoattention", "some heads keep everything, the others the first and the last; duoattention(sinks=16, recent=256, heads=SHARE)", Measure::Area, |args, table| {
-        let sinks = args.integer("sinks", 16, 0..=1024)?;
-        let others = sinks + args.integer("recent", 256, 1..=1 << 20)?;
-        let full = match args.text("heads") {
-            None => None,
-            Some(_) => Some(args.share("heads", 0.5, 0.0..=1.0)?),
-        };
-        by_head(table, Rule::Full { full, others }, StreamingLlm { sinks })
-    }),
-    measured("razorattention", "retrieval heads keep everything, the others the first, the last and a token for the rest; razorattention(sinks=4, heads=0.15)", Measure::Induction, |args, table| {
-        let sinks = args.integer("sinks", 4, 0..=1024)?;
-        let rule = Rule::Rest { full: args.share("heads", 0.15, 0.0..=1.0)?, least: sinks + 64 };
-        let merge = merge("compensation", args)?;
-        by_head(table, rule, super::positional::Streams { of: StreamingLlm { sinks }, merge })
-    }),
-    measured("headkv", "heads keep by need, the best of another method; headkv(of=snapkv, floor=0.1)", Measure::Induction, |args, table| {
-        let of = of(args)?;
-        let rule = Rule::Share { floor: args.share("floor", 0.1, 0.0..=1.0)?, window: of.least() };
-        Ok(Arc::new(Over { of, how: ByHead { table: table.cloned(), rule } }))
-    }),
-    measured("tangram", "heads keep in proportion to a profile, the best of another method; tangram(of=snapkv)", Measure::Retention, |args, table| {
-        Ok(Arc::new(Over { of: of(args)?, how: ByHead { table: table.cloned(), rule: Rule::Proportional } }))
-    }),
-    measured("uncomp", "the half of the heads with more entropy keeps twice as much; uncomp(of=snapkv)", Measure::Entropy, |args, table| {
-        Ok(Arc::new(Over { of: of(args)?, how: ByHead { table: table.cloned(), rule: Rule::Halves } }))
-    }),
-    entry("adakv", "heads of a layer share their budget by scores of another method; adakv(of=snapkv, floor=0.2)", |args, _| {
-        over(args, AdaKv { floor: args.share("floor", 0.2, 0.0..=1.0)? })
-    }),
-    entry("chunkkv", "whole chunks by scores of another method, one set for all heads; chunkkv(of=snapkv, chunk=20)", |args, _| {
-        over(args, ChunkKv { chunk: args.integer("chunk", 20, 1..=4096)? })
-    }),
-    entry("kvcrush", "some of the budget for tokens that stand for others; kvcrush(of=snapkv, share=0.25)", |args, _| {
-        over(args, KvCrush { share: args.share("share", 0.25, 0.0..=1.0)? })
-    }),
+    measured(
+        "duoattention",
+        "some heads keep everything, the others the first and the last; duoattention(sinks=16, recent=256, heads=SHARE)",
+        Measure::Area,
+        |args, table| {
+            let sinks = args.integer("sinks", 16, 0..=1024)?;
+            let others = sinks + args.integer("recent", 256, 1..=1 << 20)?;
+            let full = match args.text("heads") {
+                None => None,
+                Some(_) => Some(args.share("heads", 0.5, 0.0..=1.0)?),
+            };
+            by_head(table, Rule::Full { full, others }, StreamingLlm { sinks })
+        },
+    ),
+    measured(
+        "razorattention",
+        "retrieval heads keep everything, the others the first, the last and a token for the rest; razorattention(sinks=4, heads=0.15)",
+        Measure::Induction,
+        |args, table| {
+            let sinks = args.integer("sinks", 4, 0..=1024)?;
+            let rule = Rule::Rest { full: args.share("heads", 0.15, 0.0..=1.0)?, least: sinks + 64 };
+            let merge = merge("compensation", args)?;
+            by_head(table, rule, super::positional::Streams { of: StreamingLlm { sinks }, merge })
+        },
+    ),
+    measured(
+        "headkv",
+        "heads keep by need, the best of another method; headkv(of=snapkv, floor=0.1)",
+        Measure::Induction,
+        |args, table| {
+            let of = of(args)?;
+            let rule = Rule::Share { floor: args.share("floor", 0.1, 0.0..=1.0)?, window: of.least() };
+            Ok(Arc::new(Over { of, how: ByHead { table: table.cloned(), rule } }))
+        },
+    ),
+    measured(
+        "tangram",
+        "heads keep in proportion to a profile, the best of another method; tangram(of=snapkv)",
+        Measure::Retention,
+        |args, table| {
+            Ok(Arc::new(Over { of: of(args)?, how: ByHead { table: table.cloned(), rule: Rule::Proportional } }))
+        },
+    ),
+    measured(
+        "uncomp",
+        "the half of the heads with more entropy keeps twice as much; uncomp(of=snapkv)",
+        Measure::Entropy,
+        |args, table| Ok(Arc::new(Over { of: of(args)?, how: ByHead { table: table.cloned(), rule: Rule::Halves } })),
+    ),
+    entry(
+        "adakv",
+        "heads of a layer share their budget by scores of another method; adakv(of=snapkv, floor=0.2)",
+        |args, _| over(args, AdaKv { floor: args.share("floor", 0.2, 0.0..=1.0)? }),
+    ),
+    entry(
+        "criticalkv",
+        "half by another method, the rest also by what values do to the output; criticalkv(of=snapkv, first=0.5)",
+        |args, _| Ok(Arc::new(CriticalKv { of: of(args)?, first: args.share("first", 0.5, 0.0..=1.0)?, ada: None })),
+    ),
+    entry(
+        "criticaladakv",
+        "criticalkv whose heads share the budget of a layer; criticaladakv(of=snapkv, first=0.5, floor=0.2)",
+        |args, _| {
+            let ada = Some(AdaKv { floor: args.share("floor", 0.2, 0.0..=1.0)? });
+            Ok(Arc::new(CriticalKv { of: of(args)?, first: args.share("first", 0.5, 0.0..=1.0)?, ada }))
+        },
+    ),
+    entry(
+        "chunkkv",
+        "whole chunks by scores of another method, one set for all heads; chunkkv(of=snapkv, chunk=20)",
+        |args, _| over(args, ChunkKv { chunk: args.integer("chunk", 20, 1..=4096)? }),
+    ),
+    entry(
+        "kvcrush",
+        "some of the budget for tokens that stand for others; kvcrush(of=snapkv, share=0.25)",
+        |args, _| over(args, KvCrush { share: args.share("share", 0.25, 0.0..=1.0)? }),
+    ),
 ];
 
 fn odd(args: &Args, default: usize) -> Result<usize, StageError> {
@@ -228,7 +297,8 @@ fn by_head(table: Option<&Table>, rule: Rule, of: impl Method + 'static) -> Resu
 
 /// The method `of`, with its usual arguments.
 fn of(args: &Args) -> Result<Arc<dyn Method>, StageError> {
-    let spec: StageSpec = args.text("of").unwrap_or("snapkv").parse().map_err(|e: RecipeError| args.error(e.to_string()))?;
+    let spec: StageSpec =
+        args.text("of").unwrap_or("snapkv").parse().map_err(|e: RecipeError| args.error(e.to_string()))?;
     let of = build(&spec, None).map_err(|error| args.error(error.to_string()))?;
     if method(&spec.name).is_some_and(|entry| entry.measures.is_some()) {
         return Err(args.error(format!("`{}` needs a profile of heads; nothing can be built on it", spec.name)));

@@ -69,7 +69,13 @@ impl Rkv {
 /// key, in most cases a short one.
 fn redundancy(keys: &[f32], dim: usize, same: f32) -> Vec<f32> {
     let count = keys.len() / dim;
-    let unit: Vec<f32> = keys.chunks_exact(dim).flat_map(|k| { let n = norm(k).max(1e-12); k.iter().map(move |x| x / n) }).collect();
+    let unit: Vec<f32> = keys
+        .chunks_exact(dim)
+        .flat_map(|k| {
+            let n = norm(k).max(1e-12);
+            k.iter().map(move |x| x / n)
+        })
+        .collect();
     let row = |i: usize| &unit[i * dim..][..dim];
     let mut sum = vec![0.0; dim];
     unit.chunks_exact(dim).for_each(|k| add(&mut sum, 1.0, k));

@@ -80,7 +80,9 @@ impl Method for WindowKv {
 
     fn describe(&self) -> String {
         let Self { suffix, size, share, .. } = self;
-        format!("windows of {size} tokens by the attention of the last {suffix} queries, chosen once for {share} layers")
+        format!(
+            "windows of {size} tokens by the attention of the last {suffix} queries, chosen once for {share} layers"
+        )
     }
 }
 

@@ -18,7 +18,16 @@ fn frequencies(dim: usize) -> Vec<f32> {
 
 pub fn plain(heads: usize, kv_heads: usize, head_dim: usize) -> LayerGeometry {
     let scale = (head_dim as f32).powf(-0.5);
-    LayerGeometry { heads, kv_heads, head_dim, scale, softcap: None, window: None, rope: Some(rope(head_dim)) }
+    LayerGeometry {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        softcap: None,
+        window: None,
+        rope: Some(rope(head_dim)),
+        output: None,
+    }
 }
 
 pub fn cache(layers: &[LayerGeometry], format: &str, threads: usize, isa: Isa) -> KvCache {

@@ -368,7 +368,7 @@ fn layer(spec: &ModelSpec, i: usize, weights: &Weights<'_>, naming: &Naming) -> 
         qkv,
         q_norm: norm_if(l.qk_norm, &n.q_norm, dim)?,
         k_norm: norm_if(l.qk_norm, &n.k_norm, dim)?,
-        output: linear(&n.output, l.output_bias, hidden, spec.q_width(), None)?,
+        output: Arc::new(linear(&n.output, l.output_bias, hidden, spec.q_width(), None)?),
         post_attention_norm: norm_if(l.post_norms, &n.post_attention_norm, hidden)?,
         ffn_norm: norm(&n.ffn_norm, hidden)?,
         gate_up,

@@ -50,7 +50,8 @@ impl Merge for Compensation {
     }
 
     fn describe(&self) -> String {
-        let weight = if self.weight == Weight::Exact { "with the weight of all of them" } else { "that weighs like one" };
+        let weight =
+            if self.weight == Weight::Exact { "with the weight of all of them" } else { "that weighs like one" };
         format!("one token that is the mean of all that went, {weight}")
     }
 }

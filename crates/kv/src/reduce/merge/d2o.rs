@@ -39,7 +39,11 @@ impl Merge for D2o {
                 of.iter().sum::<f64>() / of.len().max(1) as f64 >= threshold
             })
             .collect();
-        lanes.iter().zip(chosen).map(|((rows, gone, near), chosen)| self.lane(rows, gone, near, &joins, chosen)).collect()
+        lanes
+            .iter()
+            .zip(chosen)
+            .map(|((rows, gone, near), chosen)| self.lane(rows, gone, near, &joins, chosen))
+            .collect()
     }
 
     fn describe(&self) -> String {

@@ -63,7 +63,10 @@ impl Merge for KvMerger {
             Makeup::Value => ", values times their number",
             Makeup::Log => ", with the weight of all",
         };
-        format!("runs of neighbours with similar keys become one token{makeup}; {} of the budget never merges", self.reserved)
+        format!(
+            "runs of neighbours with similar keys become one token{makeup}; {} of the budget never merges",
+            self.reserved
+        )
     }
 }
 

@@ -44,7 +44,8 @@ pub const MERGES: &[MergeEntry] = &[
         name: "ems",
         summary: "the better ones into the most similar center; ems(band=1, least=0.6, weight=paper|exact)",
         build: |args| {
-            let (band, least) = (f64::from(args.number("band", 1.0, 0.0..=64.0)?), args.number("least", 0.6, -1.0..=1.0)?);
+            let (band, least) =
+                (f64::from(args.number("band", 1.0, 0.0..=64.0)?), args.number("least", 0.6, -1.0..=1.0)?);
             Ok(Arc::new(Ems { band, least, weight: weight(args, Weight::Paper)? }))
         },
     },
