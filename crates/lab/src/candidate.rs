@@ -1,7 +1,6 @@
 //! Names to caches: the one place that knows how recipes are found and what a cache is built from.
 
 use crate::{LabError, Subject};
-use cachalot_kv::encode::codec::Side;
 use cachalot_kv::plan::CachePlan;
 use cachalot_kv::profile::Profile;
 use cachalot_kv::recipe::expression::Files;
@@ -106,11 +105,9 @@ fn candidate(recipe: Recipe, profiles: &[Arc<Profile>]) -> Arc<dyn Candidate> {
 }
 
 fn profile_of(recipe: &Recipe, profiles: &[Arc<Profile>]) -> Option<Arc<Profile>> {
-    // A profile made for the same stages serves, whatever the name and the window.
-    let [keys, values] = [Side::Keys, Side::Values].map(|side| recipe.encode.digest(side));
-    let same = |profile: &&Arc<Profile>| profile.origin().keys == keys && profile.origin().values == values;
+    // A profile made for the same stages and heads serves, whatever the name and the window.
     let named = |profile: &&Arc<Profile>| profile.origin().recipe == recipe.name;
-    profiles.iter().find(same).or_else(|| profiles.iter().find(named)).cloned()
+    profiles.iter().find(|profile| recipe.check_profile(profile).is_ok()).or_else(|| profiles.iter().find(named)).cloned()
 }
 
 fn split(list: &str) -> Vec<&str> {

@@ -184,7 +184,10 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
     prefill += reduction;
     let mut times = Vec::new();
     for i in 0..args.decode {
-        times.push(step(subject, &cache, &mut seq, &[((500 + i) % vocab) as u32], true)?);
+        let next = step(subject, &cache, &mut seq, &[((500 + i) % vocab) as u32], true)?;
+        let start = Instant::now();
+        cache.reduce(&mut seq)?;
+        times.push(next + start.elapsed().as_secs_f64());
     }
     let (peak, now) = machine::resident().unzip();
     let scratch = cache.ledger().by_purpose().into_iter().filter(|(purpose, _)| *purpose == Purpose::Scratch);

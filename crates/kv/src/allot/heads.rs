@@ -113,8 +113,9 @@ impl ByHead {
                 if among(share) { tokens } else { others as usize }
             }
             Rule::Rest { full, least } => {
-                // A budget that these heads would use up alone leaves half of it to the others.
-                let full = full.min(b / n / 2.0);
+                // A budget that these heads would use up alone is for fewer of them.
+                let least_share = least as f64 / n;
+                let full = full.min(((b / n - least_share) / (1.0 - least_share).max(f64::MIN_POSITIVE)).max(0.0));
                 let count = (heads as f64 * full).round();
                 let rest = (b * heads as f64 - n * count) / (heads as f64 - count).max(1.0);
                 if among(full) { tokens } else { (rest.max(least as f64) as usize).min(tokens) }

@@ -90,7 +90,7 @@ impl Lane {
         let extra = extras(&old, kept, merged);
         // Counted when what was freed makes room.
         let none = pool.ledger().reserve(Purpose::Pages, 0)?;
-        let bytes = 4 * (kept.len() + extra.len()) as u64;
+        let bytes = (4 * kept.len() + 4 * PAGE_TOKENS * extra.len()) as u64;
         self.kept = Some(Arc::new(Kept { positions, dropped, extra, _bytes: none }));
         self.encoded = self.encoded.min(untouched).max(self.plan.sink_pages());
         let body_end = if self.body.is_some() { self.body_end(kept.len()) } else { 0 };
@@ -107,16 +107,17 @@ impl Lane {
     }
 }
 
-/// See [`Lane::extras`].
-fn extras(old: &Lane, kept: &[u32], merged: &[Merged]) -> Vec<f32> {
-    if old.extras().is_empty() && merged.iter().all(|merged| merged.extra == 0.0) {
-        return Vec::new();
-    }
+/// See [`Lane::extra`].
+fn extras(old: &Lane, kept: &[u32], merged: &[Merged]) -> BTreeMap<usize, Box<[f32; PAGE_TOKENS]>> {
     let new: BTreeMap<u32, f32> = merged.iter().map(|merged| (merged.slot, merged.extra)).collect();
-    let before = |slot: u32| old.extras().get(slot as usize).copied().unwrap_or(0.0);
-    let mut extra: Vec<f32> = kept.iter().map(|slot| new.get(slot).copied().unwrap_or(before(*slot))).collect();
-    extra.resize(kept.len().next_multiple_of(PAGE_TOKENS), 0.0);
-    extra
+    let mut pages: BTreeMap<usize, Box<[f32; PAGE_TOKENS]>> = BTreeMap::new();
+    for (i, slot) in kept.iter().enumerate() {
+        let extra = new.get(slot).copied().unwrap_or_else(|| old.extra_of(*slot as usize));
+        if extra != 0.0 {
+            pages.entry(i / PAGE_TOKENS).or_insert_with(|| Box::new([0.0; PAGE_TOKENS]))[i % PAGE_TOKENS] = extra;
+        }
+    }
+    pages
 }
 
 impl Mover<'_> {

@@ -10,7 +10,7 @@ use crate::plan::LanePlan;
 use crate::pool::PageBytes;
 use crate::pool::ledger::Reservation;
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -66,8 +66,8 @@ struct Kept {
     positions: Vec<u32>,
     /// How many others there were.
     dropped: usize,
-    /// See [`Lane::extras`]: whole pages, zeros at the end.
-    extra: Vec<f32>,
+    /// See [`Lane::extra`]; only pages that have any.
+    extra: BTreeMap<usize, Box<[f32; PAGE_TOKENS]>>,
     _bytes: Reservation,
 }
 
@@ -134,15 +134,14 @@ impl Lane {
         }
     }
 
-    /// Tokens that each slot of the last reduction stands for, as logarithms that are added to scores; nothing where each
-    /// stands for itself.
-    pub(crate) fn extras(&self) -> &[f32] {
-        self.kept.as_ref().map_or(&[], |kept| &kept.extra)
+    /// What is added to the scores of a page, if anything: logarithms of the tokens that its slots stand for.
+    pub(crate) fn extra(&self, page: usize) -> Option<&[f32; PAGE_TOKENS]> {
+        self.kept.as_ref().and_then(|kept| kept.extra.get(&page)).map(|extra| &**extra)
     }
 
-    /// What is added to the scores of a page, if anything.
-    pub(crate) fn extra(&self, page: usize) -> Option<&[f32]> {
-        self.extras().get(page * PAGE_TOKENS..(page + 1) * PAGE_TOKENS)
+    /// What is added to the scores of one slot.
+    pub(crate) fn extra_of(&self, slot: usize) -> f32 {
+        self.extra(slot / PAGE_TOKENS).map_or(0.0, |extra| extra[slot % PAGE_TOKENS])
     }
 
     /// Keys of the first `slots` as attention reads them, `[slots][dim]`.

@@ -65,8 +65,11 @@ impl Recipe {
         Ok(Keep { budget: Budget::Tokens(tokens), ..keep })
     }
 
-    /// A profile belongs to the stages it was made for.
-    fn check_profile(&self, profile: &Profile) -> Result<(), RecipeError> {
+    /// A profile belongs to the stages it was made for, and to what was measured of heads.
+    ///
+    /// # Errors
+    /// [`RecipeError::Profile`] where they are others.
+    pub fn check_profile(&self, profile: &Profile) -> Result<(), RecipeError> {
         if let Some(measure) = self.keep.as_ref().and_then(KeepSpec::measures) {
             profile.check_heads(&self.name, measure)?;
         }

@@ -82,6 +82,7 @@ files![
     "cachalot-2",
     "cachalot-3",
     "cachalot-4",
+    "cachalot-tenth",
     "streamingllm",
     "knorm",
     "keydiff",

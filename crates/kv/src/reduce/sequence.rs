@@ -20,9 +20,7 @@ impl SequenceKv {
     /// tokens of the sequence.
     pub fn weights(&self, layer: usize, head: usize) -> Vec<f32> {
         let lane = self.lane(layer, head);
-        let mut weights: Vec<f32> = lane.extras().iter().map(|extra| extra.exp()).collect();
-        weights.resize(lane.slots(self.len), 1.0);
-        weights
+        (0..lane.slots(self.len)).map(|slot| lane.extra_of(slot).exp()).collect()
     }
 
     /// What is gathered for every token, if anything.

@@ -93,9 +93,9 @@ impl Scene<'_> {
         *memory
     }
 
-    /// Tokens that slots stand for, as logarithms, where they stand for more than themselves.
-    pub(crate) fn extras(&self, head: usize) -> &[f32] {
-        self.lanes[head].extras()
+    /// Of the tokens that a slot stands for, the logarithm.
+    pub(crate) fn extra(&self, head: usize, slot: usize) -> f32 {
+        self.lanes[head].extra_of(slot)
     }
 }
 

@@ -1,6 +1,8 @@
 //! StreamingLLM (Xiao et al., 2023): the first tokens and the last ones, whatever they say.
 
-use super::{Method, Scene};
+use super::{Method, Place, Scene};
+use crate::allot::Budget;
+use crate::observe::Wish;
 use crate::reduce::{Merge, When};
 use std::sync::Arc;
 
@@ -50,16 +52,28 @@ impl Method for Merged {
     }
 }
 
-/// StreamingLLM that leaves something of what goes.
+/// A method, with a way of merging.
 #[derive(Debug)]
-pub(super) struct Streams {
-    pub of: StreamingLlm,
+pub(super) struct With {
+    pub of: Arc<dyn Method>,
     pub merge: Arc<dyn Merge>,
 }
 
-impl Method for Streams {
+impl Method for With {
+    fn wish(&self) -> Wish {
+        self.of.wish()
+    }
+
+    fn budget(&self, budget: Budget, tokens: usize, place: Place) -> usize {
+        self.of.budget(budget, tokens, place)
+    }
+
     fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
         self.of.scores(scene)
+    }
+
+    fn choose(&self, scene: &Scene<'_>, scores: &[Vec<f32>], kept: &[usize], budget: Budget) -> Vec<Vec<u32>> {
+        self.of.choose(scene, scores, kept, budget)
     }
 
     fn least(&self) -> usize {

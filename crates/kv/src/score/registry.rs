@@ -200,13 +200,14 @@ pub const METHODS: &[MethodEntry] = &[
     ),
     measured(
         "razorattention",
-        "retrieval heads keep everything, the others the first, the last and a token for the rest; razorattention(sinks=4, heads=0.15)",
+        "retrieval heads keep everything, the others the first, the last and a token for the rest; razorattention(sinks=4, heads=0.15, of=streamingllm)",
         Measure::Induction,
         |args, table| {
             let sinks = args.integer("sinks", 4, 0..=1024)?;
             let rule = Rule::Rest { full: args.share("heads", 0.15, 0.0..=1.0)?, least: sinks + 64 };
-            let merge = merge("compensation", args)?;
-            by_head(table, rule, super::positional::Streams { of: StreamingLlm { sinks }, merge })
+            let own: Arc<dyn Method> = Arc::new(StreamingLlm { sinks });
+            let of = if args.text("of").is_some() { of(args)? } else { own };
+            by_head(table, rule, super::positional::With { of, merge: merge("compensation", args)? })
         },
     ),
     measured(

@@ -41,25 +41,22 @@ impl<'a> Trial<'a> {
     pub fn step(&mut self, tokens: &[u32], logits_rows: &[usize]) -> Option<Step> {
         let (cache, seq) = self.running.as_mut()?;
         let start = Instant::now();
-        let reserved = cache.reserve(seq, tokens.len()).map_err(|e| e.to_string());
-        let logits = reserved.and_then(|()| {
-            let segments = &mut [Segment { seq, rows: tokens.len() }];
-            self.subject.decoder.forward(cache, segments, tokens, logits_rows).map_err(|e| e.to_string())
-        });
-        match logits {
-            Ok(logits) => {
-                cache.settle(seq);
-                if let Err(error) = cache.reduce(seq) {
-                    self.fail(error.to_string());
+        let (mut logits, mut done) = (Vec::new(), 0);
+        while done < tokens.len() {
+            // A sequence that is reduced on the way is read up to there.
+            let next = done..tokens.len().min(done.saturating_add(seq.rows_to_reduction()));
+            let wanted: Vec<usize> =
+                logits_rows.iter().filter(|row| next.contains(row)).map(|row| row - next.start).collect();
+            match read(self.subject, cache, seq, &tokens[next.clone()], &wanted) {
+                Ok(more) => logits.extend(more),
+                Err(reason) => {
+                    self.fail(reason);
                     return None;
                 }
-                Some(Step { logits, time: start.elapsed() })
             }
-            Err(reason) => {
-                self.fail(reason);
-                None
-            }
+            done = next.end;
         }
+        Some(Step { logits, time: start.elapsed() })
     }
 
     /// Begins an empty sequence.
@@ -133,4 +130,20 @@ impl<'a> Trial<'a> {
             bits_per_element_long: 8.0 * cache.bytes_per_token() / each.max(1) as f64,
         })
     }
+}
+
+/// One step of the model, and what is due after it.
+fn read(
+    subject: &Subject<'_>,
+    cache: &KvCache,
+    seq: &mut SequenceKv,
+    tokens: &[u32],
+    logits_rows: &[usize],
+) -> Result<Vec<f32>, String> {
+    cache.reserve(seq, tokens.len()).map_err(|e| e.to_string())?;
+    let segments = &mut [Segment { seq, rows: tokens.len() }];
+    let logits = subject.decoder.forward(cache, segments, tokens, logits_rows).map_err(|e| e.to_string())?;
+    cache.settle(seq);
+    cache.reduce(seq).map_err(|e| e.to_string())?;
+    Ok(logits)
 }

@@ -42,7 +42,7 @@ impl Merge for Cam {
                     value.iter_mut().zip(rows.value(slot)).for_each(|(to, x)| *to += share * x);
                 }
             }
-            let extra = |slot: u32| scene.extras(head).get(slot as usize).copied().unwrap_or(0.0);
+            let extra = |slot: u32| scene.extra(head, slot as usize);
             let merged = |(slot, v)| Merged { slot, k: rows.key(slot).to_vec(), v, extra: extra(slot) };
             values.into_iter().map(merged).collect()
         };

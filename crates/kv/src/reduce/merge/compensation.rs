@@ -20,7 +20,7 @@ impl Merge for Compensation {
         let lane = |(head, chosen): (usize, &mut Vec<u32>)| {
             let mut gone = others(chosen, scene.slots(head));
             // A reduction after another adds to the token of that one: the first slot that stands for many.
-            let before = scene.extras(head).iter().position(|&extra| extra > 0.0).map(|slot| slot as u32);
+            let before = (0..scene.slots(head)).find(|&slot| scene.extra(head, slot) > 0.0).map(|slot| slot as u32);
             let slot = match before.filter(|slot| gone.binary_search(slot).is_err()) {
                 Some(slot) => slot,
                 None => {

@@ -61,8 +61,7 @@ struct Rows {
 
 impl Rows {
     fn of(scene: &Scene<'_>, head: usize) -> Rows {
-        let mut counts: Vec<f32> = scene.extras(head).iter().map(|extra| extra.exp()).collect();
-        counts.resize(scene.slots(head), 1.0);
+        let counts = (0..scene.slots(head)).map(|slot| scene.extra(head, slot).exp()).collect();
         Rows { dim: scene.geometry.head_dim, k: scene.keys(head), v: scene.values(head), counts }
     }
 
