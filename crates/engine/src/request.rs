@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::EngineError;
@@ -30,6 +31,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// How its keys and values are kept: a recipe's name or an expression; `None` for the engine's own.
     pub kv: Option<String>,
+    /// Stretches of the prompt, in tokens, that recipes may treat by themselves, such as images: ascending, apart.
+    pub spans: Vec<Range<usize>>,
     /// What the text must look like.
     pub constraint: Option<ConstraintSpec>,
     /// Treat the model's end-of-generation tokens as any other.
@@ -50,6 +53,7 @@ impl Default for Request {
             n: 1,
             logprobs: None,
             kv: None,
+            spans: Vec::new(),
             constraint: None,
             ignore_eos: false,
             starts_text: false,
@@ -68,6 +72,17 @@ impl Request {
         }
         if let Some((index, &id)) = self.prompt.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
             return Err(EngineError::UnknownToken { index, id, vocab });
+        }
+        let mut end = 0;
+        for span in &self.spans {
+            if span.start < end || span.is_empty() || span.end > self.prompt.len() {
+                let allowed = format!(
+                    "stretches of the prompt's {} tokens, none empty, each after the one before",
+                    self.prompt.len()
+                );
+                return Err(EngineError::invalid("kv.spans", format!("{}..{}", span.start, span.end), allowed));
+            }
+            end = span.end;
         }
         self.sampling.validate(vocab)?;
         if self.n == 0 || self.n > MAX_CHOICES {
@@ -150,6 +165,9 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Tokens of the prompt that were not computed because their cache was there already.
     pub cached_tokens: usize,
+    /// The share of the keys and values of the first choice that its recipe kept when it last reduced them, mean of all
+    /// heads and layers; absent where it was not reduced.
+    pub kept_share: Option<f64>,
     /// How long it took.
     pub timings: Timings,
 }

@@ -237,3 +237,67 @@ fn budgets_in_bytes_and_of_what_is_free() {
         Recipe::parse("snapkv(budget=4KiB)", Files::Refused).unwrap().plan(&layers, None).unwrap_err().to_string();
     assert!(error.contains("at least 64"), "{error}");
 }
+
+/// A pool that holds six whole sequences holds four times as many of a quarter beside the one that is being read, which
+/// takes all of its own until its end.
+#[test]
+fn what_is_dropped_makes_room_for_others() {
+    let g = plain(4, 2, 64);
+    let layers = vec![g.clone(); 3];
+    let rows = Rows::random(&g, 1600, 2);
+    let fits = |recipe: &str| {
+        let recipe = Recipe::parse(recipe, Files::Refused).unwrap();
+        let budget = 6 * KvCache::new(
+            CacheConfig::new(layers.clone(), BUDGET, "f16".parse().unwrap()),
+            Arc::new(Team::new(NonZeroUsize::MIN)),
+            Isa::detect(),
+        )
+        .unwrap()
+        .bytes_for_tokens(1600);
+        let config = CacheConfig::with_plan(layers.clone(), budget, Arc::new(recipe.plan(&layers, None).unwrap()));
+        let cache = KvCache::new(config, Arc::new(Team::new(NonZeroUsize::new(2).unwrap())), Isa::detect()).unwrap();
+        let mut held = Vec::new();
+        loop {
+            let mut seq = begin(&cache, 1600);
+            if cache.reserve(&mut seq, 1600).is_err() {
+                return held.len();
+            }
+            walk(&cache, &mut seq, &rows, 1600, 1600);
+            held.push(seq);
+        }
+    };
+    assert_eq!(fits("f16"), 6);
+    // Positions of what stayed take their part.
+    assert!((19..=21).contains(&fits("snapkv(budget=0.25)")));
+}
+
+/// Tokens that matter are written in more bits: what attention says reaches the encoder.
+#[test]
+fn tokens_that_got_attention_keep_their_bits() {
+    let mut g = plain(1, 1, 16);
+    g.rope = None;
+    g.scale = 4.0;
+    let mut rows = Rows::random(&g, 192, 3);
+    // Every query looks at the tokens whose number ends in zero.
+    let pointer: Vec<f32> = (0..16).map(|c| if c == 0 { 2.0 } else { 0.0 }).collect();
+    for token in 0..192 {
+        rows.q[token * 16..][..16].copy_from_slice(&pointer);
+        rows.k[token * 16] = if token % 10 == 0 { 2.0 } else { -2.0 };
+    }
+    let error = |recipe: &str| {
+        let cache = cache_with(std::slice::from_ref(&g), recipe, 1);
+        let mut seq = begin(&cache, 128);
+        walk(&cache, &mut seq, &rows, 128, 128);
+        // Later queries look there as well; what they read is the values of these tokens.
+        let out: Vec<f32> = walk(&cache, &mut seq, &rows, 64, 64).into_iter().map(f32::from_bits).collect();
+        let cache = cache_with(std::slice::from_ref(&g), "f32", 1);
+        let mut seq = begin(&cache, 128);
+        walk(&cache, &mut seq, &rows, 128, 128);
+        let exact: Vec<f32> = walk(&cache, &mut seq, &rows, 64, 64).into_iter().map(f32::from_bits).collect();
+        out.iter().zip(&exact).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt()
+    };
+    let classes = "classes(important=16, high=8, low=1, axis=token)";
+    let (told, by_norm) =
+        (error(&format!("h2o(budget=1.0, when=prompt) + k=f16,v=[{classes}]")), error(&format!("k=f16,v=[{classes}]")));
+    assert!(told * 4.0 < by_norm, "{told} {by_norm}");
+}

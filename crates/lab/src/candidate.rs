@@ -107,7 +107,11 @@ fn candidate(recipe: Recipe, profiles: &[Arc<Profile>]) -> Arc<dyn Candidate> {
 fn profile_of(recipe: &Recipe, profiles: &[Arc<Profile>]) -> Option<Arc<Profile>> {
     // A profile made for the same stages and heads serves, whatever the name and the window.
     let named = |profile: &&Arc<Profile>| profile.origin().recipe == recipe.name;
-    profiles.iter().find(|profile| recipe.check_profile(profile).is_ok()).or_else(|| profiles.iter().find(named)).cloned()
+    profiles
+        .iter()
+        .find(|profile| recipe.check_profile(profile).is_ok())
+        .or_else(|| profiles.iter().find(named))
+        .cloned()
 }
 
 fn split(list: &str) -> Vec<&str> {

@@ -112,6 +112,7 @@ pub(crate) fn engine_request(
         n: common.n,
         logprobs,
         kv: common.kv.clone(),
+        spans: common.spans.clone(),
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()
@@ -283,6 +284,7 @@ impl Run {
                 sum.prompt_tokens += usage.prompt_tokens;
                 sum.completion_tokens += usage.completion_tokens;
                 sum.cached_tokens += usage.cached_tokens;
+                sum.kept_share = usage.kept_share;
                 sum.timings = usage.timings;
                 self.waiting -= 1;
                 if self.waiting > 0 {

@@ -50,6 +50,9 @@ impl Scheduler {
             let reduced = checked.and_then(|()| self.cache.reduce(&mut kv));
             if let Ok(Some(share)) = reduced {
                 crate::observe::reduced(share);
+                if let Some(group) = self.groups.get_mut(&part.ticket.request).filter(|_| part.ticket.choice == 0) {
+                    group.kept_share = Some(share);
+                }
             }
             if let Err(error) = reduced {
                 let forks = sequence.forks;
@@ -96,6 +99,7 @@ impl Scheduler {
             tokens: first.tokens.clone(),
             prompt: first.prompt,
             plan: first.plan.clone(),
+            spans: first.spans.clone(),
             // Those beyond the batch have no use for a cache now.
             kv: match self.running.len() + choice < self.limits.max_batch {
                 true => first.kv.as_ref().and_then(|kv| self.cache.fork(kv).ok()),

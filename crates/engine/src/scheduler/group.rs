@@ -30,6 +30,8 @@ pub(super) struct Group {
     pub constraint: Option<Constraint>,
     pub moments: Moments,
     prompt_tokens: usize,
+    /// See [`Usage::kept_share`].
+    pub kept_share: Option<f64>,
     /// The progress that was reported last.
     prompt_progress: usize,
     completion_tokens: usize,
@@ -59,6 +61,7 @@ impl Group {
             constraint,
             moments: Moments { submitted, ..Moments::default() },
             prompt_tokens: request.prompt.len(),
+            kept_share: None,
             prompt_progress: 0,
             completion_tokens: 0,
             begun: 0,
@@ -154,6 +157,7 @@ impl Group {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
             cached_tokens: 0,
+            kept_share: self.kept_share,
             timings: self.moments.timings(now, self.completion_tokens, self.begun),
         }));
         true

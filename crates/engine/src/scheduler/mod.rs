@@ -107,6 +107,7 @@ impl Scheduler {
     /// Takes a request into the queue. One that breaks the limits ends at once, with an error event.
     pub fn submit(&mut self, submission: Submission, now: Duration) {
         let plan = submission.plan.clone();
+        let spans = submission.request.spans.clone().into();
         let limit = self.limits.check(&submission.request, &self.cache, &plan);
         let (mut group, prompt) = Group::new(submission, *limit.as_ref().unwrap_or(&0));
         if let Err(error) = limit {
@@ -124,6 +125,7 @@ impl Scheduler {
             prompt: prompt.len(),
             tokens: prompt,
             plan,
+            spans,
             kv: None,
             forks: group.n.saturating_sub(1),
             last_token: None,

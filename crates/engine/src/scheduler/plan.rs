@@ -93,7 +93,8 @@ impl Scheduler {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             let prompt = sequence.prompt;
             let created = self.cache.create_with(&sequence.plan);
-            match created.and_then(|mut kv| self.cache.expect(&mut kv, prompt).map(|()| kv)) {
+            match created.and_then(|mut kv| self.cache.expect(&mut kv, prompt).map(|()| kv.with_spans(&sequence.spans)))
+            {
                 Ok(kv) => sequence.kv = Some(kv),
                 Err(error) => {
                     let (ticket, forks) = (sequence.ticket, sequence.forks);

@@ -24,6 +24,8 @@ pub(super) struct Sequence {
     pub prompt: usize,
     /// How its cache is kept.
     pub plan: Arc<CachePlan>,
+    /// See [`crate::Request::spans`].
+    pub spans: Arc<[std::ops::Range<usize>]>,
     /// Absent before the first step, while set aside for want of memory, and while a batch has it.
     pub kv: Option<SequenceKv>,
     pub sampler: Sampler,

@@ -215,7 +215,7 @@ fn profile(recipe: &Recipe, head_dim: usize) -> Profile {
 
 #[test]
 fn profiles_serve_their_recipe_whatever_is_kept_exact_and_no_other() {
-    let formats = |recipe: &&Recipe| recipe.needs == Needs::Profile && recipe.keep.is_none();
+    let formats = |recipe: &&Recipe| recipe.encode.needs() == Needs::Profile;
     let calibrated: Vec<&Recipe> = Registry::all().iter().filter(formats).collect();
     for recipe in &calibrated {
         let profile = profile(recipe, 64);

@@ -159,6 +159,7 @@ fn anonymous(stages: &[StageSpec]) -> Recipe {
 
 /// One recipe, with its arguments.
 fn named(call: &StageSpec, files: Files) -> Result<Recipe, RecipeError> {
+    let format_call;
     let mut args = Arguments::new(call);
     let is_file = call.name.ends_with(".toml");
     let mut recipe = match shorthand::recipe(&call.name, &args)? {
@@ -184,10 +185,16 @@ fn named(call: &StageSpec, files: Files) -> Result<Recipe, RecipeError> {
             keep.merge = Some(text.parse()?);
         }
         let own = ["budget", "ratio", "when", "every", "merge"];
-        let of_method = call.args.iter().filter(|(key, _)| !own.contains(&key.as_str()));
+        // Where the recipe has a format too, these are the format's.
+        let formats = recipe.encode != Encode::default();
+        let of_format = |key: &str| formats && ["window", "sinks", "exact"].contains(&key);
+        let of_method = |key: &str| !own.contains(&key) && !of_format(key);
+        let of_method = call.args.iter().filter(|(key, _)| of_method(key));
         keep.method.args.extend(of_method.map(|(key, value)| (key.clone(), value.clone())));
         keep.build(&[], None)?;
-        args = Arguments::default();
+        let rest = call.args.iter().filter(|(key, _)| of_format(key));
+        format_call = StageSpec { name: call.name.clone(), args: rest.map(|(k, v)| (k.clone(), v.clone())).collect() };
+        args = Arguments::new(&format_call);
     }
     if let Some(window) = args.number("window", 0, Encode::MAX_WINDOW)? {
         recipe.encode.window = window;

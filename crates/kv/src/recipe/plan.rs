@@ -119,7 +119,10 @@ impl Builder<'_> {
             let v = self.pipeline(Lane { layer, head, side: Side::Values }, v)?;
             Some(Body { k, v })
         };
-        Ok(LanePlan { sinks: encode.sinks, window, exact: encode.exact, body, importance: encode.importance })
+        // Whoever divides tokens into classes wants to know what they are worth.
+        let classes = |side| encode.all_stages(side).any(|spec| spec.name == "classes");
+        let importance = encode.importance || classes(Side::Keys) || classes(Side::Values);
+        Ok(LanePlan { sinks: encode.sinks, window, exact: encode.exact, body, importance })
     }
 
     /// The stages of a lane, their widths filled in.

@@ -5,6 +5,11 @@ use crate::observe::Gather;
 use cachalot_kernels::attention::PAGE_TOKENS;
 
 impl SequenceKv {
+    /// Marks stretches of the context, ascending and apart, that methods may treat by themselves.
+    pub fn with_spans(self, spans: &[std::ops::Range<usize>]) -> SequenceKv {
+        SequenceKv { spans: spans.to_vec(), ..self }
+    }
+
     /// Rows that the next step may have at most before the sequence is reduced.
     pub fn rows_to_reduction(&self) -> usize {
         self.pending.as_ref().map_or(usize::MAX, |pending| pending.at - self.len)

@@ -7,11 +7,15 @@ use crate::generate::Totals;
 /// `usage` of an answer.
 pub(crate) fn usage(totals: &Totals) -> Value {
     let u = &totals.usage;
+    let mut details = json!({"cached_tokens": u.cached_tokens});
+    if let (Value::Object(details), Some(share)) = (&mut details, u.kept_share) {
+        details.insert("kv_kept_share".into(), json!(share));
+    }
     json!({
         "prompt_tokens": u.prompt_tokens,
         "completion_tokens": u.completion_tokens,
         "total_tokens": u.prompt_tokens + u.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": u.cached_tokens},
+        "prompt_tokens_details": details,
     })
 }
 

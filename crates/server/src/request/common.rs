@@ -1,5 +1,7 @@
 //! The fields that chat and text completions share.
 
+use std::ops::Range;
+
 use cachalot_kv::Recipe;
 use cachalot_kv::recipe::expression::Files;
 use serde_json::Value;
@@ -55,6 +57,8 @@ pub struct Common {
     pub format: Option<OutputFormat>,
     /// How the cache is kept, where that is not the server's own way: an expression that parses.
     pub kv: Option<String>,
+    /// Stretches of the prompt, in tokens, that recipes may treat by themselves.
+    pub spans: Vec<Range<usize>>,
 }
 
 impl Common {
@@ -75,6 +79,7 @@ impl Common {
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             format: OutputFormat::parse(fields)?,
             kv: kv_recipe(fields, limits)?,
+            spans: kv_spans(fields)?,
         })
     }
 }
@@ -156,6 +161,24 @@ fn logit_bias(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<(u32, f32)>, A
         .collect()
 }
 
+/// `kv.spans` are pairs of token positions `[from, to]` in the prompt. Whether they lie in it is for the engine to say.
+fn kv_spans(fields: &Fields<'_>) -> Result<Vec<Range<usize>>, ApiError> {
+    let Some(Value::Object(kv)) = fields.get("kv") else { return Ok(Vec::new()) };
+    let wrong = |at: String, value: &Value| ApiError::wrong_type(at, "a pair of token positions [from, to]", value);
+    let pair = |(i, value): (usize, &Value)| {
+        let at = |i: usize| value.get(i).and_then(Value::as_u64).and_then(|at| usize::try_from(at).ok());
+        match (value.as_array().map(Vec::len), at(0), at(1)) {
+            (Some(2), Some(from), Some(to)) => Ok(from..to),
+            _ => Err(wrong(format!("kv.spans[{i}]"), value)),
+        }
+    };
+    match kv.get("spans") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(list)) => list.iter().enumerate().map(pair).collect(),
+        Some(other) => Err(ApiError::wrong_type("kv.spans", "an array of pairs of token positions", other)),
+    }
+}
+
 /// `kv` is a recipe or an expression of recipes, as a string or as `{"recipe": ".."}`. Whether the model allows it is for
 /// the engine to say.
 fn kv_recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<String>, ApiError> {
@@ -164,8 +187,11 @@ fn kv_recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<String>, Api
         Some(Value::String(s)) => ("kv", s.as_str()),
         Some(value @ Value::Object(_)) => {
             let kv = Fields::of(value, "kv")?;
-            kv.require("recipe")?;
-            ("kv.recipe", kv.string("recipe")?.unwrap_or_default())
+            match kv.string("recipe")? {
+                Some(recipe) => ("kv.recipe", recipe),
+                None if kv.get("spans").is_some() => return Ok(None),
+                None => return Err(ApiError::invalid("kv.recipe", "'kv' needs a 'recipe' or 'spans'.")),
+            }
         }
         Some(other) => {
             return Err(ApiError::wrong_type("kv", "the name of a recipe or {\"recipe\": name}", other));
