@@ -153,6 +153,11 @@ impl WritablePage {
         WritablePage { kind: self.kind.clone(), format: self.format, bytes }
     }
 
+    /// See [`PageBytes::consolidate`].
+    pub(crate) fn consolidate(&mut self) {
+        self.bytes.consolidate();
+    }
+
     /// Ends writing: the page holds the tokens from position `start`.
     pub(crate) fn seal(self, start: u64) -> SealedPage {
         seal(self.kind, start, self.bytes)
@@ -219,6 +224,11 @@ impl SealedPage {
             return Ok(());
         }
         Err(KvError::Corrupt { layer: self.kind.layer, head: self.kind.head, start: self.start })
+    }
+
+    /// See [`PageBytes::consolidate`].
+    pub(crate) fn consolidate(&mut self) {
+        self.bytes.consolidate();
     }
 
     /// The bytes, for other pages of this size.

@@ -244,7 +244,7 @@ fn budgets_in_bytes_and_of_what_is_free() {
 fn what_is_dropped_makes_room_for_others() {
     let g = plain(4, 2, 64);
     let layers = vec![g.clone(); 3];
-    let rows = Rows::random(&g, 1600, 2);
+    let rows = Rows::random(&g, 2048, 2);
     let fits = |recipe: &str| {
         let recipe = Recipe::parse(recipe, Files::Refused).unwrap();
         let budget = 6 * KvCache::new(
@@ -253,16 +253,16 @@ fn what_is_dropped_makes_room_for_others() {
             Isa::detect(),
         )
         .unwrap()
-        .bytes_for_tokens(1600);
+        .bytes_for_tokens(2048);
         let config = CacheConfig::with_plan(layers.clone(), budget, Arc::new(recipe.plan(&layers, None).unwrap()));
         let cache = KvCache::new(config, Arc::new(Team::new(NonZeroUsize::new(2).unwrap())), Isa::detect()).unwrap();
         let mut held = Vec::new();
         loop {
-            let mut seq = begin(&cache, 1600);
-            if cache.reserve(&mut seq, 1600).is_err() {
+            let mut seq = begin(&cache, 2048);
+            if cache.reserve(&mut seq, 2048).is_err() {
                 return held.len();
             }
-            walk(&cache, &mut seq, &rows, 1600, 1600);
+            walk(&cache, &mut seq, &rows, 2048, 2048);
             held.push(seq);
         }
     };

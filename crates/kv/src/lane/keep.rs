@@ -107,6 +107,22 @@ impl Lane {
     }
 }
 
+impl Lane {
+    /// Moves pages that nobody shares to fuller slabs, so that those that a reduction left sparse become empty.
+    pub(crate) fn consolidate(&mut self) {
+        for entry in &mut self.pages {
+            match &mut entry.slot {
+                Slot::Writable(page) => page.consolidate(),
+                Slot::Shared(page) => {
+                    if let Some(page) = Arc::get_mut(page) {
+                        page.consolidate();
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// See [`Lane::extra`].
 fn extras(old: &Lane, kept: &[u32], merged: &[Merged]) -> BTreeMap<usize, Box<[f32; PAGE_TOKENS]>> {
     let new: BTreeMap<u32, f32> = merged.iter().map(|merged| (merged.slot, merged.extra)).collect();

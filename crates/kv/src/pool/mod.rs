@@ -121,6 +121,23 @@ impl Class {
         Ok((at, index))
     }
 
+    /// The fullest slab with a free page that is fuller than this one.
+    fn fuller(&self, index: usize) -> Option<usize> {
+        let unused = |i: usize| self.slabs[i].as_ref().map_or(usize::MAX, Slab::unused);
+        let fullest = self.open.iter().copied().filter(|&i| i != index).min_by_key(|&i| (unused(i), i))?;
+        ((unused(fullest), fullest) < (unused(index), index)).then_some(fullest)
+    }
+
+    /// A page of this slab.
+    fn take_from(&mut self, index: usize) -> Option<std::ptr::NonNull<u8>> {
+        let slab = self.slabs[index].as_mut()?;
+        let at = slab.take()?;
+        if slab.is_full() {
+            self.open.retain(|&i| i != index);
+        }
+        Some(at)
+    }
+
     fn give_back(&mut self, at: std::ptr::NonNull<u8>, index: usize) {
         let Some(slab) = self.slabs.get_mut(index).and_then(Option::as_mut) else { return };
         if slab.is_full() {
@@ -153,6 +170,19 @@ impl PageBytes {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `self` is borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
+    }
+
+    /// Moves to a fuller slab, if there is one with room: sparse ones become empty and go back to the operating system.
+    pub(crate) fn consolidate(&mut self) {
+        let pool = self.pool.clone();
+        let mut classes = pool.lock();
+        let Some(class) = classes.get_mut(&self.len) else { return };
+        let Some(slab) = class.fuller(self.slab) else { return };
+        let Some(at) = class.take_from(slab) else { return };
+        // SAFETY: both are pages of this length, handed out to this value alone, in different slabs.
+        unsafe { std::ptr::copy_nonoverlapping(self.at.as_ptr(), at.as_ptr(), self.len) };
+        class.give_back(self.at, self.slab);
+        (self.at, self.slab) = (at, slab);
     }
 
     /// Where the bytes start, for writers that divide a page among themselves.
@@ -206,6 +236,25 @@ mod tests {
             // At most one empty slab of each size is kept.
             prop_assert!(pool.resident() <= 4 * SLAB_BYTES as u64 + 3_000_064);
         }
+    }
+
+    /// Pages left over all slabs gather in few, and keep their content.
+    #[test]
+    fn sparse_slabs_are_emptied() {
+        let pool = Pool::new(64 << 20);
+        let mut pages = pool.take(16 << 10, 1280).unwrap();
+        let mut index = 0;
+        pages.retain(|_| {
+            index += 1;
+            index % 8 == 0
+        });
+        pages.iter_mut().enumerate().for_each(|(i, page)| page.bytes_mut().fill(i as u8));
+        assert!(pool.resident() >= 20 << 20);
+        pages.iter_mut().for_each(PageBytes::consolidate);
+        // 160 pages fill one slab and a quarter; one empty slab is kept.
+        assert!(pool.resident() <= 6 << 20, "{}", pool.resident());
+        assert!(pages.iter().enumerate().all(|(i, page)| page.bytes().iter().all(|&b| b == i as u8)));
+        assert_eq!(pool.ledger().used(), 160 * (16 << 10));
     }
 
     #[test]

@@ -23,6 +23,11 @@ impl Slab {
         self.memory.len()
     }
 
+    /// Pages nobody holds.
+    pub(super) fn unused(&self) -> usize {
+        self.free.len()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.free.is_empty()
     }

@@ -203,6 +203,9 @@ impl KvCache {
                 odd += result.into_inner().unwrap_or_else(PoisonError::into_inner)?;
             }
             self.count_odd(odd);
+            if first {
+                seq.lanes.iter_mut().for_each(Lane::consolidate);
+            }
             seq.context = if first { tokens } else { seq.context };
             let slots: usize = seq.lanes.iter().map(|lane| lane.slots(tokens)).sum();
             stayed = Some(slots as f64 / (seq.lanes.len() * tokens) as f64);
