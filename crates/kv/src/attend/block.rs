@@ -219,6 +219,9 @@ impl Block<'_> {
             match (body, self.lane.body(page).filter(|_| encoded), self.lane.exact(page)) {
                 (Some(body), Some((k, _)), _) => self.score(&body.k, k, page, prepared, local),
                 (None, _, Some(view)) => {
+                    let wide = view.k_element == Element::F32 && view.v_element == Element::F32;
+                    let many = vectors > DIRECT_ROWS && !wide;
+                    let view = if many { widen(self.isa, view, width, &mut local.k, &mut local.v) } else { view };
                     score_page(self.isa, self.q, width, view.k, view.k_element, &mut local.scores);
                 }
                 _ => continue,

@@ -238,7 +238,13 @@ impl Attention<'_, '_> {
         for Segment { seq, rows: count } in self.segments.iter_mut() {
             if let Some(observed) = seq.pending.as_mut().and_then(|pending| pending.observed.as_mut()) {
                 observed.push(self.layer, self.geometry, q, rows, first, *count);
-                observed.push_plain(self.layer, self.geometry, &plain[first * wide..][..*count * wide], seq.len);
+                observed.push_plain(
+                    self.layer,
+                    self.geometry,
+                    &plain[first * wide..][..*count * wide],
+                    seq.len,
+                    self.team,
+                );
             }
             first += *count;
         }

@@ -8,6 +8,7 @@ mod moments;
 use crate::lane::Lane;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
 use crate::{KvError, LayerGeometry};
+use cachalot_kernels::Team;
 pub(crate) use moments::Moments;
 use std::sync::Mutex;
 
@@ -202,9 +203,9 @@ impl Observed {
     }
 
     /// Takes in queries before rotary position, `[rows][heads * head_dim]`.
-    pub fn push_plain(&mut self, layer: usize, g: &LayerGeometry, q: &[f32], position: usize) {
+    pub fn push_plain(&mut self, layer: usize, g: &LayerGeometry, q: &[f32], position: usize, team: &Team) {
         if let Some(moments) = self.moments.get_mut(layer) {
-            moments.push(g, q, position);
+            moments.push(g, q, position, team);
         }
     }
 

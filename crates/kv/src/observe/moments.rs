@@ -1,6 +1,9 @@
 //! Mean and covariance of queries before rotary position, head by head.
 
+use super::lock;
 use crate::LayerGeometry;
+use cachalot_kernels::Team;
+use std::sync::Mutex;
 
 /// First positions that are left out: attention sinks, whose queries are like no others. As in the reference.
 const SKIPPED: usize = 4;
@@ -27,21 +30,25 @@ impl Moments {
     }
 
     /// Takes in `q`, `[rows][heads * head_dim]`, from `position` on.
-    pub fn push(&mut self, g: &LayerGeometry, q: &[f32], position: usize) {
-        let dim = self.dim;
-        let skipped = SKIPPED.saturating_sub(position);
-        for row in q.chunks_exact(g.heads * dim).skip(skipped) {
-            self.rows += 1;
-            for (head, x) in row.chunks_exact(dim).enumerate() {
-                let sum = &mut self.sum[head * dim..][..dim];
-                sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum += f64::from(x));
-                let products = &mut self.products[head * dim * dim..][..dim * dim];
-                for (i, (products, &a)) in products.chunks_exact_mut(dim).zip(x).enumerate() {
-                    let a = f64::from(a);
-                    products[..=i].iter_mut().zip(x).for_each(|(to, &b)| *to += a * f64::from(b));
+    pub fn push(&mut self, g: &LayerGeometry, q: &[f32], position: usize, team: &Team) {
+        let (dim, wide) = (self.dim, g.heads * self.dim);
+        let skipped = SKIPPED.saturating_sub(position).min(q.len() / wide);
+        let q = &q[skipped * wide..];
+        self.rows += q.len() / wide;
+        let heads = self.sum.chunks_exact_mut(dim).zip(self.products.chunks_exact_mut(dim * dim));
+        let heads: Vec<_> = heads.map(Mutex::new).collect();
+        team.for_each(heads.len(), |head| {
+            let mut sums = lock(&heads[head]);
+            let (sum, products) = &mut *sums;
+            let mut x = vec![0.0f64; dim];
+            for row in q.chunks_exact(wide) {
+                x.iter_mut().zip(&row[head * dim..]).for_each(|(to, &x)| *to = f64::from(x));
+                sum.iter_mut().zip(&x).for_each(|(sum, x)| *sum += x);
+                for (i, (products, a)) in products.chunks_exact_mut(dim).zip(&x).enumerate() {
+                    products[..=i].iter_mut().zip(&x).for_each(|(to, b)| *to += a * b);
                 }
             }
-        }
+        });
     }
 
     /// Mean `[dim]` and covariance `[dim][dim]` of a query head, divided by the number of rows.
