@@ -30,8 +30,7 @@ impl Choose for KvCrush {
             let mut rest: Vec<u32> = (0..scores.len() as u32).filter(|&slot| !taken[slot as usize]).collect();
             rest.sort_by_key(|&slot| behaviour.get(slot as usize).copied().unwrap_or(0));
             let room = kept.saturating_sub(chosen.len()).min(rest.len());
-            if room > 0 {
-                let stride = rest.len() / room;
+            if let Some(stride) = rest.len().checked_div(room) {
                 chosen.extend(rest.iter().step_by(stride).take(room));
                 chosen.sort_unstable();
             }

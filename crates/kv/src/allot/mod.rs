@@ -74,7 +74,7 @@ fn bytes(text: &str) -> Option<u64> {
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("B", 0)];
     let (number, shift) = units.iter().find_map(|&(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
     let bytes = number.parse::<f64>().ok()? * f64::from(1u32 << shift);
-    (bytes >= 1.0 && bytes < 1e18).then_some(bytes as u64)
+    (1.0..1e18).contains(&bytes).then_some(bytes as u64)
 }
 
 impl fmt::Display for Budget {

@@ -9,7 +9,8 @@ use cachalot_kernels::attention::{
     DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, SPLIT_PAGES, Visible, accumulate_page, attend_page, score_page,
     soften, widen_page,
 };
-use cachalot_kernels::{Isa, prefetch};
+use cachalot_kernels::simd::{LANES, Simd};
+use cachalot_kernels::{Isa, dispatch, prefetch};
 use std::ops::Range;
 
 /// Buffers of one thread: one page decoded, one block's scores and results. Nothing here grows with the context.
@@ -235,10 +236,7 @@ impl Block<'_> {
             let mut sum = vec![0.0; vectors];
             let mut state = Rows { max: &mut max, sum: &mut sum, out: &mut [] };
             soften(self.isa, &mut local.scores, &local.visible, softcap, &mut state);
-            for (weights, end) in local.scores.chunks_exact_mut(PAGE_TOKENS).zip(ends.chunks_exact(2)) {
-                let share = 1.0 / end[1];
-                weights.iter_mut().for_each(|weight| *weight *= share);
-            }
+            divide(self.isa, &mut local.scores, ends);
             each(PageShares { block: self, scores: &local.scores, visible: &local.visible });
         }
     }
@@ -288,6 +286,11 @@ pub(super) struct PageShares<'a> {
 }
 
 impl PageShares<'_> {
+    /// `[vectors][PAGE_TOKENS]`.
+    pub(super) fn scores(&self) -> &[f32] {
+        &self.scores[..self.visible.len() * PAGE_TOKENS]
+    }
+
     /// `[PAGE_TOKENS]` for every query vector.
     pub(super) fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.scores.chunks_exact(PAGE_TOKENS).take(self.visible.len())
@@ -296,6 +299,26 @@ impl PageShares<'_> {
     /// What a query vector sees of the page, and how many slots it sees in all.
     pub(super) fn seen(&self, vector: usize) -> (Visible, usize) {
         (self.visible[vector], self.block.position(vector) + 1)
+    }
+}
+
+dispatch! {
+    /// Divides every row of a page by the sum of its softmax, the second of its `ends`.
+    fn divide(scores: &mut [f32], ends: &[f32]) = divide_body
+}
+
+/// # Safety
+/// `S`'s instructions are present.
+#[inline(always)]
+unsafe fn divide_body<S: Simd>(scores: &mut [f32], ends: &[f32]) {
+    for (weights, end) in scores.chunks_exact_mut(PAGE_TOKENS).zip(ends.chunks_exact(2)) {
+        for at in (0..PAGE_TOKENS).step_by(LANES) {
+            // SAFETY: a row has `PAGE_TOKENS` numbers.
+            unsafe {
+                let to = weights.as_mut_ptr().add(at);
+                S::store(to, S::mul(S::load(to), S::splat(1.0 / end[1])));
+            }
+        }
     }
 }
 

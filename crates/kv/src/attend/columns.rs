@@ -9,6 +9,8 @@ use super::disjoint::Disjoint;
 use super::{Attention, Task};
 use crate::observe::Gather;
 use cachalot_kernels::attention::{PAGE_TOKENS, SPLIT_PAGES};
+use cachalot_kernels::dispatch;
+use cachalot_kernels::simd::Simd;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -148,7 +150,7 @@ impl Attention<'_, '_> {
             for page in pages {
                 let column = part(page);
                 block.shares(page, ends, &prepared, local, |shares| match lane.gather {
-                    Gather::Sum => sum(&shares, column),
+                    Gather::Sum => add(self.isa, shares.scores(), column),
                     Gather::Max => max(&shares, column),
                     Gather::Below => below(&shares, column),
                     Gather::Noisy { seed, warming } => noise((seed, warming)).sum(page, &shares, &totals, column),
@@ -160,10 +162,23 @@ impl Attention<'_, '_> {
     }
 }
 
-fn sum(shares: &PageShares<'_>, column: &mut [f64]) {
-    for row in shares.rows() {
-        column.iter_mut().zip(row).for_each(|(to, &share)| *to += (f64::from(share) + ROUNDING) - ROUNDING);
+dispatch! {
+    /// Adds rows of [`PAGE_TOKENS`] shares to a column, rounded.
+    fn add(shares: &[f32], column: &mut [f64]) = add_body
+}
+
+/// # Safety
+/// `S`'s instructions are present: the compiler makes use of them.
+#[inline(always)]
+#[allow(clippy::extra_unused_type_parameters)]
+unsafe fn add_body<S: Simd>(shares: &[f32], column: &mut [f64]) {
+    let mut sums = [0.0f64; PAGE_TOKENS];
+    for row in shares.chunks_exact(PAGE_TOKENS) {
+        for i in 0..PAGE_TOKENS {
+            sums[i] += (f64::from(row[i]) + ROUNDING) - ROUNDING;
+        }
     }
+    column.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
 }
 
 fn max(shares: &PageShares<'_>, column: &mut [f64]) {
@@ -215,8 +230,9 @@ impl Noise<'_> {
     fn add(&self, page: usize, shares: &PageShares<'_>, totals: &mut [f64]) {
         for (vector, (row, total)) in shares.rows().zip(totals).enumerate() {
             let seen = shares.seen(vector).0;
-            for slot in usize::from(seen.from)..usize::from(seen.to) {
-                *total += self.weight(vector, page * PAGE_TOKENS + slot, row[slot]);
+            let seen = usize::from(seen.from)..usize::from(seen.to);
+            for (slot, &share) in seen.clone().zip(&row[seen]) {
+                *total += self.weight(vector, page * PAGE_TOKENS + slot, share);
             }
         }
     }

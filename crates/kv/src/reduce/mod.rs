@@ -6,10 +6,11 @@ mod sequence;
 use crate::allot::Budget;
 use crate::lane::Lane;
 use crate::lane::keep::Outcome;
-use crate::observe::Observed;
+use crate::observe::{Observed, lock};
 use crate::pool::ledger::Ledger;
 use crate::score::{Method, Place, Scene, Scored};
 use crate::{KvCache, KvError, LayerGeometry, SequenceKv};
+use cachalot_kernels::{Isa, Team};
 pub use merge::Merge;
 use std::fmt;
 use std::ops::Range;
@@ -182,41 +183,18 @@ impl KvCache {
         }
         let Some(mut pending) = seq.pending.take() else { return Ok(None) };
         let keep = pending.keep.clone();
-        let (layers, tokens) = (&self.config().layers, seq.len());
+        let tokens = seq.len();
         let first = tokens == pending.context;
         let mut stayed = None;
         if !first || keep.when != When::Decode {
-            let outcomes = self.outcomes(seq, &pending)?;
-            let lanes = layers.iter().flat_map(|g| (0..g.kv_heads).map(move |_| g.rope.as_deref()));
-            let work: Vec<_> = seq.lanes.iter_mut().zip(lanes).zip(&outcomes).map(Mutex::new).collect();
-            let results: Vec<Mutex<Result<usize, KvError>>> = work.iter().map(|_| Mutex::new(Ok(0))).collect();
-            self.team().for_each(work.len(), |i| {
-                let mut work = work[i].lock().unwrap_or_else(PoisonError::into_inner);
-                let ((lane, rope), outcome) = &mut *work;
-                let slots = lane.slots(tokens);
-                let done = lane.keep(outcome, slots, *rope, self.pool());
-                *results[i].lock().unwrap_or_else(PoisonError::into_inner) = done;
-            });
-            drop(work);
-            let mut odd = 0;
-            for result in results {
-                odd += result.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-            }
-            self.count_odd(odd);
+            self.reduce_lanes(seq, &mut pending)?;
             if first {
+                // Sparse slabs become empty.
                 seq.lanes.iter_mut().for_each(Lane::consolidate);
             }
             seq.context = if first { tokens } else { seq.context };
             let slots: usize = seq.lanes.iter().map(|lane| lane.slots(tokens)).sum();
             stayed = Some(slots as f64 / (seq.lanes.len() * tokens) as f64);
-            if let Some(observed) = &mut pending.observed {
-                let mut outcomes = outcomes.iter();
-                for (layer, g) in layers.iter().enumerate() {
-                    for (head, outcome) in outcomes.by_ref().take(g.kv_heads).enumerate() {
-                        observed.keep(layer, head, &outcome.kept);
-                    }
-                }
-            }
         }
         if keep.when != When::Prompt {
             seq.pending = Some(Pending { at: tokens + keep.every, ..pending });
@@ -224,58 +202,98 @@ impl KvCache {
         Ok(stayed)
     }
 
-    /// What becomes of every lane.
-    fn outcomes(&self, seq: &SequenceKv, pending: &Pending) -> Result<Vec<Outcome>, KvError> {
-        let (layers, keep) = (&self.config().layers, &pending.keep);
+    /// Scores all layers, gives them their budgets, and reduces them, each layer by one thread: what a layer leaves is gone
+    /// before the thread takes the next.
+    fn reduce_lanes(&self, seq: &mut SequenceKv, pending: &mut Pending) -> Result<(), KvError> {
+        let layers = &self.config().layers;
         // All scores are held at once: a few bytes for each token.
         let slots: usize = seq.lanes.iter().map(|lane| lane.slots(seq.len())).sum();
         let _held = self.ledger().reserve(crate::Purpose::Scratch, 4 * slots as u64)?;
         let reduction = Reduction {
-            keep,
+            keep: &pending.keep,
             layers,
             tokens: seq.len(),
             observed: pending.observed.as_ref(),
             spans: &seq.spans,
             importance: seq.plan.lanes.iter().flatten().any(|lane| lane.importance),
         };
-        let scene = |layer: usize| {
-            let start = self.layer_start()[layer];
-            let lanes = &seq.lanes[start..start + layers[layer].kv_heads];
-            reduction.scene(self.isa(), layer, lanes)
-        };
-        let each: Vec<Mutex<Vec<Vec<f32>>>> = layers.iter().map(|_| Mutex::default()).collect();
-        self.team().for_each(layers.len(), |layer| {
-            if reduction.scores(layer) {
-                *each[layer].lock().unwrap_or_else(PoisonError::into_inner) = keep.method.scores(&scene(layer));
-            }
+        let mut scored: Vec<Scored<'_>> = self
+            .by_layer(&seq.lanes)
+            .map(|(l, lanes)| Scored { scene: reduction.scene(self.isa(), l, lanes), scores: Vec::new() })
+            .collect();
+        reduction.score(&mut scored, self.team());
+        let mut kept: Vec<Vec<usize>> = (0..layers.len()).map(|layer| reduction.budgets(layer)).collect();
+        pending.keep.method.allot(&scored, &mut kept);
+        let scores: Vec<Vec<Vec<f32>>> = scored.into_iter().map(|scored| scored.scores).collect();
+
+        let (tokens, isa) = (seq.len(), self.isa());
+        let mut rest = &mut seq.lanes[..];
+        let mut work = Vec::with_capacity(layers.len());
+        for (g, scores) in layers.iter().zip(scores) {
+            let (lanes, others) = rest.split_at_mut(g.kv_heads);
+            rest = others;
+            work.push(Mutex::new((lanes, scores, Ok((0, Vec::new())))));
+        }
+        self.team().for_each(work.len(), |layer| {
+            let mut work = lock(&work[layer]);
+            let (lanes, scores, result) = &mut *work;
+            let scored = Scored { scene: reduction.scene(isa, layer, lanes), scores: std::mem::take(scores) };
+            let outcomes = reduction.outcome(&scored, &kept[layer]);
+            drop(scored);
+            let rope = layers[layer].rope.as_deref();
+            let mut odd = 0;
+            let done = lanes.iter_mut().zip(&outcomes).try_for_each(|(lane, outcome)| {
+                let slots = lane.slots(tokens);
+                odd += lane.keep(outcome, slots, rope, self.pool())?;
+                Ok(())
+            });
+            *result = done.map(|()| (odd, outcomes.into_iter().map(|outcome| outcome.kept).collect()));
         });
-        let mut scores: Vec<_> =
-            each.into_iter().map(|s| s.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
-        for layer in 0..layers.len() {
-            let leader = keep.method.leader(layer);
-            if leader != layer && layers[layer].window.is_none() {
-                scores[layer] =
-                    match layers[leader].window.is_none() && layers[leader].kv_heads == layers[layer].kv_heads {
-                        true => scores[leader].clone(),
-                        false => keep.method.scores(&scene(layer)),
-                    };
+        let mut all = Vec::with_capacity(layers.len());
+        for work in work {
+            let (odd, kept): (usize, Vec<Vec<u32>>) = work.into_inner().unwrap_or_else(PoisonError::into_inner).2?;
+            self.count_odd(odd);
+            all.push(kept);
+        }
+        if let Some(observed) = &mut pending.observed {
+            for (layer, heads) in all.iter().enumerate() {
+                heads.iter().enumerate().for_each(|(head, kept)| observed.keep(layer, head, kept));
             }
         }
-        let scored: Vec<Scored<'_>> =
-            scores.into_iter().enumerate().map(|(layer, scores)| Scored { scene: scene(layer), scores }).collect();
-        let mut kept: Vec<Vec<usize>> = (0..layers.len()).map(|layer| reduction.budgets(layer)).collect();
-        keep.method.allot(&scored, &mut kept);
-        let all: Vec<Mutex<Vec<Outcome>>> = layers.iter().map(|_| Mutex::default()).collect();
-        self.team().for_each(layers.len(), |layer| {
-            *all[layer].lock().unwrap_or_else(PoisonError::into_inner) =
-                reduction.outcome(&scored[layer], &kept[layer]);
-        });
-        Ok(all.into_iter().flat_map(|o| o.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+        Ok(())
+    }
+
+    fn by_layer<'a>(&'a self, lanes: &'a [Lane]) -> impl Iterator<Item = (usize, &'a [Lane])> {
+        let layers = self.config().layers.iter().zip(self.layer_start()).enumerate();
+        layers.map(|(layer, (g, &start))| (layer, &lanes[start..start + g.kv_heads]))
     }
 }
 
-impl<'a> Reduction<'a> {
-    fn scene(&self, isa: cachalot_kernels::Isa, layer: usize, lanes: &'a [Lane]) -> Scene<'a> {
+impl Reduction<'_> {
+    /// Scores every layer that is reduced.
+    fn score(&self, scored: &mut [Scored<'_>], team: &Team) {
+        let each: Vec<Mutex<&mut Scored<'_>>> = scored.iter_mut().map(Mutex::new).collect();
+        team.for_each(each.len(), |layer| {
+            if self.scores(layer) {
+                let mut scored = lock(&each[layer]);
+                scored.scores = self.keep.method.scores(&scored.scene);
+            }
+        });
+        drop(each);
+        for layer in 0..scored.len() {
+            let leader = self.keep.method.leader(layer);
+            if leader != layer && self.layers[layer].window.is_none() {
+                let alike =
+                    self.layers[leader].window.is_none() && self.layers[leader].kv_heads == self.layers[layer].kv_heads;
+                scored[layer].scores = match alike {
+                    true => scored[leader].scores.clone(),
+                    false => self.keep.method.scores(&scored[layer].scene),
+                };
+            }
+        }
+    }
+
+    fn scene<'s>(&'s self, isa: Isa, layer: usize, lanes: &'s [Lane]) -> Scene<'s> {
         let geometry = &self.layers[layer];
         Scene { isa, layer, geometry, lanes, tokens: self.tokens, observed: self.observed, spans: self.spans }
     }

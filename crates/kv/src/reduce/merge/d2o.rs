@@ -12,9 +12,12 @@ pub(super) struct D2o {
     pub decay: f64,
 }
 
+/// A head's rows, the slots that go, and for each the nearest that stays with its cosine.
+type Near = (Rows, Vec<u32>, Vec<(usize, f32)>);
+
 impl Merge for D2o {
     fn merge(&self, scene: &Scene<'_>, chosen: &mut [Vec<u32>], _: &[Vec<f32>]) -> Vec<Vec<Merged>> {
-        let lanes: Vec<(Rows, Vec<u32>, Vec<(usize, f32)>)> = chosen
+        let lanes: Vec<Near> = chosen
             .iter()
             .enumerate()
             .map(|(head, chosen)| {
