@@ -222,6 +222,15 @@ async fn a_request_chooses_how_its_cache_is_kept() {
         assert!(message.contains(said), "{message}");
     }
     both_refuse(&c, json!({"kv": 3}), "kv", "invalid_type").await;
+    // Stretches of the prompt come with it, with or without a recipe.
+    for kv in [json!({"spans": [[0, 2], [3, 5]]}), json!({"recipe": "guikv", "spans": [[0, 2], [3, 5]]})] {
+        let c = client(Fake::default());
+        assert_eq!(c.chat(json!({"kv": kv})).await.status, 200);
+        assert_eq!(c.fake.only().spans, [0..2, 3..5]);
+    }
+    both_refuse(&c, json!({"kv": {"spans": 3}}), "kv.spans", "invalid_type").await;
+    both_refuse(&c, json!({"kv": {"spans": [[0, 2], [3]]}}), "kv.spans[1]", "invalid_type").await;
+    both_refuse(&c, json!({"kv": {"spans": [[-1, 2]]}}), "kv.spans[0]", "invalid_type").await;
     both_refuse(&c, json!({"kv": {}}), "kv.recipe", "missing_required_parameter").await;
 }
 

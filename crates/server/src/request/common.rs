@@ -190,7 +190,7 @@ fn kv_recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<String>, Api
             match kv.string("recipe")? {
                 Some(recipe) => ("kv.recipe", recipe),
                 None if kv.get("spans").is_some() => return Ok(None),
-                None => return Err(ApiError::invalid("kv.recipe", "'kv' needs a 'recipe' or 'spans'.")),
+                None => return kv.require("recipe").map(|_| None),
             }
         }
         Some(other) => {
