@@ -176,7 +176,7 @@ pub const METHODS: &[MethodEntry] = &[
         let of = Heavy { norm: Norm::Mean, shared: true, when: When::Prompt, ..Heavy::of(Gather::Sum) };
         Ok(Arc::new(Over { of: Arc::new(of), how: ZipVl { share: args.share("share", 0.975, 0.0..=1.0)? } }))
     }),
-    entry("kvmerger", "runs of similar neighbours become one; kvmerger(recent=0.6)", |args, _| {
+    entry("kvmerger", "runs of similar neighbours become one; kvmerger(recent=0.3)", |args, _| {
         let recent = Recent::Share(args.share("recent", 0.3, 0.0..=1.0)?);
         let of = Heavy { recent, when: When::Prompt, merge: Some(merge("kvmerger", args)?), ..Heavy::of(Gather::Sum) };
         Ok(Arc::new(of))
