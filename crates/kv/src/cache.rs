@@ -173,11 +173,7 @@ impl KvCache {
                 let place = Place { layer, layers, head };
                 let keep = plan.keep.as_ref().filter(|_| g.window.is_none());
                 let slots = keep.map_or(tokens, |keep| keep.held(context, tokens, place));
-                let pages = slots.div_ceil(PAGE_TOKENS);
-                let body =
-                    lane.plan.body_end(slots.saturating_sub(1)).saturating_sub(lane.plan.sink_pages()).min(pages);
-                let positions = if slots < tokens { 4 * slots } else { 0 };
-                sum += body * lane.body_bytes() + (pages - body) * lane.exact_bytes() + positions;
+                sum += lane.bytes_of(slots) + if slots < tokens { 4 * slots } else { 0 };
             }
         }
         sum as u64

@@ -25,6 +25,7 @@ pub mod observe;
 pub mod page;
 pub mod plan;
 pub mod pool;
+mod products;
 pub mod profile;
 pub mod recipe;
 pub mod record;

@@ -80,10 +80,7 @@ impl CachePlan {
         let mut sum = 0;
         for (layer, (lanes, g)) in self.lanes.iter().zip(layers).enumerate().filter(|(_, (_, g))| g.window.is_none()) {
             for (head, plan) in lanes.iter().enumerate() {
-                let lane = Lane::new(layer, head, g.head_dim, plan);
-                let pages = tokens.div_ceil(PAGE_TOKENS);
-                let body = plan.body_end(tokens.saturating_sub(1)).saturating_sub(plan.sink_pages()).min(pages);
-                sum += body * lane.body_bytes() + (pages - body) * lane.exact_bytes() + 4 * tokens;
+                sum += Lane::new(layer, head, g.head_dim, plan).bytes_of(tokens) + 4 * tokens;
             }
         }
         sum as u64

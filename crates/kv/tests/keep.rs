@@ -6,7 +6,7 @@ mod common;
 use cachalot_kernels::{Isa, Team};
 use cachalot_kv::recipe::{Recipe, expression::Files};
 use cachalot_kv::{CacheConfig, KvCache, KvError, LayerGeometry, Segment, SequenceKv};
-use common::{BUDGET, Rows, cache, plain, step};
+use common::{BUDGET, Rows, cache, plain, step, walk};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -28,18 +28,6 @@ fn context(cache: &KvCache, rows: &Rows, context: usize, chunk: usize) -> Sequen
         cache.reduce(&mut seq).unwrap();
     }
     seq
-}
-
-/// Takes the next `n` tokens, in steps of at most `chunk`, and reduces where the recipe wants it.
-fn walk(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize, chunk: usize) -> Vec<f32> {
-    let end = seq.len() + n;
-    let mut out = Vec::new();
-    while seq.len() < end {
-        let rows_now = chunk.min(end - seq.len()).min(seq.rows_to_reduction());
-        out.extend(step(cache, seq, rows, rows_now));
-        cache.reduce(seq).unwrap();
-    }
-    out
 }
 
 fn floats(view: &safetensors::tensor::TensorView<'_>) -> Vec<f32> {

@@ -11,7 +11,7 @@ use cachalot_kv::reduce::merge::registry::MERGES;
 use cachalot_kv::score::Place;
 use cachalot_kv::score::registry::METHODS;
 use cachalot_kv::{CacheConfig, KvCache, LayerGeometry, SequenceKv};
-use common::{BUDGET, Rows, plain, step};
+use common::{BUDGET, Rows, plain};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -25,16 +25,9 @@ fn cache_with(layers: &[LayerGeometry], recipe: &str, threads: usize) -> KvCache
     KvCache::new(config, Arc::new(Team::new(NonZeroUsize::new(threads).unwrap())), Isa::detect()).unwrap()
 }
 
-/// Takes the next `n` tokens, in steps of at most `chunk`, and reduces where the recipe wants it.
+/// As [`common::walk`], as bits.
 fn walk(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize, chunk: usize) -> Vec<u32> {
-    let end = seq.len() + n;
-    let mut out = Vec::new();
-    while seq.len() < end {
-        let now = chunk.min(end - seq.len()).min(seq.rows_to_reduction());
-        out.extend(step(cache, seq, rows, now).into_iter().map(f32::to_bits));
-        cache.reduce(seq).unwrap();
-    }
-    out
+    common::walk(cache, seq, rows, n, chunk).into_iter().map(f32::to_bits).collect()
 }
 
 fn begin(cache: &KvCache, context: usize) -> SequenceKv {

@@ -7,7 +7,9 @@
 use super::{Budget, Choose};
 use crate::LayerGeometry;
 use crate::encode::stage::Tensors;
+use crate::reduce::Merge;
 use crate::score::{Method, Place};
+use std::sync::Arc;
 
 /// Name of the tensor in a profile: one number for every KV head of every layer, in their order.
 pub(crate) const TENSOR: &str = "heads";
@@ -99,6 +101,8 @@ pub(crate) struct ByHead {
     /// `None` until a profile is there.
     pub table: Option<Table>,
     pub rule: Rule,
+    /// What becomes of the others, before what the method has.
+    pub merge: Option<Arc<dyn Merge>>,
 }
 
 impl ByHead {
@@ -157,6 +161,10 @@ impl Choose for ByHead {
         table.and_then(|table| self.tokens(table, mean, tokens, place)).unwrap_or(mean).min(tokens)
     }
 
+    fn merge(&self, of: &dyn Method) -> Option<Arc<dyn Merge>> {
+        self.merge.clone().or_else(|| of.merge())
+    }
+
     fn describe(&self) -> String {
         let rule = match &self.rule {
             Rule::Full { full: Some(full), others } => {
@@ -181,7 +189,7 @@ mod tests {
 
     fn counts(rule: Rule, values: &[f32], mean: usize, tokens: usize) -> Vec<usize> {
         let table = Table::new(values, std::iter::once(values.len()));
-        let by = ByHead { table: None, rule };
+        let by = ByHead { table: None, rule, merge: None };
         let place = |head| Place { layer: 0, layers: 1, head };
         (0..values.len()).filter_map(|head| by.tokens(&table, mean, tokens, place(head))).collect()
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod ada;
 pub(crate) mod chunk;
+pub(crate) mod critical;
 pub(crate) mod crush;
 pub mod heads;
 pub(crate) mod prefix;
@@ -112,6 +113,11 @@ pub(crate) trait Choose: fmt::Debug + Send + Sync {
         of.allot(layers, kept);
     }
 
+    /// As [`Method::merge`].
+    fn merge(&self, of: &dyn Method) -> Option<Arc<dyn Merge>> {
+        of.merge()
+    }
+
     /// What it adds, for people.
     fn describe(&self) -> String;
 }
@@ -157,7 +163,7 @@ impl<C: Choose> Method for Over<C> {
     }
 
     fn merge(&self) -> Option<Arc<dyn Merge>> {
-        self.of.merge()
+        self.how.merge(&*self.of)
     }
 
     fn describe(&self) -> String {

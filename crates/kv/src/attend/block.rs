@@ -138,9 +138,9 @@ impl Block<'_> {
             let softcap = self.geometry.softcap.unwrap_or(0.0);
             match self.lane.extra(page) {
                 None => attend_page(self.isa, self.q, width, view, &local.visible, softcap, rows, &mut local.scores),
-                Some(extra) => {
+                Some(_) => {
                     score_page(self.isa, self.q, width, view.k, view.k_element, &mut local.scores);
-                    let softcap = add_extra(&mut local.scores, extra, softcap);
+                    let softcap = self.extend(page, &mut local.scores);
                     soften(self.isa, &mut local.scores, &local.visible, softcap, rows);
                     let (v, element) = (view.v, view.v_element);
                     accumulate_page(self.isa, &local.scores, v, element, width, &local.visible, rows.out);
@@ -170,11 +170,7 @@ impl Block<'_> {
             prefetch(first);
             self.score(&body.k, k, page, prepared, local);
             prefetch(second);
-            let softcap = self.geometry.softcap.unwrap_or(0.0);
-            let softcap = match self.lane.extra(page) {
-                None => softcap,
-                Some(extra) => add_extra(&mut local.scores, extra, softcap),
-            };
+            let softcap = self.extend(page, &mut local.scores);
             soften(self.isa, &mut local.scores, &local.visible, softcap, &mut state);
             let (first, second) = next_v.split_at(next_v.len() / 2);
             prefetch(first);
@@ -198,6 +194,11 @@ impl Block<'_> {
             }
         }
         local.body = buffer;
+    }
+
+    /// Adds to the scores of a page what its slots get beyond them; returns the cap that is still to be applied.
+    fn extend(&self, page: usize, scores: &mut [f32]) -> f32 {
+        extend(self.geometry, self.lane, page, scores)
     }
 
     /// Shares of attention that the rows give the tokens of a page, where any row sees it: once for each form that rows read
@@ -227,11 +228,7 @@ impl Block<'_> {
                 }
                 _ => continue,
             }
-            let softcap = self.geometry.softcap.unwrap_or(0.0);
-            let softcap = match self.lane.extra(page) {
-                None => softcap,
-                Some(extra) => add_extra(&mut local.scores, extra, softcap),
-            };
+            let softcap = self.extend(page, &mut local.scores);
             let mut max: Vec<f32> = ends.chunks_exact(2).map(|end| end[0]).collect();
             let mut sum = vec![0.0; vectors];
             let mut state = Rows { max: &mut max, sum: &mut sum, out: &mut [] };
@@ -322,8 +319,11 @@ unsafe fn divide_body<S: Simd>(scores: &mut [f32], ends: &[f32]) {
     }
 }
 
-/// Adds what slots that stand for several tokens get beyond their scores; the cap, which comes before that, is done then.
-pub(crate) fn add_extra(scores: &mut [f32], extra: &[f32], softcap: f32) -> f32 {
+/// Adds to the scores of a page, `[vectors][PAGE_TOKENS]`, what slots that stand for several tokens get beyond them. The cap
+/// comes before that: it is applied here, and what is returned is the one still to be applied.
+pub(crate) fn extend(g: &LayerGeometry, lane: &Lane, page: usize, scores: &mut [f32]) -> f32 {
+    let softcap = g.softcap.unwrap_or(0.0);
+    let Some(extra) = lane.extra(page) else { return softcap };
     for scores in scores.chunks_exact_mut(PAGE_TOKENS) {
         if softcap > 0.0 {
             scores.iter_mut().for_each(|score| *score = softcap * (*score / softcap).tanh());

@@ -7,6 +7,7 @@
 use super::block::{Local, PageShares};
 use super::disjoint::Disjoint;
 use super::{Attention, Task};
+use crate::encode::math::Rng;
 use crate::observe::Gather;
 use cachalot_kernels::attention::{PAGE_TOKENS, SPLIT_PAGES};
 use cachalot_kernels::dispatch;
@@ -214,14 +215,10 @@ impl Noise<'_> {
     fn weight(&self, vector: usize, slot: usize, share: f32) -> f64 {
         let row = self.block.row_position(vector);
         let token = self.block.lane.position(slot);
-        let mut x =
-            self.seed ^ (row as u64) << 20 ^ token as u64 ^ (vector as u64 % self.block.geometry.group() as u64) << 52;
-        // SplitMix64 (Steele et al., 2014).
-        x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^= x >> 31;
-        let uniform = ((x >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        let query = vector as u64 % self.block.geometry.group() as u64;
+        let mut noise = Rng::of_key(self.seed ^ (row as u64) << 20 ^ token as u64 ^ query << 52);
+        // Never zero, whose logarithm is none.
+        let uniform = ((noise.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         let weight = f64::from(share) / -uniform.ln();
         let warmth = f64::from(self.warming) * (row + 1).saturating_sub(self.context) as f64;
         if warmth > 0.0 { weight.powf(1.0 / (1.0 + warmth)) } else { weight }

@@ -13,7 +13,7 @@ use crate::encode::pipeline::Prepared;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
 use crate::{KvError, LayerGeometry, Segment};
 use block::Block;
-pub(crate) use block::add_extra;
+pub(crate) use block::extend;
 use cachalot_kernels::attention::{DIRECT_ROWS, PAGE_TOKENS, Rows, SPLIT_PAGES};
 use cachalot_kernels::{Isa, Team};
 use disjoint::Disjoint;

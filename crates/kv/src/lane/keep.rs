@@ -105,9 +105,7 @@ impl Lane {
         }
         Ok(odd)
     }
-}
 
-impl Lane {
     /// Moves pages that nobody shares to fuller slabs, so that those that a reduction left sparse become empty.
     pub(crate) fn consolidate(&mut self) {
         for entry in &mut self.pages {

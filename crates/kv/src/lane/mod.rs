@@ -224,6 +224,13 @@ impl Lane {
         self.exact.bytes()
     }
 
+    /// Bytes of the pages of so many slots, between steps.
+    pub(crate) fn bytes_of(&self, slots: usize) -> usize {
+        let pages = slots.div_ceil(PAGE_TOKENS);
+        let body = self.plan.body_end(slots.saturating_sub(1)).saturating_sub(self.plan.sink_pages()).min(pages);
+        body * self.body_bytes() + (pages - body) * self.exact_bytes()
+    }
+
     /// Bytes of a page of the body.
     pub(crate) fn body_bytes(&self) -> usize {
         self.body.as_ref().map_or(0, PageKind::bytes)

@@ -61,10 +61,7 @@ pub(super) fn each(scene: &Scene<'_>, head: usize, rows: usize, mut show: impl F
             Some(view) => score_page(scene.isa, &q, width, view.k, view.k_element, weights),
             None => score_rows(&q, width, keys.get_or_init(|| scene.keys(head)), g.head_dim, page, weights),
         }
-        let mut softcap = g.softcap.unwrap_or(0.0);
-        if let Some(extra) = scene.lanes[head].extra(page) {
-            softcap = crate::attend::add_extra(weights, extra, softcap);
-        }
+        let softcap = crate::attend::extend(g, &scene.lanes[head], page, weights);
         let visible: Vec<Visible> = (0..vectors)
             .map(|vector| {
                 let to = ends[vector / group].saturating_sub(page * PAGE_TOKENS).min(PAGE_TOKENS) as u8;
@@ -106,6 +103,13 @@ pub(super) fn average(x: &[f32], kernel: usize) -> Vec<f32> {
     let half = kernel / 2;
     let window = |i: usize| &x[i.saturating_sub(half)..(i + half + 1).min(x.len())];
     (0..x.len()).map(|i| window(i).iter().sum::<f32>() / kernel as f32).collect()
+}
+
+/// As [`attention`], mean over the group too, of the first `past` slots.
+pub(super) fn looked_at(scene: &Scene<'_>, head: usize, rows: usize, past: usize) -> Vec<f32> {
+    let mut mean = group_mean(&attention(scene, head, rows), scene.geometry.group());
+    mean.truncate(past);
+    mean
 }
 
 /// The largest of `kernel` neighbours.

@@ -1,6 +1,6 @@
 //! EMS's Global-Local score (Li et al., 2024): what recent rows give, and what all rows give, freed of seniority.
 
-use super::attention::{attention, average, group_mean, with_window};
+use super::attention::{average, looked_at, with_window};
 use super::{Method, Scene};
 use crate::observe::{Gather, Last, Wish};
 use crate::reduce::{Merge, merge::registry};
@@ -19,10 +19,8 @@ impl Method for Ems {
     }
 
     fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
-        let group = scene.geometry.group();
         with_window(scene, self.window, |head, past| {
-            let mut local = group_mean(&attention(scene, head, self.window), group);
-            local.truncate(past);
+            let mut local = looked_at(scene, head, self.window, past);
             let received = scene.received(head).into_iter().take(past).enumerate();
             let global: Vec<f32> =
                 received.map(|(slot, x)| (x / scene.observers(head, slot).max(1) as f64) as f32).collect();

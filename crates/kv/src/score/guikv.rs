@@ -1,7 +1,7 @@
 //! Scores that know of stretches of the prompt which the request marked: GUI-KV (Huang et al., 2025), where earlier images
 //! repeat the last one, and AudioKV (2026), whose scores are smoothed by their spectrum.
 
-use super::attention::{Pool, attention, group_mean, with_window};
+use super::attention::{average, looked_at, with_window};
 use super::rows::{add, dot, norm};
 use super::{Method, Scene};
 use crate::observe::Wish;
@@ -24,11 +24,8 @@ impl Method for GuiKv {
     }
 
     fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
-        let group = scene.geometry.group();
         with_window(scene, self.window, |head, past| {
-            let mut scores = group_mean(&attention(scene, head, self.window), group);
-            scores.truncate(past);
-            let mut scores = Pool::Average.over(&scores, self.kernel);
+            let mut scores = average(&looked_at(scene, head, self.window, past), self.kernel);
             for slot in self.repeated(scene, head) {
                 if let Some(score) = scores.get_mut(slot) {
                     *score = 0.0;
@@ -114,10 +111,8 @@ impl Method for AudioKv {
     }
 
     fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
-        let group = scene.geometry.group();
         with_window(scene, self.window, |head, past| {
-            let mut scores = group_mean(&attention(scene, head, self.window), group);
-            scores.truncate(past);
+            let mut scores = looked_at(scene, head, self.window, past);
             let lane = &scene.lanes[head];
             let whole = 0..past;
             let spans: Vec<Range<usize>> = match scene.spans {

@@ -5,7 +5,6 @@
 //! [`crate::reduce`].
 
 mod attention;
-mod critical;
 mod ems;
 mod expected;
 mod guikv;

@@ -1,8 +1,6 @@
 //! StreamingLLM (Xiao et al., 2023): the first tokens and the last ones, whatever they say.
 
-use super::{Method, Place, Scene};
-use crate::allot::Budget;
-use crate::observe::Wish;
+use super::{Method, Scene};
 use crate::reduce::{Merge, When};
 use std::sync::Arc;
 
@@ -49,46 +47,5 @@ impl Method for Merged {
 
     fn describe(&self) -> String {
         "whatever the merging leaves".to_owned()
-    }
-}
-
-/// A method, with a way of merging.
-#[derive(Debug)]
-pub(super) struct With {
-    pub of: Arc<dyn Method>,
-    pub merge: Arc<dyn Merge>,
-}
-
-impl Method for With {
-    fn wish(&self) -> Wish {
-        self.of.wish()
-    }
-
-    fn budget(&self, budget: Budget, tokens: usize, place: Place) -> usize {
-        self.of.budget(budget, tokens, place)
-    }
-
-    fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
-        self.of.scores(scene)
-    }
-
-    fn choose(&self, scene: &Scene<'_>, scores: &[Vec<f32>], kept: &[usize], budget: Budget) -> Vec<Vec<u32>> {
-        self.of.choose(scene, scores, kept, budget)
-    }
-
-    fn least(&self) -> usize {
-        self.of.least()
-    }
-
-    fn when(&self) -> When {
-        self.of.when()
-    }
-
-    fn merge(&self) -> Option<Arc<dyn Merge>> {
-        Some(self.merge.clone())
-    }
-
-    fn describe(&self) -> String {
-        self.of.describe()
     }
 }

@@ -2,7 +2,6 @@
 
 use super::Method;
 use super::attention::Pool;
-use super::critical::CriticalKv;
 use super::expected::ExpectedAttention;
 use super::guikv::{AudioKv, GuiKv};
 use super::keydiff::KeyDiff;
@@ -17,6 +16,7 @@ use super::treekv::TreeKv;
 use super::windowkv::{Strategy, WindowKv};
 use crate::allot::ada::AdaKv;
 use crate::allot::chunk::ChunkKv;
+use crate::allot::critical::Critical;
 use crate::allot::crush::KvCrush;
 use crate::allot::heads::{ByHead, Rule, Table};
 use crate::allot::prefix::PrefixKv;
@@ -27,7 +27,7 @@ use crate::encode::stage::{Args, StageError, StageSpec};
 use crate::observe::{Columns, Gather, Last};
 use crate::recipe::measure::Measure;
 use crate::recipe::{RecipeError, nearest};
-use crate::reduce::When;
+use crate::reduce::{Merge, When};
 use std::sync::Arc;
 
 /// A line of the registry.
@@ -195,7 +195,7 @@ pub const METHODS: &[MethodEntry] = &[
                 None => None,
                 Some(_) => Some(args.share("heads", 0.5, 0.0..=1.0)?),
             };
-            by_head(table, Rule::Full { full, others }, StreamingLlm { sinks })
+            by_head(table, Rule::Full { full, others }, None, Arc::new(StreamingLlm { sinks }))
         },
     ),
     measured(
@@ -207,7 +207,7 @@ pub const METHODS: &[MethodEntry] = &[
             let rule = Rule::Rest { full: args.share("heads", 0.15, 0.0..=1.0)?, least: sinks + 64 };
             let own: Arc<dyn Method> = Arc::new(StreamingLlm { sinks });
             let of = if args.text("of").is_some() { of(args)? } else { own };
-            by_head(table, rule, super::positional::With { of, merge: merge("compensation", args)? })
+            by_head(table, rule, Some(merge("compensation", args)?), of)
         },
     ),
     measured(
@@ -217,22 +217,20 @@ pub const METHODS: &[MethodEntry] = &[
         |args, table| {
             let of = of(args)?;
             let rule = Rule::Share { floor: args.share("floor", 0.1, 0.0..=1.0)?, window: of.least() };
-            Ok(Arc::new(Over { of, how: ByHead { table: table.cloned(), rule } }))
+            by_head(table, rule, None, of)
         },
     ),
     measured(
         "tangram",
         "heads keep in proportion to a profile, the best of another method; tangram(of=snapkv)",
         Measure::Retention,
-        |args, table| {
-            Ok(Arc::new(Over { of: of(args)?, how: ByHead { table: table.cloned(), rule: Rule::Proportional } }))
-        },
+        |args, table| by_head(table, Rule::Proportional, None, of(args)?),
     ),
     measured(
         "uncomp",
         "the half of the heads with more entropy keeps twice as much; uncomp(of=snapkv)",
         Measure::Entropy,
-        |args, table| Ok(Arc::new(Over { of: of(args)?, how: ByHead { table: table.cloned(), rule: Rule::Halves } })),
+        |args, table| by_head(table, Rule::Halves, None, of(args)?),
     ),
     entry(
         "adakv",
@@ -242,14 +240,14 @@ pub const METHODS: &[MethodEntry] = &[
     entry(
         "criticalkv",
         "half by another method, the rest also by what values do to the output; criticalkv(of=snapkv, first=0.5)",
-        |args, _| Ok(Arc::new(CriticalKv { of: of(args)?, first: args.share("first", 0.5, 0.0..=1.0)?, ada: None })),
+        |args, _| over(args, Critical { first: args.share("first", 0.5, 0.0..=1.0)?, ada: None }),
     ),
     entry(
         "criticaladakv",
         "criticalkv whose heads share the budget of a layer; criticaladakv(of=snapkv, first=0.5, floor=0.2)",
         |args, _| {
             let ada = Some(AdaKv { floor: args.share("floor", 0.2, 0.0..=1.0)? });
-            Ok(Arc::new(CriticalKv { of: of(args)?, first: args.share("first", 0.5, 0.0..=1.0)?, ada }))
+            over(args, Critical { first: args.share("first", 0.5, 0.0..=1.0)?, ada })
         },
     ),
     entry(
@@ -286,14 +284,19 @@ fn layerwise(args: &Args) -> Result<Heavy, StageError> {
     Ok(Heavy { sinks, recent: Recent::Tokens(1), shared: true, ..Heavy::of(Gather::Sum) })
 }
 
-fn merge(name: &str, args: &Args) -> Result<Arc<dyn crate::reduce::Merge>, StageError> {
+fn merge(name: &str, args: &Args) -> Result<Arc<dyn Merge>, StageError> {
     let spec = StageSpec { name: name.to_owned(), args: [].into() };
     crate::reduce::merge::registry::build(&spec).map_err(|error| args.error(error.what))
 }
 
 /// Budgets of heads over a method.
-fn by_head(table: Option<&Table>, rule: Rule, of: impl Method + 'static) -> Result<Arc<dyn Method>, StageError> {
-    Ok(Arc::new(Over { of: Arc::new(of), how: ByHead { table: table.cloned(), rule } }))
+fn by_head(
+    table: Option<&Table>,
+    rule: Rule,
+    merge: Option<Arc<dyn Merge>>,
+    of: Arc<dyn Method>,
+) -> Result<Arc<dyn Method>, StageError> {
+    Ok(Arc::new(Over { of, how: ByHead { table: table.cloned(), rule, merge } }))
 }
 
 /// The method `of`, with its usual arguments.

@@ -85,6 +85,18 @@ pub fn step(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize) -> Vec
     out
 }
 
+/// Takes the next `n` tokens, in steps of at most `chunk`, and reduces where the recipe wants it.
+pub fn walk(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize, chunk: usize) -> Vec<f32> {
+    let end = seq.len() + n;
+    let mut out = Vec::new();
+    while seq.len() < end {
+        let rows_now = chunk.min(end - seq.len()).min(seq.rows_to_reduction());
+        out.extend(step(cache, seq, rows, rows_now));
+        cache.reduce(seq).unwrap();
+    }
+    out
+}
+
 /// One sequence alone, in the given chunks.
 pub fn run(cache: &KvCache, rows: &Rows, chunks: &[usize]) -> Vec<f32> {
     let mut seq = cache.create();

@@ -14,6 +14,11 @@ impl Rng {
         rng
     }
 
+    /// Numbers for one event out of many that are told apart by `key`.
+    pub fn of_key(key: u64) -> Rng {
+        Rng(key)
+    }
+
     /// Sixty-four bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,6 +1,7 @@
 //! CaM (Zhang et al., 2024): values of tokens that go are spread, by chance, over those that come after them.
 
 use super::{Merge, Rows, others};
+use crate::encode::math::Rng;
 use crate::lane::keep::Merged;
 use crate::observe::{Gather, Last, Wish};
 use crate::score::Scene;
@@ -60,12 +61,9 @@ fn probability(own: f64, mean: f64) -> f64 {
     if probability.is_nan() { 0.0 } else { probability.clamp(0.0, 1.0) }
 }
 
-/// A number below one for every seed: SplitMix64 (Steele et al., 2014).
+/// A number below one for every seed.
 fn uniform(seed: u64) -> f64 {
-    let mut x = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x ^ x >> 31) >> 11) as f64 / (1u64 << 53) as f64
+    Rng::of_key(seed).uniform()
 }
 
 #[cfg(test)]

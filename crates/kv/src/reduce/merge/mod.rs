@@ -15,9 +15,9 @@ pub mod registry;
 
 use crate::lane::keep::Merged;
 use crate::observe::Wish;
+use crate::products::products;
 use crate::score::Scene;
 use cachalot_kernels::Isa;
-use cachalot_kernels::attention::{Element, PAGE_TOKENS, score_page};
 use std::collections::BTreeMap;
 
 /// What becomes of tokens that do not stay.
@@ -112,34 +112,14 @@ fn others(kept: &[u32], slots: usize) -> Vec<u32> {
 /// For each row of `from`, the row of `to` with the largest product, and that product; the earlier of equals. Rows have
 /// `dim` channels.
 fn nearest(isa: Isa, from: &[f32], to: &[f32], dim: usize) -> Vec<(usize, f32)> {
-    const ROWS: usize = 256;
-    let width = dim.next_multiple_of(cachalot_kernels::simd::LANES);
     let mut best = vec![(0, f32::NEG_INFINITY); from.len() / dim];
-    let mut tile = vec![0.0f32; width * PAGE_TOKENS];
-    let mut queries = Vec::new();
-    let mut scores = vec![0.0; ROWS * PAGE_TOKENS];
-    for (page, rows) in to.chunks(dim * PAGE_TOKENS).enumerate() {
-        tile.fill(0.0);
-        for (token, row) in rows.chunks_exact(dim).enumerate() {
-            row.iter().enumerate().for_each(|(channel, &x)| tile[channel * PAGE_TOKENS + token] = x);
-        }
-        let bytes = crate::encode::codec::bytes_of(&tile);
-        for (rows_of, best) in from.chunks(dim * ROWS).zip(best.chunks_mut(ROWS)) {
-            queries.clear();
-            for row in rows_of.chunks_exact(dim) {
-                queries.extend_from_slice(row);
-                queries.resize(queries.len().next_multiple_of(width), 0.0);
-            }
-            score_page(isa, &queries, width, bytes, Element::F32, &mut scores[..best.len() * PAGE_TOKENS]);
-            for (scores, best) in scores.chunks_exact(PAGE_TOKENS).zip(best) {
-                for (token, &score) in scores[..rows.len() / dim].iter().enumerate() {
-                    if score > best.1 {
-                        *best = (page * PAGE_TOKENS + token, score);
-                    }
-                }
+    products(isa, from, to, dim, |row, first, products| {
+        for (i, &product) in products.iter().enumerate() {
+            if product > best[row].1 {
+                best[row] = (first + i, product);
             }
         }
-    }
+    });
     best
 }
 
