@@ -7,7 +7,7 @@ use crate::{Failure, size};
 use cachalot_kv::profile::Profile;
 use cachalot_lab::quality::{self, Event, QualitySettings};
 use cachalot_lab::report::{Lines, Run, table};
-use cachalot_lab::{LabError, Subject, Text, candidate};
+use cachalot_lab::{LabError, Subject, Text, candidate, tasks};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -59,15 +59,18 @@ struct QualityArgs {
     /// Tokens to decode after each window, for speed.
     #[arg(long, default_value_t = 16)]
     decode: usize,
-    /// Needles at as many depths; 0 for none.
-    #[arg(long, default_value_t = 20)]
-    needles: usize,
-    /// Needles of different kinds that share a text, which is then read once for all of them.
-    #[arg(long, default_value_t = 5)]
-    needles_per_text: usize,
-    /// Tokens of a needle's prompt.
-    #[arg(long, default_value_t = 3500)]
-    needle_tokens: usize,
+    /// Kinds of questions, separated by commas: needle, multi-needle, kv-retrieval.
+    #[arg(long, default_value = "needle", value_name = "LIST")]
+    tasks: String,
+    /// Questions of each kind, their answers at as many depths; 0 for none.
+    #[arg(long, alias = "needles", default_value_t = 20)]
+    questions: usize,
+    /// Questions about one text, which is then read once for all of them.
+    #[arg(long, alias = "needles-per-text", default_value_t = 5)]
+    questions_per_text: usize,
+    /// Tokens of a question with its text.
+    #[arg(long, alias = "needle-tokens", default_value_t = 3500)]
+    question_tokens: usize,
     /// Whether recipes that reduce a text see the question before they do.
     #[arg(long)]
     question_known: bool,
@@ -101,9 +104,10 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
         windows: args.windows,
         chunk: args.chunk,
         decode: args.decode,
-        needles: args.needles,
-        needles_per_text: args.needles_per_text,
-        needle_tokens: args.needle_tokens,
+        tasks: tasks::named(&args.tasks)?,
+        questions: args.questions,
+        questions_per_text: args.questions_per_text,
+        question_tokens: args.question_tokens,
         seed: args.seed,
         ..QualitySettings::new(candidate::resolve(&args.reference, &profiles)?, load::budget_or_half(args.kv_budget))
     };
@@ -140,10 +144,10 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
         print!("{windows} windows of {window} tokens of {}", args.text.display());
         println!("{}", if context > 0 { format!(", measured after a context of {context}") } else { String::new() });
     }
-    if settings.needles > 0 {
+    if settings.questions > 0 {
         println!(
-            "{} needles in prompts of {} tokens, {} to a text, seed {}",
-            settings.needles, settings.needle_tokens, settings.needles_per_text, settings.seed
+            "{} questions of each kind in prompts of {} tokens, {} to a text, seed {}",
+            settings.questions, settings.question_tokens, settings.questions_per_text, settings.seed
         );
         if keeps {
             let when = if settings.question_known { "before" } else { "after" };
@@ -188,9 +192,10 @@ fn run(args: &QualityArgs, ready: &Ready, text: &Text, settings: &QualitySetting
             "question_known": settings.question_known,
             "chunk": settings.chunk,
             "decode": settings.decode,
-            "needles": settings.needles,
-            "needles_per_text": settings.needles_per_text,
-            "needle_tokens": settings.needle_tokens,
+            "tasks": settings.tasks.iter().map(|task| task.name()).collect::<Vec<_>>(),
+            "questions": settings.questions,
+            "questions_per_text": settings.questions_per_text,
+            "question_tokens": settings.question_tokens,
             "seed": settings.seed,
             "block": settings.block,
             "resamples": settings.resamples,

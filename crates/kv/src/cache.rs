@@ -94,6 +94,7 @@ impl KvCache {
             context: 0,
             pending: None,
             spans: Vec::new(),
+            words: Arc::default(),
         }
     }
 
@@ -233,7 +234,8 @@ impl KvCache {
         let all = seq.len + tokens;
         let end = |lane: &Lane| lane.slots(all).div_ceil(PAGE_TOKENS);
         let due = |lane: &Lane| lane.due_after(lane.slots(all).saturating_sub(1), end(lane));
-        for layer in self.lane_ranges() {
+        let reading = seq.layers(self.config.layers.len());
+        for (_, layer) in self.lane_ranges().enumerate().filter(|(layer, _)| reading.contains(layer)) {
             let lanes = &seq.lanes[layer];
             let mut take = |bytes: usize, pages: usize| {
                 let (held, most) = now.entry(bytes).or_default();
@@ -297,6 +299,7 @@ impl KvCache {
             scrubbed: 0,
             context: seq.context,
             spans: seq.spans.clone(),
+            words: seq.words.clone(),
             pending: seq.pending.as_ref().map(|pending| pending.copy(self.ledger())).transpose()?,
         })
     }
@@ -311,10 +314,18 @@ impl KvCache {
         if tokens > seq.len {
             return Err(KvError::Misuse(format!("truncating {} tokens to {tokens}", seq.len)));
         }
+        if seq.pass_rows() > 0 || seq.staged().is_some() {
+            return Err(KvError::Misuse("going back in a context that is still being read".into()));
+        }
         if tokens < seq.len && seq.gathers().is_some() {
             // What the tokens beyond gave to others cannot be taken back.
             return Err(KvError::Forgotten { tokens, first: seq.len });
         }
+        self.go_back(seq, tokens)
+    }
+
+    /// As [`KvCache::truncate`], whatever was gathered.
+    pub(crate) fn go_back(&self, seq: &mut SequenceKv, tokens: usize) -> Result<(), KvError> {
         for (layer, geometry) in self.config.layers.iter().enumerate() {
             let first = seq.lane(layer, 0).first() * PAGE_TOKENS;
             if first > geometry.window.map_or(0, |window| (tokens + 1).saturating_sub(window)) {
@@ -344,12 +355,13 @@ impl KvCache {
     /// but not used.
     pub fn settle(&self, seq: &mut SequenceKv) {
         seq.spare.clear();
-        let len = seq.len;
+        let (len, again) = (seq.len, seq.repeats().is_some());
         let lanes = seq.lanes.iter_mut();
         let windows = self.config.layers.iter().flat_map(|l| std::iter::repeat_n(l.window, l.kv_heads));
         let mut ready: Vec<Mutex<&mut Lane>> = Vec::new();
         for (lane, window) in lanes.zip(windows) {
-            if let Some(window) = window {
+            // Rows of a pass will be gone, and those before them are looked at once more.
+            if let (Some(window), false) = (window, again) {
                 lane.forget_before((len + 1).saturating_sub(window));
             }
             if lane.needs_seal(lane.slots(len)) {

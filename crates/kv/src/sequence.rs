@@ -23,6 +23,8 @@ pub struct SequenceKv {
     pub(crate) context: usize,
     /// Stretches of its context that the request marked.
     pub(crate) spans: Vec<std::ops::Range<usize>>,
+    /// How the model is asked to repeat its context.
+    pub(crate) words: Arc<crate::reduce::Words>,
     /// The reduction to come.
     pub(crate) pending: Option<Pending>,
 }

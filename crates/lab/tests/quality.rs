@@ -49,8 +49,8 @@ fn settings() -> QualitySettings {
         windows: 2,
         chunk: 128,
         decode: 2,
-        needles: 0,
-        needle_tokens: 400,
+        questions: 0,
+        question_tokens: 400,
         resamples: 200,
         ..QualitySettings::new(candidate::resolve("f16", &[]).unwrap(), 1 << 30)
     }
@@ -177,7 +177,7 @@ fn planted_bugs_are_seen() {
 #[test]
 fn needles_are_found_and_lost() {
     // The model was trained on the first kind alone.
-    let settings = QualitySettings { windows: 0, needles: 6, needles_per_text: 1, ..settings() };
+    let settings = QualitySettings { windows: 0, questions: 6, questions_per_text: 1, ..settings() };
     let recipes: Vec<Arc<dyn Candidate>> = vec![
         candidate::resolve("f32", &[]).unwrap(),
         Arc::new(Planted("window of 16", |c| c.layers.iter_mut().for_each(|l| l.window = Some(16)))),
@@ -192,9 +192,9 @@ fn needles_are_found_and_lost() {
         Ok(())
     });
     let outcomes = outcomes.unwrap();
-    let right: Vec<usize> = outcomes.iter().map(|o| o.answers.as_ref().unwrap().right).collect();
+    let right: Vec<usize> = outcomes.iter().map(|o| o.answers[0].right).collect();
     assert!(right[0] >= 5 && right[1] >= 5 && right[2] == 0, "{right:?} {answers:#?}");
-    assert_eq!(outcomes[0].answers.as_ref().unwrap().same_as_reference, 6);
+    assert_eq!(outcomes[0].answers[0].same_as_reference, 6);
     assert_eq!(answers.len(), 18);
     assert!(answers.iter().all(|a| (330..=400).contains(&a.prompt_tokens)), "{answers:#?}");
     let mut depths: Vec<f64> = answers.iter().filter(|a| a.recipe == "f16").map(|a| a.depth).collect();
@@ -247,15 +247,15 @@ fn settings_that_cannot_be_met_say_what_would() {
     let long = text(400);
     assert!(fails(&long, QualitySettings { window: 2047, ..settings() }).contains("context of 2048"));
     assert!(
-        fails(&long, QualitySettings { needles: 1, needle_tokens: 2040, ..settings() }).contains("context of 2048")
+        fails(&long, QualitySettings { questions: 1, question_tokens: 2040, ..settings() }).contains("context of 2048")
     );
     assert!(fails(&long, QualitySettings { windows: 0, ..settings() }).contains("nothing to measure"));
     assert!(fails(&long, QualitySettings { chunk: 0, ..settings() }).contains("at least 1"));
     assert!(fails(&long, QualitySettings { window: 1, ..settings() }).contains("predicts nothing"));
-    assert!(fails(&long, QualitySettings { needles: 1, needle_tokens: 10, ..settings() }).contains("at least"));
+    assert!(fails(&long, QualitySettings { questions: 1, question_tokens: 10, ..settings() }).contains("at least"));
     let short = fails(&text(20), QualitySettings { windows: 1, ..settings() });
     assert!(short.contains("grammar.txt") && short.contains("a window 300"), "{short}");
-    let filler = fails(&text(20), QualitySettings { windows: 0, needles: 1, ..settings() });
+    let filler = fails(&text(20), QualitySettings { windows: 0, questions: 1, ..settings() });
     assert!(filler.contains("too short to fill"), "{filler}");
 }
 
@@ -273,7 +273,7 @@ fn an_observer_that_fails_ends_the_run() {
 fn questions_that_share_their_text_are_answered_as_if_alone() {
     let ask = |needles, chunk| {
         let mut answers = Vec::new();
-        let settings = QualitySettings { windows: 0, needles, needle_tokens: 500, chunk, ..settings() };
+        let settings = QualitySettings { windows: 0, questions: needles, question_tokens: 500, chunk, ..settings() };
         let mut total = (0, 0);
         let mut observe = |event: Event<'_>| {
             match event {

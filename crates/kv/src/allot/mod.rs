@@ -4,6 +4,7 @@ pub(crate) mod ada;
 pub(crate) mod chunk;
 pub(crate) mod critical;
 pub(crate) mod crush;
+pub(crate) mod fastkv;
 pub mod heads;
 pub(crate) mod prefix;
 pub(crate) mod pyramid;
@@ -11,7 +12,7 @@ pub(crate) mod variance;
 pub(crate) mod zipvl;
 
 use crate::observe::Wish;
-use crate::reduce::{Merge, When};
+use crate::reduce::{Merge, Passes, When};
 use crate::score::{Method, Place, Scene, Scored, by_score};
 use std::fmt;
 use std::str::FromStr;
@@ -109,8 +110,13 @@ pub(crate) trait Choose: fmt::Debug + Send + Sync {
     }
 
     /// As [`Method::allot`].
-    fn allot(&self, of: &dyn Method, layers: &[Scored<'_>], kept: &mut [Vec<usize>]) {
-        of.allot(layers, kept);
+    fn allot(&self, of: &dyn Method, layers: &[Scored<'_>], budget: Budget, kept: &mut [Vec<usize>]) {
+        of.allot(layers, budget, kept);
+    }
+
+    /// As [`Method::passes`].
+    fn passes(&self, of: &dyn Method) -> Passes {
+        of.passes()
     }
 
     /// As [`Method::merge`].
@@ -146,8 +152,8 @@ impl<C: Choose> Method for Over<C> {
         self.of.scores(scene)
     }
 
-    fn allot(&self, layers: &[Scored<'_>], kept: &mut [Vec<usize>]) {
-        self.how.allot(&*self.of, layers, kept);
+    fn allot(&self, layers: &[Scored<'_>], budget: Budget, kept: &mut [Vec<usize>]) {
+        self.how.allot(&*self.of, layers, budget, kept);
     }
 
     fn choose(&self, scene: &Scene<'_>, scores: &[Vec<f32>], kept: &[usize], budget: Budget) -> Vec<Vec<u32>> {
@@ -160,6 +166,10 @@ impl<C: Choose> Method for Over<C> {
 
     fn when(&self) -> When {
         self.of.when()
+    }
+
+    fn passes(&self) -> Passes {
+        self.how.passes(&*self.of)
     }
 
     fn merge(&self) -> Option<Arc<dyn Merge>> {

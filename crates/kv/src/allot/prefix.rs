@@ -1,7 +1,7 @@
 //! PrefixKV (Wang et al., 2024): layers keep as many tokens as hold the same share of what was received, found by a binary
 //! search, so that all together keep what the budget says.
 
-use super::Choose;
+use super::{Budget, Choose};
 use crate::score::{Method, Scored};
 
 /// Budgets of layers.
@@ -9,7 +9,7 @@ use crate::score::{Method, Scored};
 pub(crate) struct PrefixKv;
 
 impl Choose for PrefixKv {
-    fn allot(&self, of: &dyn Method, layers: &[Scored<'_>], kept: &mut [Vec<usize>]) {
+    fn allot(&self, of: &dyn Method, layers: &[Scored<'_>], _: Budget, kept: &mut [Vec<usize>]) {
         let least = of.least();
         let reduced: Vec<usize> = (0..layers.len()).filter(|&l| !layers[l].scores.is_empty()).collect();
         let curves: Vec<Vec<f64>> = reduced.iter().map(|&l| curve(&layers[l].scores)).collect();

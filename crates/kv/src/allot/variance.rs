@@ -1,6 +1,6 @@
 //! D2O's budgets (Wan et al., 2024): layers whose attention is spread keep more.
 
-use super::Choose;
+use super::{Budget, Choose};
 use crate::score::{Method, Scored};
 
 /// Least and largest share that a layer keeps.
@@ -11,7 +11,7 @@ const SHARES: [f64; 2] = [0.01, 1.0];
 pub(crate) struct Variance;
 
 impl Choose for Variance {
-    fn allot(&self, _: &dyn Method, layers: &[Scored<'_>], kept: &mut [Vec<usize>]) {
+    fn allot(&self, _: &dyn Method, layers: &[Scored<'_>], _: Budget, kept: &mut [Vec<usize>]) {
         let reduced: Vec<usize> = (0..layers.len()).filter(|&l| !layers[l].scores.is_empty()).collect();
         let spread: Vec<f64> = reduced.iter().map(|&l| concentration(&layers[l].scores)).collect();
         let Some(tokens) = reduced.iter().flat_map(|&l| layers[l].scores.iter().map(Vec::len)).max() else { return };

@@ -1,6 +1,6 @@
 //! ZipVL's ratio (He et al., 2024): as many tokens as hold a share of the attention, layer by layer; the budget is the most.
 
-use super::Choose;
+use super::{Budget, Choose};
 use crate::score::{Method, Scored};
 
 /// How much of the attention must stay.
@@ -10,7 +10,7 @@ pub(crate) struct ZipVl {
 }
 
 impl Choose for ZipVl {
-    fn allot(&self, of: &dyn Method, layers: &[Scored<'_>], kept: &mut [Vec<usize>]) {
+    fn allot(&self, of: &dyn Method, layers: &[Scored<'_>], _: Budget, kept: &mut [Vec<usize>]) {
         for (layer, kept) in layers.iter().zip(kept).filter(|(layer, _)| !layer.scores.is_empty()) {
             // What was received, whatever the ranking divides it by; the same for all heads.
             let mut received = layer.scene.received(0);

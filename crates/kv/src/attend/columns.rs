@@ -9,6 +9,7 @@ use super::disjoint::Disjoint;
 use super::{Attention, Task};
 use crate::encode::math::Rng;
 use crate::observe::Gather;
+use crate::score::SINKS;
 use cachalot_kernels::attention::{PAGE_TOKENS, SPLIT_PAGES};
 use cachalot_kernels::dispatch;
 use cachalot_kernels::simd::Simd;
@@ -40,7 +41,7 @@ impl Attention<'_, '_> {
         // Pages of a lane can be divided; not where a row must know all of them first.
         let pages = |lane: &Gathered| lane.column.len().div_ceil(PAGE_TOKENS);
         let span = |lane: &Gathered| match lane.gather {
-            Gather::Noisy { .. } => pages(lane),
+            Gather::Noisy { .. } | Gather::Repeated => pages(lane),
             _ => SPLIT_PAGES,
         };
         let tasks: Vec<(usize, Range<usize>)> = lanes
@@ -142,6 +143,20 @@ impl Attention<'_, '_> {
             let noise =
                 |noisy: (u64, f32)| Noise { seed: noisy.0 ^ seed << 40, warming: noisy.1, context, block: &block };
             let mut totals = vec![0.0f64; vectors];
+            if lane.gather == Gather::Repeated {
+                let seq = &*self.segments[lane.segment].seq;
+                if let Some((chunk, context)) = seq.repeats() {
+                    let again = Again { chunk, context };
+                    for page in pages.clone().filter(|&page| again.concerns(page)) {
+                        block.shares(page, ends, &prepared, local, |shares| again.add(page, &shares, &mut totals));
+                    }
+                    for page in pages.clone().filter(|&page| again.asks(page)) {
+                        block.shares(page, ends, &prepared, local, |shares| again.max(page, &shares, &totals, part(page)));
+                    }
+                }
+                local.prepared = prepared;
+                return;
+            }
             if let Gather::Noisy { seed, warming } = lane.gather {
                 let noise = noise((seed, warming));
                 for page in pages.clone() {
@@ -154,6 +169,7 @@ impl Attention<'_, '_> {
                     Gather::Sum => add(self.isa, shares.scores(), column),
                     Gather::Max => max(&shares, column),
                     Gather::Below => below(&shares, column),
+                    Gather::Repeated => {}
                     Gather::Noisy { seed, warming } => noise((seed, warming)).sum(page, &shares, &totals, column),
                 });
             }
@@ -197,6 +213,48 @@ fn below(shares: &PageShares<'_>, column: &mut [f64]) {
             .iter_mut()
             .zip(&row[seen])
             .for_each(|(to, &share)| *to += f64::from(u8::from(share < equal)));
+    }
+}
+
+/// A part of the context that is read again: rows look at it among the first tokens, the part and themselves.
+struct Again {
+    chunk: Range<usize>,
+    /// Tokens of the context; rows follow.
+    context: usize,
+}
+
+impl Again {
+    fn has(&self, slot: usize) -> bool {
+        self.chunk.contains(&slot) || slot < SINKS.min(self.chunk.start) || slot >= self.context
+    }
+
+    fn slots(page: usize) -> Range<usize> {
+        page * PAGE_TOKENS..(page + 1) * PAGE_TOKENS
+    }
+
+    fn asks(&self, page: usize) -> bool {
+        Again::slots(page).start < self.chunk.end && Again::slots(page).end > self.chunk.start
+    }
+
+    fn concerns(&self, page: usize) -> bool {
+        self.asks(page) || page * PAGE_TOKENS < SINKS || Again::slots(page).end > self.context
+    }
+
+    fn add(&self, page: usize, shares: &PageShares<'_>, totals: &mut [f64]) {
+        for (row, total) in shares.rows().zip(totals) {
+            let own = Again::slots(page).zip(row).filter(|(slot, _)| self.has(*slot));
+            *total += own.map(|(_, &share)| f64::from(share)).sum::<f64>();
+        }
+    }
+
+    fn max(&self, page: usize, shares: &PageShares<'_>, totals: &[f64], column: &mut [f64]) {
+        for (row, total) in shares.rows().zip(totals) {
+            for ((slot, &share), to) in Again::slots(page).zip(row).zip(column.iter_mut()) {
+                if self.chunk.contains(&slot) && *total > 0.0 {
+                    *to = to.max(f64::from(share) / total);
+                }
+            }
+        }
     }
 }
 

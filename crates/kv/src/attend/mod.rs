@@ -181,7 +181,8 @@ impl Attention<'_, '_> {
 
     fn append(&self, rows: usize, q: &[f32], k: &[f32], v: &[f32], queries: &mut [f32]) {
         let g = self.geometry;
-        let end = self.segments.iter().map(|s| s.seq.len + s.rows).max().unwrap_or(0);
+        let last = |s: &Segment<'_>| s.seq.staged().unwrap_or(0).max(s.seq.len + s.rows);
+        let end = self.segments.iter().map(last).max().unwrap_or(0);
         let table = g.rope.as_ref().map(|rope| rope.table(end));
         let mut tasks = Vec::new();
         for (segment, (row0, s)) in self.starts().enumerate().filter(|(_, (_, s))| s.rows > 0) {
@@ -206,9 +207,10 @@ impl Attention<'_, '_> {
             let (dim, width, group) = (g.head_dim, g.width(), g.group());
             let mut local = vec![0.0; 2 * (end - start) * width];
             let (keys, values) = local.split_at_mut((end - start) * width);
-            for position in start..end {
-                let row = row0 + position - seq.len;
-                let at = (position - start) * width;
+            for token in start..end {
+                let row = row0 + token - seq.len;
+                let at = (token - start) * width;
+                let position = seq.lane(self.layer, head).position(token - dropped);
                 let from = (row * g.kv_heads + head) * dim;
                 keys[at..at + dim].copy_from_slice(&k[from..from + dim]);
                 rotate(position, &mut keys[at..at + dim]);

@@ -106,6 +106,17 @@ impl Lane {
         Ok(odd)
     }
 
+    /// Says that of `tokens` only those at these positions will be written here, from now on; nothing has been.
+    ///
+    /// # Errors
+    /// [`KvError::OutOfBudget`] where there is no room for the positions.
+    pub(crate) fn admit(&mut self, positions: &[u32], tokens: usize, pool: &Pool) -> Result<(), KvError> {
+        let _bytes = pool.ledger().reserve(Purpose::Pages, 4 * positions.len() as u64)?;
+        let dropped = tokens - positions.len();
+        self.kept = Some(Arc::new(Kept { positions: positions.to_vec(), dropped, extra: BTreeMap::new(), _bytes }));
+        Ok(())
+    }
+
     /// Moves pages that nobody shares to fuller slabs, so that those that a reduction left sparse become empty.
     pub(crate) fn consolidate(&mut self) {
         for entry in &mut self.pages {

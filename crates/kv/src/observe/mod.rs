@@ -65,6 +65,9 @@ pub enum Gather {
     Sum,
     /// The largest.
     Max,
+    /// The largest share of any row that reads a part of the context again, among that part, the first tokens and the rows
+    /// themselves.
+    Repeated,
     /// The number of rows that give less than an equal share.
     Below,
     /// The sum of softmaxes of logits with Gumbel noise; the temperature is one for the context and grows by `warming` with
@@ -218,7 +221,8 @@ impl Observed {
     /// After a reduction: what belongs to the slots that stayed, `kept[layer]` for each of its heads.
     pub fn keep(&mut self, layer: usize, head: usize, kept: &[u32]) {
         if let Some(column) = self.columns[layer].get_mut(head).filter(|column| !column.is_empty()) {
-            *column = kept.iter().map(|&slot| column[slot as usize]).collect();
+            // Tokens that came when nothing was gathered have no number.
+            *column = kept.iter().map(|&slot| column.get(slot as usize).copied().unwrap_or(f64::NAN)).collect();
         }
     }
 }

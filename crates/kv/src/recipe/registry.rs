@@ -87,6 +87,8 @@ files![
     "knorm",
     "keydiff",
     "tova",
+    "kvzip",
+    "fastkv",
     "snapkv",
     "pyramidkv",
     "adakv",

@@ -1,6 +1,7 @@
 //! **reduce**: what happens to what falls below the line, between steps: a sequence's lanes shrink and their pages are free.
 
 pub mod merge;
+pub(crate) mod pass;
 mod sequence;
 
 use crate::allot::Budget;
@@ -12,6 +13,8 @@ use crate::score::{Method, Place, Scene, Scored};
 use crate::{KvCache, KvError, LayerGeometry, SequenceKv};
 use cachalot_kernels::{Isa, Team};
 pub use merge::Merge;
+use pass::{Above, Pass};
+pub use pass::{Passes, Stage, Words};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -110,13 +113,23 @@ pub(crate) struct Pending {
     /// What the recipe keeps, its budget as a sequence knows it.
     pub keep: Keep,
     pub observed: Option<Observed>,
+    /// What is being computed over the context.
+    pub pass: Pass,
 }
 
 impl Pending {
-    /// The same for a branch of the sequence.
+    /// Whether the context is being read again.
+    fn looks_back(&self) -> bool {
+        !matches!(self.pass, Pass::Context)
+    }
+
+    /// The same for a branch of the sequence, which is not in the middle of a pass.
     pub fn copy(&self, ledger: &Ledger) -> Result<Pending, KvError> {
+        if !matches!(self.pass, Pass::Context) {
+            return Err(KvError::Misuse("a branch of a context that is still being read".into()));
+        }
         let observed = self.observed.as_ref().map(|observed| observed.copy(ledger)).transpose()?;
-        Ok(Pending { at: self.at, context: self.context, keep: self.keep.clone(), observed })
+        Ok(Pending { at: self.at, context: self.context, keep: self.keep.clone(), observed, pass: Pass::Context })
     }
 }
 
@@ -135,7 +148,7 @@ struct Reduction<'a> {
 impl KvCache {
     /// Announces that the first `tokens` of a sequence are the context that its recipe reduces, before any of them is
     /// computed. No step may reach beyond the next reduction ([`SequenceKv::rows_to_reduction`]) until [`KvCache::reduce`] is
-    /// called there. The context stays exact until its end. Recipes that keep everything take no notice, nor do contexts too
+    /// called there, nor anything else be read while [`SequenceKv::pass_tokens`] has something. The context stays exact until its end. Recipes that keep everything take no notice, nor do contexts too
     /// short for theirs.
     ///
     /// # Errors
@@ -157,16 +170,23 @@ impl KvCache {
         if tokens == 0 || !after && tokens <= keep.method.least() {
             return Ok(());
         }
-        let (layers, wish) = (&self.config().layers, keep.wish());
-        let more = if after { keep.every } else { 0 };
+        let (layers, wish, passes) = (&self.config().layers, keep.wish(), keep.method.passes());
+        let again = if let Passes::Repeat { chunk } = passes { seq.words.longest() + chunk.min(tokens) } else { 0 };
+        let more = if after { keep.every.max(again) } else { again };
         let observed = match wish.is_nothing() {
             true => None,
             false => Some(Observed::new(wish, tokens, more, layers, self.ledger())?),
         };
+        let pass = match passes {
+            Passes::Stages(stages) if keep.when != When::Decode => {
+                Above::begin(self, &stages, tokens, keep.method.least())?.map_or(Pass::Context, Pass::Stage)
+            }
+            _ => Pass::Context,
+        };
         if keep.when != When::Decode {
             seq.lanes.iter_mut().for_each(Lane::hold);
         }
-        seq.pending = Some(Pending { at: tokens, context: tokens, keep, observed });
+        seq.pending = Some(Pending { at: tokens, context: tokens, keep, observed, pass });
         Ok(())
     }
 
@@ -184,7 +204,13 @@ impl KvCache {
         let Some(mut pending) = seq.pending.take() else { return Ok(None) };
         let keep = pending.keep.clone();
         let tokens = seq.len();
-        let first = tokens == pending.context;
+        // Only a context is looked at more than once.
+        let first = tokens == pending.context || pending.looks_back();
+        if first && keep.when != When::Decode && self.next_pass(seq, &mut pending)? {
+            seq.pending = Some(pending);
+            return Ok(None);
+        }
+        let tokens = seq.len();
         let mut stayed = None;
         if !first || keep.when != When::Decode {
             self.reduce_lanes(seq, &mut pending)?;
@@ -223,7 +249,7 @@ impl KvCache {
             .collect();
         reduction.score(&mut scored, self.team());
         let mut kept: Vec<Vec<usize>> = (0..layers.len()).map(|layer| reduction.budgets(layer)).collect();
-        pending.keep.method.allot(&scored, &mut kept);
+        pending.keep.method.allot(&scored, pending.keep.budget, &mut kept);
         let scores: Vec<Vec<Vec<f32>>> = scored.into_iter().map(|scored| scored.scores).collect();
 
         let (tokens, isa) = (seq.len(), self.isa());

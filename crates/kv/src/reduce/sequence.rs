@@ -30,7 +30,9 @@ impl SequenceKv {
 
     /// What is gathered for every token, if anything.
     pub(crate) fn gathers(&self) -> Option<Gather> {
-        self.pending.as_ref()?.observed.as_ref()?.gathers()
+        let gather = self.pending.as_ref()?.observed.as_ref()?.gathers()?;
+        // Only while a part of the context is read again.
+        (gather != Gather::Repeated || self.repeats().is_some()).then_some(gather)
     }
 
     /// End of the context; of a sequence that will not be reduced any more, what it has.

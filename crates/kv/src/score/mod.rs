@@ -9,10 +9,12 @@ mod ems;
 mod expected;
 mod guikv;
 mod keydiff;
+mod kvzip;
 mod mpcache;
 mod norm;
 mod positional;
 pub mod registry;
+pub(crate) use kvzip::SINKS;
 mod rkv;
 mod rows;
 mod snapkv;
@@ -78,6 +80,11 @@ impl Scene<'_> {
         column
     }
 
+    /// Slots for which anything was gathered.
+    pub(crate) fn gathered(&self, head: usize) -> usize {
+        self.observed.map_or(0, |observed| observed.column(self.layer, head).len())
+    }
+
     /// Rows that saw the token in a slot and were looked at.
     pub(crate) fn observers(&self, head: usize, slot: usize) -> usize {
         let first = self.observed.map_or(0, |observed| observed.first);
@@ -121,8 +128,8 @@ pub trait Method: std::fmt::Debug + Send + Sync {
 
     /// Tokens that each head keeps, `[layer][head]`, where that depends on the scores of all layers. `kept` has what
     /// [`Method::budget`] says.
-    fn allot(&self, layers: &[Scored<'_>], kept: &mut [Vec<usize>]) {
-        let _ = (layers, kept);
+    fn allot(&self, layers: &[Scored<'_>], budget: Budget, kept: &mut [Vec<usize>]) {
+        let _ = (layers, budget, kept);
     }
 
     /// Which slots stay, in ascending order for each head, where each may keep `kept`.
@@ -134,6 +141,11 @@ pub trait Method: std::fmt::Debug + Send + Sync {
     /// Tokens that stay in any case: a context of no more is kept whole, and no budget is smaller.
     fn least(&self) -> usize {
         0
+    }
+
+    /// What it wants computed over a context before it is reduced.
+    fn passes(&self) -> crate::reduce::Passes {
+        crate::reduce::Passes::Once
     }
 
     /// When it reduces, where the recipe does not say.

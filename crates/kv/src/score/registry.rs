@@ -5,6 +5,7 @@ use super::attention::Pool;
 use super::expected::ExpectedAttention;
 use super::guikv::{AudioKv, GuiKv};
 use super::keydiff::KeyDiff;
+use super::kvzip::KvZip;
 use super::mpcache::MpCache;
 use super::norm::Knorm;
 use super::positional::StreamingLlm;
@@ -18,6 +19,7 @@ use crate::allot::ada::AdaKv;
 use crate::allot::chunk::ChunkKv;
 use crate::allot::critical::Critical;
 use crate::allot::crush::KvCrush;
+use crate::allot::fastkv::FastKv;
 use crate::allot::heads::{ByHead, Rule, Table};
 use crate::allot::prefix::PrefixKv;
 use crate::allot::variance::Variance;
@@ -119,6 +121,30 @@ pub const METHODS: &[MethodEntry] = &[
                 epsilon: args.number("epsilon", 0.0, 0.0..=1.0)?,
                 values: args.flag("values", true)?,
             }))
+        },
+    ),
+    entry(
+        "kvzip",
+        "attention while the context is repeated on request; heads of all layers share; kvzip(chunk=2048, layerwise=false)",
+        |args, _| {
+            let chunk = args.integer("chunk", 2048, 16..=1 << 16)?;
+            Ok(Arc::new(KvZip { chunk, layerwise: args.flag("layerwise", false)? }))
+        },
+    ),
+    entry(
+        "fastkv",
+        "layers beyond one read only the rows that another method's scores put first; fastkv(of=snapkv(window=8, kernel=7, pool=largest), layer=15, rows=0.2)",
+        |args, _| {
+            let of = match args.text("of") {
+                Some(_) => of(args)?,
+                None => Arc::new(SnapKv { window: 8, kernel: 7, pool: Pool::Largest, beta: None }),
+            };
+            let wish = of.wish();
+            if wish.columns.is_some() || wish.moments {
+                return Err(args.error("`of` looks at all rows, which some layers never see; take one that looks at the last"));
+            }
+            let layer = args.integer("layer", 15, 0..=1 << 16)?;
+            Ok(Arc::new(Over { of, how: FastKv { layer, rows: args.share("rows", 0.2, 0.0..=1.0)? } }))
         },
     ),
     entry(

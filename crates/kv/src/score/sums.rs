@@ -118,7 +118,7 @@ impl Method for Heavy {
             (Gather::Noisy { .. }, _) => "attention with Gumbel noise, summed over all rows",
             (Gather::Max, _) => "the largest attention of any row",
             (Gather::Sum, Norm::Mean) => "attention received, per row that could give it",
-            (Gather::Sum, _) => "attention received, summed over all rows",
+            (Gather::Sum | Gather::Repeated, _) => "attention received, summed over all rows",
         };
         let heads = if self.shared { ", the same tokens for all heads of a layer" } else { "" };
         let recent = match self.recent {

@@ -60,6 +60,13 @@ impl Rows {
         Rows { tokens, q: next(wide), k: next(narrow), v: next(narrow) }
     }
 
+    /// Those of some tokens.
+    fn of(&self, g: &LayerGeometry, tokens: &[u32]) -> [Vec<f32>; 3] {
+        let part = |x: &[f32], n: usize| tokens.iter().flat_map(|&t| x[t as usize * n..][..n].to_vec()).collect();
+        let (wide, narrow) = (g.heads * g.head_dim, g.kv_heads * g.head_dim);
+        [part(&self.q, wide), part(&self.k, narrow), part(&self.v, narrow)]
+    }
+
     fn slice(&self, g: &LayerGeometry, from: usize, rows: usize) -> [&[f32]; 3] {
         let cut = |x: &'_ [f32], n: usize| -> std::ops::Range<usize> {
             assert_eq!(x.len(), self.tokens * n);
@@ -70,27 +77,41 @@ impl Rows {
     }
 }
 
-/// Takes the next `n` tokens of `rows` into `seq`.
+/// Takes the next `n` tokens of `rows` into `seq`, or those that a pass over its context wants.
 pub fn step(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize) -> Vec<f32> {
     let g = &cache.config().layers[0];
+    let layers = seq.layers(cache.config().layers.len());
+    // Tokens are their own positions.
+    let all: Vec<u32> = (0..rows.tokens as u32).collect();
+    let ids = if seq.pass_rows() > 0 { seq.pass_tokens(&all) } else { all[seq.len()..].to_vec() };
     cache.reserve(seq, n).unwrap();
-    let [q, k, v] = rows.slice(g, seq.len(), n);
+    let [q, k, v] = rows.of(g, &ids[..n]);
     let mut out = vec![0.0; q.len()];
+    // What comes out of a layer is as wide as the token.
+    let through: Vec<f32> = ids[..n].iter().map(|&id| id as f32).collect();
+    if layers.start > 0 {
+        assert_eq!(seq.carried(n, 1), Some(&through[..]));
+    }
+    if layers.end < cache.config().layers.len() {
+        seq.carry(&through);
+    }
     let mut segments = [Segment { seq, rows: n }];
-    for layer in 0..cache.config().layers.len() {
-        cache.attend(layer, &mut segments, q, k, v, &mut out).unwrap();
+    for layer in layers {
+        cache.attend(layer, &mut segments, &q, &k, &v, &mut out).unwrap();
     }
     cache.advance(&mut segments);
     cache.settle(seq);
     out
 }
 
-/// Takes the next `n` tokens, in steps of at most `chunk`, and reduces where the recipe wants it.
+/// Takes the next `n` tokens, in steps of at most `chunk`, and reduces where the recipe wants it. What comes out of passes over
+/// a context comes out too.
 pub fn walk(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize, chunk: usize) -> Vec<f32> {
     let end = seq.len() + n;
     let mut out = Vec::new();
-    while seq.len() < end {
-        let rows_now = chunk.min(end - seq.len()).min(seq.rows_to_reduction());
+    while seq.len() < end || seq.pass_rows() > 0 {
+        let left = if seq.pass_rows() > 0 { seq.pass_rows() } else { end - seq.len() };
+        let rows_now = chunk.min(left).min(seq.rows_to_reduction());
         out.extend(step(cache, seq, rows, rows_now));
         cache.reduce(seq).unwrap();
     }

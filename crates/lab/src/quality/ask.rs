@@ -60,12 +60,9 @@ pub(super) fn ask(
             };
             let keeps = asked.trial.keeps();
             let known = settings.question_known && keeps;
-            let context = cases.windows(2).map(|pair| pair[0].common(&pair[1])).min();
+            let context = cases.iter().map(|case| case.context).min().unwrap_or(0);
             if keeps && !known {
-                match context {
-                    Some(context) => asked.trial.expect(context),
-                    None => asked.trial.fail("a text with one question: ask two, or let the question be known".into()),
-                }
+                asked.trial.expect(context);
             }
             for (at, case) in cases.iter().enumerate() {
                 let mut common = cases.get(at + 1).map_or(0, |next| case.common(next));
@@ -74,7 +71,7 @@ pub(super) fn ask(
                     asked.trial.expect(case.prompt.len());
                     common = 0;
                 } else if keeps {
-                    common = common.min(context.unwrap_or(0));
+                    common = common.min(context);
                 }
                 let answer = asked.case(case, common, progress)?;
                 if i == 0 {
@@ -105,7 +102,7 @@ fn rows(cases: &[Case]) -> Vec<&[Case]> {
     let (mut rows, mut start, mut have) = (Vec::new(), 0, 0);
     for (at, pair) in cases.windows(2).enumerate() {
         let common = pair[0].common(&pair[1]);
-        if common < have || common == 0 {
+        if common < have || common == 0 || pair[0].context != pair[1].context {
             rows.push(&cases[start..=at]);
             (start, have) = (at + 1, 0);
         } else {

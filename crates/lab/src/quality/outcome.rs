@@ -26,8 +26,8 @@ pub struct Outcome {
     pub failure: Option<String>,
     /// Distributions against the reference's.
     pub scores: Option<Scores>,
-    /// Questions.
-    pub answers: Option<AnswerScore>,
+    /// Questions, by kind.
+    pub answers: Vec<AnswerScore>,
     /// The cache after a window.
     pub memory: Option<Memory>,
     /// Tokens per second.
@@ -97,9 +97,11 @@ pub struct WindowScore {
     pub kl_max_at: usize,
 }
 
-/// Questions answered.
+/// Questions of one kind, answered.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AnswerScore {
+    /// The kind.
+    pub task: &'static str,
     /// Questions.
     pub of: usize,
     /// Answered in full.
@@ -275,29 +277,20 @@ impl Collected {
         self.failure.is_some()
     }
 
-    pub fn answers(&self) -> Vec<String> {
-        self.answers.iter().map(|answer| answer.answer.clone()).collect()
+    pub fn answers(&self) -> Vec<Answer> {
+        self.answers.clone()
     }
 
-    pub fn outcome(self, settings: &QualitySettings, is_reference: bool, reference: &[String]) -> Outcome {
+    pub fn outcome(self, settings: &QualitySettings, is_reference: bool, reference: &[Answer]) -> Outcome {
         let rate = |(tokens, time): (usize, Duration)| (tokens > 0).then(|| tokens as f64 / time.as_secs_f64());
         let asked = self.answers.iter().fold((0, Duration::ZERO), |(tokens, time), answer| {
             (tokens + answer.prefill_tokens, time + Duration::from_secs_f64(answer.prefill_seconds))
         });
-        let right = self.answers.iter().filter(|answer| answer.score == 1.0).count();
-        let of = self.answers.len();
-        let same = self.answers.iter().zip(reference).filter(|(answer, other)| answer.answer == **other).count();
         Outcome {
             recipe: self.candidate.name().to_owned(),
             is_reference,
             scores: Scores::of(&self.windows, settings),
-            answers: (of > 0).then(|| AnswerScore {
-                of,
-                right,
-                accuracy: self.answers.iter().map(|answer| answer.score).sum::<f64>() / of as f64,
-                interval: wilson(right, of),
-                same_as_reference: same,
-            }),
+            answers: settings.tasks.iter().filter_map(|task| answered(task.name(), &self.answers, reference)).collect(),
             memory: self.memory,
             speed: Speed {
                 scoring: rate(self.scoring),
@@ -307,6 +300,21 @@ impl Collected {
             failure: self.failure,
         }
     }
+}
+
+/// How one kind of question went; `None` where there was none.
+fn answered(task: &'static str, answers: &[Answer], reference: &[Answer]) -> Option<AnswerScore> {
+    let own: Vec<&Answer> = answers.iter().filter(|answer| answer.task == task).collect();
+    let right = own.iter().filter(|answer| answer.score == 1.0).count();
+    let others = reference.iter().filter(|answer| answer.task == task);
+    (!own.is_empty()).then(|| AnswerScore {
+        task,
+        of: own.len(),
+        right,
+        accuracy: own.iter().map(|answer| answer.score).sum::<f64>() / own.len() as f64,
+        interval: wilson(right, own.len()),
+        same_as_reference: own.iter().zip(others).filter(|(answer, other)| answer.answer == other.answer).count(),
+    })
 }
 
 #[cfg(test)]

@@ -20,12 +20,14 @@ pub struct QualitySettings {
     pub chunk: usize,
     /// Tokens decoded after each window, one at a time, for speed; 0 for none.
     pub decode: usize,
-    /// Needles; 0 for none.
-    pub needles: usize,
-    /// Needles of different kinds in one text, which is read once for all of them.
-    pub needles_per_text: usize,
-    /// Tokens of a needle's prompt.
-    pub needle_tokens: usize,
+    /// Kinds of questions.
+    pub tasks: Vec<&'static dyn Task>,
+    /// Questions of each kind; 0 for none.
+    pub questions: usize,
+    /// Questions about one text, which is read once for all of them.
+    pub questions_per_text: usize,
+    /// Tokens of a question with its text.
+    pub question_tokens: usize,
     /// Whether recipes that reduce a context see the question first, or get it when the text is reduced.
     pub question_known: bool,
     /// Seed of tasks and intervals.
@@ -48,9 +50,10 @@ impl QualitySettings {
             context: 0,
             chunk: 512,
             decode: 16,
-            needles: 20,
-            needles_per_text: 5,
-            needle_tokens: 3500,
+            tasks: vec![&Needles],
+            questions: 20,
+            questions_per_text: 5,
+            question_tokens: 3500,
             question_known: false,
             seed: 1,
             kv_budget_bytes,
@@ -65,8 +68,8 @@ impl QualitySettings {
         if recipes.is_empty() {
             return fail("no recipe to measure".into());
         }
-        if self.windows == 0 && self.needles == 0 {
-            return fail("nothing to measure: no windows and no needles".into());
+        if self.windows == 0 && !self.asks() {
+            return fail("nothing to measure: no windows and no questions".into());
         }
         if self.chunk == 0 || self.block == 0 || self.resamples == 0 {
             return fail("chunk, block and resamples are at least 1".into());
@@ -85,11 +88,11 @@ impl QualitySettings {
                  choose a shorter window"
             ));
         }
-        let answer = Needles.answer_tokens();
-        if self.needles > 0 && self.needle_tokens + answer > context {
-            let tokens = self.needle_tokens;
+        let answer = self.answer_tokens();
+        if self.asks() && self.question_tokens + answer > context {
+            let tokens = self.question_tokens;
             return fail(format!(
-                "needles of {tokens} tokens and {answer} of answer do not fit the model's context of {context}; \
+                "questions of {tokens} tokens and {answer} of answer do not fit the model's context of {context}; \
                  choose shorter prompts"
             ));
         }
@@ -97,14 +100,28 @@ impl QualitySettings {
     }
 
     pub(super) fn cases(&self, subject: &Subject<'_>, text: &Text) -> Result<Vec<Case>, LabError> {
-        tasks::cases(&Needles, subject, text, self.needle_tokens, self.needles, self.needles_per_text, self.seed)
+        let mut cases = Vec::new();
+        for task in &self.tasks {
+            let Self { question_tokens, questions, questions_per_text, seed, .. } = *self;
+            cases.extend(tasks::cases(*task, subject, text, question_tokens, questions, questions_per_text, seed)?);
+        }
+        Ok(cases)
+    }
+
+    fn asks(&self) -> bool {
+        self.questions > 0 && !self.tasks.is_empty()
+    }
+
+    /// Most tokens of an answer.
+    fn answer_tokens(&self) -> usize {
+        self.tasks.iter().map(|task| task.answer_tokens()).max().unwrap_or(0)
     }
 
     /// Tokens of the longest sequence.
     pub(super) fn longest(&self) -> usize {
         let window = if self.windows > 0 { self.window + self.decode } else { 0 };
-        let needle = if self.needles > 0 { self.needle_tokens + Needles.answer_tokens() } else { 0 };
-        window.max(needle)
+        let question = if self.asks() { self.question_tokens + self.answer_tokens() } else { 0 };
+        window.max(question)
     }
 
     /// Ranges of recipes whose caches fit into memory together with the reference's.

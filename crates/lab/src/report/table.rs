@@ -7,27 +7,30 @@ use crate::statistics::Interval;
 pub fn table(outcomes: &[Outcome]) -> String {
     let reference = outcomes.iter().find(|outcome| outcome.is_reference);
     let name = reference.map_or("the reference", |outcome| &outcome.recipe);
-    let mut text = String::from(
-        "| KV | bits | long | KV MiB | mean KL [95%] | p99 KL | max KL | top-1 % [95%] | top-5 % | perplexity | ratio [95%] \
-         | needles [95%] | prefill tok/s | ratio | decode tok/s | ratio |\n\
-         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+    let tasks: Vec<&str> = reference.iter().flat_map(|outcome| &outcome.answers).map(|answers| answers.task).collect();
+    let heads: String = tasks.iter().map(|task| format!(" | {task} [95%]")).collect();
+    let rules: String = tasks.iter().map(|_| "---:|").collect();
+    let mut text = format!(
+        "| KV | bits | long | KV MiB | mean KL [95%] | p99 KL | max KL | top-1 % [95%] | top-5 % | perplexity | ratio [95%]{heads} \
+         | prefill tok/s | ratio | decode tok/s | ratio |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|{rules}---:|---:|---:|---:|\n",
     );
     for outcome in outcomes {
-        text += &row(outcome, reference);
+        text += &row(outcome, reference, &tasks);
     }
     text += &format!(
         "\nBits per key or value, everything included: after a window, and of one more token of a long text. KL in nats, agreement and perplexity ratio against {name}; top-5 is the share of the five most likely tokens \
-         that both have. Intervals of KL, agreement and perplexity: bootstrap over blocks of tokens, paired; of needles: \
+         that both have. Intervals of KL, agreement and perplexity: bootstrap over blocks of tokens, paired; of questions answered in full: \
          Wilson. Speed ratios against {name} in the same run.\n"
     );
     text
 }
 
-fn row(outcome: &Outcome, reference: Option<&Outcome>) -> String {
+fn row(outcome: &Outcome, reference: Option<&Outcome>, tasks: &[&str]) -> String {
     let name = if outcome.is_reference { format!("{} (reference)", outcome.recipe) } else { outcome.recipe.clone() };
     if let Some(failure) = &outcome.failure {
         let failure = failure.replace('|', "\\|").replace('\n', " ");
-        return format!("| {name} | failed: {failure} |{}\n", " |".repeat(14));
+        return format!("| {name} | failed: {failure} |{}\n", " |".repeat(13 + tasks.len()));
     }
     let mut cells = vec![name];
     match &outcome.memory {
@@ -50,12 +53,19 @@ fn row(outcome: &Outcome, reference: Option<&Outcome>) -> String {
         ]),
         None => cells.extend(none(7)),
     }
-    match &outcome.answers {
-        Some(a) => {
-            let share = interval(a.interval, |share| format!("{:.0}%", 100.0 * share));
-            cells.push(format!("{}/{} {share}", a.right, a.of));
+    for task in tasks {
+        match outcome.answers.iter().find(|answers| answers.task == *task) {
+            Some(a) => {
+                let share = interval(a.interval, |share| format!("{:.0}%", 100.0 * share));
+                // Answers may be right in part.
+                let partly = match a.accuracy * a.of as f64 > a.right as f64 {
+                    true => format!(" (mean {:.0}%)", 100.0 * a.accuracy),
+                    false => String::new(),
+                };
+                cells.push(format!("{}/{}{partly} {share}", a.right, a.of));
+            }
+            None => cells.extend(none(1)),
         }
-        None => cells.extend(none(1)),
     }
     let prefill = |outcome: &Outcome| outcome.speed.prefill.or(outcome.speed.scoring);
     for of in [&prefill as &dyn Fn(&Outcome) -> Option<f64>, &|outcome| outcome.speed.decode] {
@@ -112,13 +122,14 @@ mod tests {
             is_reference: true,
             failure: None,
             scores: None,
-            answers: Some(AnswerScore {
+            answers: vec![AnswerScore {
+                task: "needle",
                 of: 20,
                 right: 19,
                 accuracy: 0.95,
                 interval: wilson(19, 20),
                 same_as_reference: 20,
-            }),
+            }],
             memory: Some(Memory {
                 tokens: 64,
                 bytes: 1 << 20,

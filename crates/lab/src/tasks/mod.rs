@@ -5,15 +5,36 @@
 //! ([`Case::score`]).
 
 mod filler;
+mod multi;
 mod needle;
+mod pairs;
 
 pub use filler::Filler;
+pub use multi::MultiNeedles;
 pub use needle::Needles;
+pub use pairs::KeyValue;
 
 use crate::statistics::Random;
 use crate::{LabError, Subject, Text};
 use cachalot_model::template::Message;
 use cachalot_model::tokenizer::Specials;
+
+/// All kinds.
+pub const TASKS: [&dyn Task; 3] = [&Needles, &MultiNeedles, &KeyValue];
+
+/// Kinds by their names, separated by commas.
+///
+/// # Errors
+/// [`LabError::Settings`] for a name that is none.
+pub fn named(list: &str) -> Result<Vec<&'static dyn Task>, LabError> {
+    let named = |name: &str| {
+        TASKS.into_iter().find(|task| task.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = TASKS.iter().map(|task| task.name()).collect();
+            LabError::Settings(format!("there is no task `{name}`; choose from {}", names.join(", ")))
+        })
+    };
+    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(named).collect()
+}
 
 /// A kind of question.
 pub trait Task: Sync {
@@ -47,6 +68,8 @@ pub struct Posed {
 pub struct Question {
     /// The question.
     pub text: String,
+    /// How the answer begins, as in RULER: a small model goes on where it would not begin.
+    pub prefix: String,
     /// What the answer must contain.
     pub expected: Vec<String>,
 }
@@ -62,6 +85,8 @@ pub struct Case {
     pub depth: f64,
     /// Token ids of the prompt.
     pub prompt: Vec<u32>,
+    /// Those before the question.
+    pub context: usize,
     /// What the answer must contain.
     pub expected: Vec<String>,
     /// Most tokens of the answer.
@@ -71,8 +96,7 @@ pub struct Case {
 impl Case {
     /// Tokens that both prompts begin with, and after which both go on.
     pub fn common(&self, other: &Case) -> usize {
-        let same = self.prompt.iter().zip(&other.prompt).take_while(|(a, b)| a == b).count();
-        same.min(self.prompt.len().min(other.prompt.len()).saturating_sub(1))
+        common(&self.prompt, &other.prompt)
     }
 
     /// The share of the expected strings that the answer contains, whatever the case of letters (`string_match_all` of
@@ -82,6 +106,31 @@ impl Case {
         let found = self.expected.iter().filter(|expected| answer.contains(&expected.to_lowercase())).count();
         found as f64 / self.expected.len().max(1) as f64
     }
+}
+
+fn common(one: &[u32], other: &[u32]) -> usize {
+    let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    same.min(one.len().min(other.len()).saturating_sub(1))
+}
+
+/// A number of five digits that is not `known`. One that the filler happens to have would prove nothing.
+fn number(sentences: &[&str], known: impl Fn(&str) -> bool, random: &mut Random) -> String {
+    loop {
+        let number = (10_000 + random.below(90_000)).to_string();
+        if !known(&number) && !sentences.iter().any(|sentence| sentence.contains(&number)) {
+            return number;
+        }
+    }
+}
+
+/// The sentences with facts among them, each before the sentence of its number.
+fn hidden(sentences: &[&str], facts: &[(usize, String)]) -> String {
+    let mut text = Vec::new();
+    for at in 0..=sentences.len() {
+        text.extend(facts.iter().filter(|fact| fact.0.min(sentences.len()) == at).map(|fact| &fact.1[..]));
+        text.extend(sentences.get(at));
+    }
+    text.join(" ")
 }
 
 /// `count` cases whose prompts have at most `tokens` tokens, and hardly fewer. The facts lie at depths
@@ -122,9 +171,13 @@ pub fn cases(
             // A sentence has some twenty tokens: never too many at once, so that the prompt stays close to the length.
             keep -= ((longest - tokens) / 40).clamp(1, keep);
         };
+        // What comes before any question, also before one that nobody asks.
+        let other = Question { text: "Is that all?".into(), prefix: String::new(), expected: Vec::new() };
+        let other = prompt(subject, &posed, &other)?;
+        let context = prompts.iter().map(|prompt| common(prompt, &other)).min().unwrap_or(0);
         for ((question, prompt), depth) in posed.questions.into_iter().zip(prompts).zip(depths) {
             let (task, answer_tokens, index) = (task.name(), task.answer_tokens(), cases.len());
-            cases.push(Case { task, index, depth, prompt, expected: question.expected, answer_tokens });
+            cases.push(Case { task, index, depth, prompt, context, expected: question.expected, answer_tokens });
         }
     }
     Ok(cases)
@@ -133,14 +186,21 @@ pub fn cases(
 /// In the model's chat template where it has one, else as a plain text that the answer continues.
 fn prompt(subject: &Subject<'_>, posed: &Posed, question: &Question) -> Result<Vec<u32>, LabError> {
     let (tokenizer, Posed { introduction, text, instruction, .. }) = (subject.tokenizer, posed);
-    let question = &question.text;
-    if let Some(template) = subject.template {
-        let message = Message::new("user", format!("{introduction}\n\n{text}\n\n{question} {instruction}"));
-        return Ok(template.encode(tokenizer, &[message], true, None, None)?);
+    let Question { text: question, prefix, .. } = question;
+    let mut ids = match subject.template {
+        Some(template) => {
+            let message = Message::new("user", format!("{introduction}\n\n{text}\n\n{question} {instruction}"));
+            template.encode(tokenizer, &[message], true, None, None)?
+        }
+        None => {
+            let text = format!("{introduction}\n\n{text}\n\nQuestion: {question}\nAnswer:");
+            let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+            bos.into_iter().chain(tokenizer.encode(&text, Specials::Plain)?).collect()
+        }
+    };
+    if !prefix.is_empty() {
+        ids.extend(tokenizer.encode(prefix, Specials::Plain)?);
     }
-    let text = format!("{introduction}\n\n{text}\n\nQuestion: {question}\nAnswer:");
-    let mut ids: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.add_bos()).into_iter().collect();
-    ids.extend(tokenizer.encode(&text, Specials::Plain)?);
     Ok(ids)
 }
 
@@ -151,7 +211,7 @@ mod tests {
     #[test]
     fn answers_are_scored_by_what_they_contain() {
         let expected = vec!["48213".to_owned(), "Lima".to_owned()];
-        let case = Case { task: "t", index: 0, depth: 0.5, prompt: vec![], expected, answer_tokens: 1 };
+        let case = Case { task: "t", index: 0, depth: 0.5, prompt: vec![], context: 0, expected, answer_tokens: 1 };
         assert_eq!(case.score("It is 48213 in LIMA."), 1.0);
         assert_eq!(case.score("4821 lima"), 0.5);
         assert_eq!(case.score(""), 0.0);

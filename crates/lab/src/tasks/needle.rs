@@ -1,18 +1,18 @@
 //! Facts in a long text, asked for one at a time: the needle in a haystack (Kamradt, 2023). Several may share a text, as
 //! questions do in SCBench (Li et al., 2024).
 
-use super::{Posed, Question, Task};
+use super::{Posed, Question, Task, hidden, number};
 use crate::statistics::Random;
 
 /// A fact, the question for it, and what it can be about. Facts of different kinds are not easily confused: a small model
 /// that is asked for one of five codes tends to name the last.
-struct Kind {
-    fact: [&'static str; 3],
-    question: [&'static str; 2],
-    about: [&'static str; 8],
+pub(super) struct Kind {
+    pub fact: [&'static str; 3],
+    pub question: [&'static str; 2],
+    pub about: [&'static str; 8],
 }
 
-const KINDS: [Kind; 5] = [
+pub(super) const KINDS: [Kind; 5] = [
     Kind {
         fact: ["The secret code of ", " is ", "."],
         question: ["What is the secret code of ", "?"],
@@ -69,27 +69,21 @@ impl Task for Needles {
         let mut questions: Vec<Question> = Vec::new();
         for (&depth, kind) in depths.iter().zip(KINDS.iter().cycle()) {
             let about = kind.about[random.below(kind.about.len())];
-            let number = loop {
-                let number = (10_000 + random.below(90_000)).to_string();
-                // A number that the filler happens to have proves nothing.
-                let known = questions.iter().any(|question| question.expected[0] == number);
-                if !known && !sentences.iter().any(|sentence| sentence.contains(&number)) {
-                    break number;
-                }
-            };
+            let known = |number: &str| questions.iter().any(|question| question.expected[0] == number);
+            let number = number(sentences, known, random);
             let at = (depth.clamp(0.0, 1.0) * sentences.len() as f64).round() as usize;
             let [begin, middle, end] = kind.fact;
             facts.push((at.min(sentences.len()), format!("{begin}{about}{middle}{number}{end}")));
             let [begin, end] = kind.question;
-            questions.push(Question { text: format!("{begin}{about}{end}"), expected: vec![number] });
+            let text = format!("{begin}{about}{end}");
+            questions.push(Question { text, prefix: String::new(), expected: vec![number] });
         }
-        let mut text = Vec::new();
-        for at in 0..=sentences.len() {
-            text.extend(facts.iter().filter(|fact| fact.0 == at).map(|fact| &fact.1[..]));
-            text.extend(sentences.get(at));
+        Posed {
+            introduction: INTRODUCTION.into(),
+            text: hidden(sentences, &facts),
+            questions,
+            instruction: "Answer with the number only.".into(),
         }
-        let text = text.join(" ");
-        Posed { introduction: INTRODUCTION.into(), text, questions, instruction: "Answer with the number only.".into() }
     }
 }
 

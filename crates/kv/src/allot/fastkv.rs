@@ -1,0 +1,24 @@
+//! FastKV (Jo et al., 2025): layers above one see only the rows that its scores put first, which shortens the prefill. What
+//! each layer keeps is another matter.
+
+use super::Choose;
+use crate::reduce::{Passes, Stage};
+use crate::score::Method;
+
+#[derive(Debug)]
+pub(crate) struct FastKv {
+    /// The last layer that sees all rows.
+    pub layer: usize,
+    /// Share of the rows that go on.
+    pub rows: f64,
+}
+
+impl Choose for FastKv {
+    fn passes(&self, _: &dyn Method) -> Passes {
+        Passes::Stages(vec![Stage { after: self.layer, fixed: 0, share: self.rows }])
+    }
+
+    fn describe(&self) -> String {
+        format!("layers beyond {} see {} of the rows", self.layer, self.rows)
+    }
+}
