@@ -229,6 +229,7 @@ fn observed(wish: Wish) -> Vec<String> {
     let columns = wish.columns.map(|columns| {
         let what = match columns.gather {
             Gather::Sum => "attention that every token receives",
+            Gather::Repeated => "the largest attention that every token receives while the context is read again",
             Gather::Max => "the largest attention that every token receives",
             Gather::Below => "how often a token receives less than an equal share",
             Gather::Noisy { .. } => "attention that every token receives, with noise",

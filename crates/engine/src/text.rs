@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use cachalot_kv::reduce::Words;
 use cachalot_model::tokenizer::{StreamDecoder, Tokenizer};
 
 use crate::stop::StopMatcher;
@@ -14,6 +15,10 @@ pub trait Vocabulary: Send + Sync {
     fn token_bytes(&self, id: u32) -> Cow<'_, [u8]>;
     /// Tokens that end a generation.
     fn eos(&self) -> &[u32];
+    /// How the model is asked to repeat what it has read, for recipes that want to know what it needs for that.
+    fn words(&self) -> Words {
+        Words::default()
+    }
     /// A decoder for one text. `starts_text` says that it is a text of its own, so that the space some vocabularies put
     /// before every text is taken away; otherwise it continues one, and nothing is.
     fn stream(&self, starts_text: bool) -> Box<dyn TextStream>;
@@ -38,6 +43,11 @@ impl Vocabulary for Tokenizer {
 
     fn eos(&self) -> &[u32] {
         Tokenizer::eos(self)
+    }
+
+    fn words(&self) -> Words {
+        // Without any the context alone is read again.
+        cachalot_model::passes::words(self).unwrap_or_default()
     }
 
     fn stream(&self, starts_text: bool) -> Box<dyn TextStream> {

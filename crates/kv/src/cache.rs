@@ -6,14 +6,18 @@ use crate::lane::Lane;
 use crate::plan::CachePlan;
 use crate::pool::{Pool, ledger::Ledger};
 use crate::record::Recorder;
-use crate::reduce::Keep;
+use crate::reduce::{Keep, Passes};
 use crate::score::Place;
 use crate::{CacheConfig, KvError, LayerGeometry, SequenceKv};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::{Isa, Team};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Tokens that a request to repeat a part of a context has at most.
+const REQUEST_TOKENS: usize = 64;
 
 /// A pool of pages, the geometry of a model, and the threads that attend. Shared by all sequences.
 pub struct KvCache {
@@ -149,6 +153,13 @@ impl KvCache {
         self.demand(seq, tokens).into_iter().map(|(bytes, pages)| (bytes * pages) as u64).sum()
     }
 
+    /// Bytes that `tokens` more will take at most, with what is computed over its context on the way.
+    pub fn bytes_to_finish(&self, seq: &SequenceKv, tokens: usize) -> u64 {
+        let reading = if seq.staged().is_some() { 0..self.config.layers.len() } else { seq.layers(self.config.layers.len()) };
+        let demand = self.demand_of(seq, tokens + seq.rows_again(), &reading);
+        demand.into_iter().map(|(bytes, pages)| (bytes * pages) as u64).sum()
+    }
+
     /// Bytes that a sequence of `tokens` with the cache's own plan holds between steps. (Windows let go of some.)
     pub fn bytes_for_tokens(&self, tokens: usize) -> u64 {
         self.bytes_with(&self.config.plan, tokens)
@@ -183,6 +194,12 @@ impl KvCache {
     /// The most bytes a sequence with this plan holds on its way to `tokens`, computed in steps of at most `step`: layers with
     /// a sliding window let go of pages between steps, those with a body of plain pages within one.
     pub fn peak_bytes(&self, plan: &CachePlan, tokens: usize, step: usize) -> u64 {
+        // What is read again lies behind the rest for a while.
+        let again = match plan.keep.as_ref().map(|keep| keep.method.passes()) {
+            Some(Passes::Repeat { chunk }) => chunk.min(tokens) + REQUEST_TOKENS,
+            _ => 0,
+        };
+        let tokens = tokens + again;
         let all = tokens.div_ceil(PAGE_TOKENS);
         // Windows and steps begin and end anywhere in a page.
         let around = |tokens: usize| all.min((tokens + step).div_ceil(PAGE_TOKENS) + 1);
@@ -230,11 +247,15 @@ impl KvCache {
     /// Pages, by size, that the next step needs beyond what the sequence has set aside: layers take their plain pages in
     /// turn, and those that a layer has encoded serve the next.
     fn demand(&self, seq: &SequenceKv, tokens: usize) -> BTreeMap<usize, usize> {
+        self.demand_of(seq, tokens, &seq.layers(self.config.layers.len()))
+    }
+
+    /// See [`KvCache::demand`]; of some layers only.
+    fn demand_of(&self, seq: &SequenceKv, tokens: usize, reading: &Range<usize>) -> BTreeMap<usize, usize> {
         let mut now: BTreeMap<usize, (isize, isize)> = BTreeMap::new();
         let all = seq.len + tokens;
         let end = |lane: &Lane| lane.slots(all).div_ceil(PAGE_TOKENS);
         let due = |lane: &Lane| lane.due_after(lane.slots(all).saturating_sub(1), end(lane));
-        let reading = seq.layers(self.config.layers.len());
         for (_, layer) in self.lane_ranges().enumerate().filter(|(layer, _)| reading.contains(layer)) {
             let lanes = &seq.lanes[layer];
             let mut take = |bytes: usize, pages: usize| {

@@ -7,6 +7,7 @@
 //! - [`spec`]: every supported configuration as one description of one decoder.
 //! - [`load`]: tensors to packed weights, with checks.
 //! - [`model`], [`forward`], [`decoder`]: the weights in memory, the forward pass, and the seam to the engine.
+//! - [`passes`]: what some recipes compute over a context once more.
 //! - [`hub`]: model names to paths.
 
 pub mod decoder;
@@ -16,6 +17,7 @@ pub mod gguf;
 pub mod hub;
 pub mod load;
 pub mod model;
+pub mod passes;
 pub mod spec;
 pub mod template;
 pub mod tokenizer;

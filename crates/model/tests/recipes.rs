@@ -10,6 +10,7 @@ use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Needs, Recipe, Registry};
 use cachalot_kv::score::registry::METHODS;
 use cachalot_kv::{CachePlan, KvFormat, LayerGeometry};
+use cachalot_model::passes::finish_context;
 use common::{FOLDERS, Rig, assert_same_bits, largest_difference, reference};
 use std::sync::Arc;
 
@@ -126,6 +127,7 @@ fn every_choice_of_what_stays_on_every_family() {
                         logits.truncate(rows * rig.model.spec.vocab);
                         out.extend(logits);
                         rig.cache.reduce(&mut seq).unwrap();
+                        finish_context(&*rig.model, &rig.cache, &mut seq, &tokens[..CONTEXT], chunk).unwrap();
                     }
                     out
                 };

@@ -8,6 +8,7 @@ use crate::{Failure, load, size};
 use cachalot_kv::profile::Profile;
 use cachalot_kv::{KvCache, Purpose, Segment, SequenceKv};
 use cachalot_lab::{Candidate, Subject, candidate};
+use cachalot_model::passes;
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -170,16 +171,18 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
     drop(warm);
     let before = machine::restart_peak();
     let cache = candidate.cache(subject, budget)?;
-    let mut seq = cache.create();
+    let mut seq = cache.create().with_words(&Arc::new(passes::words(subject.tokenizer)?));
     cache.expect(&mut seq, depth)?;
     let mut prefill = 0.0;
     let chunks = tokens.chunks(args.chunk);
     let count = chunks.len();
     for (i, chunk) in chunks.enumerate() {
-        prefill += step(subject, &cache, &mut seq, chunk, i + 1 == count)?;
+        let last = i + 1 == count && seq.answers(chunk.len());
+        prefill += step(subject, &cache, &mut seq, chunk, last)?;
     }
     let reduction = Instant::now();
     cache.reduce(&mut seq)?;
+    passes::finish_context(subject.decoder, &cache, &mut seq, &tokens, args.chunk)?;
     let reduction = reduction.elapsed().as_secs_f64();
     prefill += reduction;
     let mut times = Vec::new();

@@ -11,8 +11,6 @@ pub(super) struct Part {
     /// Taken from the sequence for the time of the step. Space for `rows` is reserved.
     pub kv: SequenceKv,
     pub rows: usize,
-    /// Whether these rows reach the sequence's last token, so that the next one can be sampled.
-    pub complete: bool,
     /// Whether the step returns logits for it.
     pub logits: bool,
 }
@@ -29,12 +27,12 @@ impl Batch {
         Batch { parts: Vec::new(), tokens: Vec::new(), logits_rows: Vec::new() }
     }
 
-    pub(super) fn push(&mut self, ticket: Ticket, kv: SequenceKv, tokens: &[u32], complete: bool, logits: bool) {
+    pub(super) fn push(&mut self, ticket: Ticket, kv: SequenceKv, tokens: &[u32], logits: bool) {
         self.tokens.extend_from_slice(tokens);
         if logits {
             self.logits_rows.push(self.tokens.len() - 1);
         }
-        self.parts.push(Part { ticket, kv, rows: tokens.len(), complete, logits });
+        self.parts.push(Part { ticket, kv, rows: tokens.len(), logits });
     }
 
     /// Rows (tokens) of this step.

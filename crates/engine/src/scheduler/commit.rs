@@ -60,16 +60,21 @@ impl Scheduler {
                 self.end_choices(part.ticket, forks, Ending::Error(EngineError::Cache(error.to_string())), now);
                 continue;
             }
+            let passing = kv.pass_rows() > 0;
             sequence.kv = Some(kv);
             if let Some(group) = self.groups.get_mut(&part.ticket.request) {
-                group.prompt_progress(sequence.computed().min(sequence.prompt), now);
-                if sequence.generated() == 0 && part.complete {
+                let done = if passing { sequence.prompt } else { sequence.computed().min(sequence.prompt) };
+                group.prompt_progress(done, now);
+                if sequence.generated() == 0 && sequence.pending() == 0 {
                     self.counters.prompt_tokens += sequence.prompt as u64;
                 }
             }
-            match part.complete {
-                false => insert(&mut self.running, sequence),
-                true => self.step_reached(sequence, row, now),
+            if sequence.pending() > 0 {
+                sequence.logits = row.map(<[f32]>::to_vec).or(sequence.logits);
+                insert(&mut self.running, sequence);
+            } else {
+                let earlier = sequence.logits.take();
+                self.step_reached(sequence, row.or(earlier.as_deref()), now);
             }
         }
     }
@@ -105,6 +110,7 @@ impl Scheduler {
                 true => first.kv.as_ref().and_then(|kv| self.cache.fork(kv).ok()),
                 false => None,
             },
+            logits: None,
             sampler: Sampler::new(group.sampling.clone(), group.seed, choice, &first.tokens),
             output: TextOutput::new(&*self.vocabulary, group.starts_text, &group.stop),
             constraint: group.constraint.clone(),

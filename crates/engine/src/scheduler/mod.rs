@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use cachalot_kv::reduce::Words;
 use cachalot_kv::{CachePlan, KvCache};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -77,6 +78,8 @@ struct Counters {
 pub struct Scheduler {
     cache: Arc<KvCache>,
     vocabulary: Arc<dyn Vocabulary>,
+    /// How the model is asked to repeat a context.
+    words: Arc<Words>,
     limits: Limits,
     groups: HashMap<u64, Group>,
     /// By ticket. New requests, and sequences set aside.
@@ -93,6 +96,7 @@ impl Scheduler {
     pub fn new(cache: Arc<KvCache>, vocabulary: Arc<dyn Vocabulary>, limits: Limits) -> Scheduler {
         Scheduler {
             cache,
+            words: Arc::new(vocabulary.words()),
             vocabulary,
             limits,
             groups: HashMap::new(),
@@ -127,6 +131,7 @@ impl Scheduler {
             plan,
             spans,
             kv: None,
+            logits: None,
             forks: group.n.saturating_sub(1),
             last_token: None,
         });

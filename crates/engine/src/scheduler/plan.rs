@@ -58,9 +58,14 @@ impl Scheduler {
         let from = sequence.computed();
         let Some(kv) = sequence.kv.take() else { return };
         let until = from + rows;
-        let complete = until == sequence.tokens.len();
+        let complete = until == sequence.tokens.len() && kv.answers(rows);
         let sampled = self.groups.get(&sequence.ticket.request).is_some_and(|group| group.limit > 0);
-        batch.push(sequence.ticket, kv, &sequence.tokens[from..until], complete, complete && sampled);
+        if kv.pass_rows() > 0 {
+            let tokens = kv.pass_tokens(&sequence.tokens[..sequence.prompt]);
+            batch.push(sequence.ticket, kv, &tokens[..rows], complete && sampled);
+        } else {
+            batch.push(sequence.ticket, kv, &sequence.tokens[from..until], complete && sampled);
+        }
     }
 
     fn drop_abandoned(&mut self, now: Duration) {
@@ -92,9 +97,11 @@ impl Scheduler {
             occupied += places;
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             let prompt = sequence.prompt;
-            let created = self.cache.create_with(&sequence.plan);
-            match created.and_then(|mut kv| self.cache.expect(&mut kv, prompt).map(|()| kv.with_spans(&sequence.spans)))
-            {
+            let created = self.cache.create_with(&sequence.plan).and_then(|kv| {
+                let mut kv = kv.with_spans(&sequence.spans).with_words(&self.words);
+                self.cache.expect(&mut kv, prompt).map(|()| kv)
+            });
+            match created {
                 Ok(kv) => sequence.kv = Some(kv),
                 Err(error) => {
                     let (ticket, forks) = (sequence.ticket, sequence.forks);
@@ -113,7 +120,7 @@ impl Scheduler {
     /// Bytes the sequences in the batch need for all they have to compute at the moment.
     fn promised_bytes(&self) -> u64 {
         let need = |sequence: &super::Sequence| {
-            sequence.kv.as_ref().map_or(0, |kv| self.cache.bytes_to_extend(kv, sequence.pending()))
+            sequence.kv.as_ref().map_or(0, |kv| self.cache.bytes_to_finish(kv, sequence.pending()))
         };
         self.running.iter().map(need).sum()
     }
@@ -160,7 +167,7 @@ impl Scheduler {
     /// and answer so far again, with the same bits.
     fn set_aside(&mut self, index: usize) {
         let Some(mut sequence) = self.running.remove(index) else { return };
-        sequence.kv = None;
+        (sequence.kv, sequence.logits) = (None, None);
         self.counters.preemptions += 1;
         crate::observe::preempted();
         insert(&mut self.waiting, sequence);

@@ -28,6 +28,8 @@ pub(super) struct Sequence {
     pub spans: Arc<[std::ops::Range<usize>]>,
     /// Absent before the first step, while set aside for want of memory, and while a batch has it.
     pub kv: Option<SequenceKv>,
+    /// Those after its last token, while its context is looked at once more before it is reduced.
+    pub logits: Option<Vec<f32>>,
     pub sampler: Sampler,
     pub output: TextOutput,
     pub constraint: Option<Constraint>,
@@ -42,9 +44,13 @@ impl Sequence {
         self.kv.as_ref().map_or(0, SequenceKv::len)
     }
 
-    /// Tokens that are not yet in the cache; at least one between steps.
+    /// Rows that are still to be computed: of a pass over its context, or tokens that are not yet in the cache; at least one
+    /// between steps.
     pub fn pending(&self) -> usize {
-        self.tokens.len().saturating_sub(self.computed())
+        match self.kv.as_ref().map_or(0, SequenceKv::pass_rows) {
+            0 => self.tokens.len().saturating_sub(self.computed()),
+            rows => rows,
+        }
     }
 
     /// Tokens generated so far.

@@ -9,7 +9,6 @@ use super::disjoint::Disjoint;
 use super::{Attention, Task};
 use crate::encode::math::Rng;
 use crate::observe::Gather;
-use crate::score::SINKS;
 use cachalot_kernels::attention::{PAGE_TOKENS, SPLIT_PAGES};
 use cachalot_kernels::dispatch;
 use cachalot_kernels::simd::Simd;
@@ -20,13 +19,13 @@ use std::ops::Range;
 const ROUNDING: f64 = 1.5 * (1u64 << (52 - 32)) as f64;
 
 /// One lane whose columns are gathered.
-struct Gathered {
-    segment: usize,
-    head: usize,
+pub(super) struct Gathered {
+    pub segment: usize,
+    pub head: usize,
     gather: Gather,
     /// Rows of the step that count.
-    rows: Range<usize>,
-    column: Vec<f64>,
+    pub rows: Range<usize>,
+    pub column: Vec<f64>,
 }
 
 impl Attention<'_, '_> {
@@ -38,15 +37,19 @@ impl Attention<'_, '_> {
     /// Adds the rows of the step. `ends` has maximum and sum of every query vector, `[kv_head][rows][group][2]`.
     pub(super) fn gather(&mut self, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&[f32]>) {
         let mut lanes = self.take_columns();
+        for lane in lanes.iter_mut().filter(|lane| lane.gather == Gather::Repeated) {
+            self.repeated(lane, rows, q, ends, tiles);
+        }
         // Pages of a lane can be divided; not where a row must know all of them first.
         let pages = |lane: &Gathered| lane.column.len().div_ceil(PAGE_TOKENS);
         let span = |lane: &Gathered| match lane.gather {
-            Gather::Noisy { .. } | Gather::Repeated => pages(lane),
+            Gather::Noisy { .. } => pages(lane),
             _ => SPLIT_PAGES,
         };
         let tasks: Vec<(usize, Range<usize>)> = lanes
             .iter()
             .enumerate()
+            .filter(|(_, lane)| lane.gather != Gather::Repeated)
             .flat_map(|(i, lane)| {
                 let (all, span) = (pages(lane), span(lane).max(1));
                 (0..all).step_by(span).map(move |first| (i, first..(first + span).min(all)))
@@ -143,20 +146,6 @@ impl Attention<'_, '_> {
             let noise =
                 |noisy: (u64, f32)| Noise { seed: noisy.0 ^ seed << 40, warming: noisy.1, context, block: &block };
             let mut totals = vec![0.0f64; vectors];
-            if lane.gather == Gather::Repeated {
-                let seq = &*self.segments[lane.segment].seq;
-                if let Some((chunk, context)) = seq.repeats() {
-                    let again = Again { chunk, context };
-                    for page in pages.clone().filter(|&page| again.concerns(page)) {
-                        block.shares(page, ends, &prepared, local, |shares| again.add(page, &shares, &mut totals));
-                    }
-                    for page in pages.clone().filter(|&page| again.asks(page)) {
-                        block.shares(page, ends, &prepared, local, |shares| again.max(page, &shares, &totals, part(page)));
-                    }
-                }
-                local.prepared = prepared;
-                return;
-            }
             if let Gather::Noisy { seed, warming } = lane.gather {
                 let noise = noise((seed, warming));
                 for page in pages.clone() {
@@ -213,48 +202,6 @@ fn below(shares: &PageShares<'_>, column: &mut [f64]) {
             .iter_mut()
             .zip(&row[seen])
             .for_each(|(to, &share)| *to += f64::from(u8::from(share < equal)));
-    }
-}
-
-/// A part of the context that is read again: rows look at it among the first tokens, the part and themselves.
-struct Again {
-    chunk: Range<usize>,
-    /// Tokens of the context; rows follow.
-    context: usize,
-}
-
-impl Again {
-    fn has(&self, slot: usize) -> bool {
-        self.chunk.contains(&slot) || slot < SINKS.min(self.chunk.start) || slot >= self.context
-    }
-
-    fn slots(page: usize) -> Range<usize> {
-        page * PAGE_TOKENS..(page + 1) * PAGE_TOKENS
-    }
-
-    fn asks(&self, page: usize) -> bool {
-        Again::slots(page).start < self.chunk.end && Again::slots(page).end > self.chunk.start
-    }
-
-    fn concerns(&self, page: usize) -> bool {
-        self.asks(page) || page * PAGE_TOKENS < SINKS || Again::slots(page).end > self.context
-    }
-
-    fn add(&self, page: usize, shares: &PageShares<'_>, totals: &mut [f64]) {
-        for (row, total) in shares.rows().zip(totals) {
-            let own = Again::slots(page).zip(row).filter(|(slot, _)| self.has(*slot));
-            *total += own.map(|(_, &share)| f64::from(share)).sum::<f64>();
-        }
-    }
-
-    fn max(&self, page: usize, shares: &PageShares<'_>, totals: &[f64], column: &mut [f64]) {
-        for (row, total) in shares.rows().zip(totals) {
-            for ((slot, &share), to) in Again::slots(page).zip(row).zip(column.iter_mut()) {
-                if self.chunk.contains(&slot) && *total > 0.0 {
-                    *to = to.max(f64::from(share) / total);
-                }
-            }
-        }
     }
 }
 

@@ -8,6 +8,7 @@ mod block;
 mod columns;
 mod disjoint;
 mod encode;
+mod repeated;
 
 use crate::encode::pipeline::Prepared;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};

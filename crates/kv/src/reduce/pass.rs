@@ -153,6 +153,11 @@ impl SequenceKv {
         SequenceKv { words: words.clone(), ..self }
     }
 
+    /// See [`SequenceKv::with_words`].
+    pub fn words(&self) -> Arc<Words> {
+        self.words.clone()
+    }
+
     /// What the next steps must read before anything else: the rest of a pass over the `context`, as tokens; nothing where no
     /// pass is under way. Rows of a pass through upper layers have tokens too, which are not looked at.
     pub fn pass_tokens(&self, context: &[u32]) -> Vec<u32> {
@@ -176,6 +181,28 @@ impl SequenceKv {
         match &self.pending {
             Some(Pending { at, pass: Pass::Repeat(_), .. }) => at - self.len,
             Some(Pending { at, pass: Pass::Stage(above), .. }) if above.stage > 0 => at - self.len,
+            _ => 0,
+        }
+    }
+
+    /// Whether logits of the last of the next `rows` say what follows on all tokens so far: not while a part of the context is
+    /// read again, nor where rows end below the last layer.
+    pub fn answers(&self, rows: usize) -> bool {
+        let layers = self.plan.lanes.len();
+        match self.pending.as_ref().map(|pending| (pending.at - self.len, &pending.pass)) {
+            Some((_, Pass::Repeat(_))) => false,
+            Some((left, Pass::Stage(above))) => above.layers(layers).end == layers && left == rows,
+            _ => true,
+        }
+    }
+
+    /// Rows that passes over its context may add to it for a while.
+    pub(crate) fn rows_again(&self) -> usize {
+        match &self.pending {
+            Some(Pending { keep, pass: Pass::Context, context, at, .. }) if at == context => match keep.method.passes() {
+                Passes::Repeat { chunk } => self.words.longest() + chunk.min(*context),
+                _ => 0,
+            },
             _ => 0,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Memory;
 use crate::{Candidate, LabError, Subject};
+use cachalot_model::passes;
 use cachalot_kv::{KvCache, Segment, SequenceKv};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,10 @@ pub(super) struct Trial<'a> {
     subject: &'a Subject<'a>,
     candidate: Arc<dyn Candidate>,
     running: Option<(KvCache, SequenceKv)>,
+    /// Tokens of the sequence so far, as far as something may want them again.
+    read: Vec<u32>,
+    /// Tokens of a step.
+    chunk: usize,
     failure: Option<String>,
 }
 
@@ -28,12 +33,13 @@ impl<'a> Trial<'a> {
             // Twice, for a branch: what it shares with the trunk is not there twice.
             let budget = 2 * sized.peak_bytes(&sized.config().plan, tokens, chunk);
             let cache = candidate.cache(subject, budget)?;
-            let sequence = cache.create();
+            let words = Arc::new(passes::words(subject.tokenizer)?);
+            let sequence = cache.create().with_words(&words);
             Ok((cache, sequence))
         });
         match opened {
-            Ok(running) => Trial { subject, candidate, running: Some(running), failure: None },
-            Err(error) => Trial { subject, candidate, running: None, failure: Some(error.to_string()) },
+            Ok(running) => Trial { subject, candidate, running: Some(running), read: Vec::new(), chunk, failure: None },
+            Err(error) => Trial { subject, candidate, running: None, read: Vec::new(), chunk, failure: Some(error.to_string()) },
         }
     }
 
@@ -47,7 +53,8 @@ impl<'a> Trial<'a> {
             let next = done..tokens.len().min(done.saturating_add(seq.rows_to_reduction()));
             let wanted: Vec<usize> =
                 logits_rows.iter().filter(|row| next.contains(row)).map(|row| row - next.start).collect();
-            match read(self.subject, cache, seq, &tokens[next.clone()], &wanted) {
+            self.read.extend_from_slice(&tokens[next.clone()]);
+            match read(self.subject, cache, seq, &tokens[next.clone()], &wanted, &self.read, self.chunk) {
                 Ok(more) => logits.extend(more),
                 Err(reason) => {
                     self.fail(reason);
@@ -62,7 +69,8 @@ impl<'a> Trial<'a> {
     /// Begins an empty sequence.
     pub fn restart(&mut self) {
         if let Some((cache, seq)) = &mut self.running {
-            *seq = cache.create();
+            *seq = cache.create().with_words(&seq.words());
+            self.read.clear();
         }
     }
 
@@ -94,6 +102,7 @@ impl<'a> Trial<'a> {
     /// Goes on with an earlier sequence.
     pub fn back_to(&mut self, trunk: SequenceKv) {
         if let Some((_, seq)) = &mut self.running {
+            self.read.truncate(trunk.len());
             *seq = trunk;
         }
     }
@@ -139,11 +148,21 @@ fn read(
     seq: &mut SequenceKv,
     tokens: &[u32],
     logits_rows: &[usize],
+    context: &[u32],
+    chunk: usize,
 ) -> Result<Vec<f32>, String> {
     cache.reserve(seq, tokens.len()).map_err(|e| e.to_string())?;
+    // Rows of a context that does not go through all layers yet have their logits later.
+    let later = !logits_rows.is_empty() && !seq.answers(tokens.len());
+    let logits_rows = if later { &[] } else { logits_rows };
     let segments = &mut [Segment { seq, rows: tokens.len() }];
-    let logits = subject.decoder.forward(cache, segments, tokens, logits_rows).map_err(|e| e.to_string())?;
+    let mut logits = subject.decoder.forward(cache, segments, tokens, logits_rows).map_err(|e| e.to_string())?;
     cache.settle(seq);
     cache.reduce(seq).map_err(|e| e.to_string())?;
+    if let Some(last) = passes::finish_context(subject.decoder, cache, seq, context, chunk).map_err(|e| e.to_string())?
+        && later
+    {
+        logits = last;
+    }
     Ok(logits)
 }

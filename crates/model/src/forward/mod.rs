@@ -3,6 +3,8 @@
 //! Everything here is computed row by row: no number of one token ever enters a sum for another, except in attention,
 //! which the cache owns. That is what makes results independent of batches, chunks and threads.
 
+mod journey;
+
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +13,7 @@ use cachalot_kv::{KvCache, KvError, Segment};
 
 use crate::ModelError;
 use crate::decoder::Decoder;
+use journey::Journey;
 use crate::model::{Joint, Layer, Model};
 use crate::spec::{Activation, LayerSpec, ModelSpec};
 
@@ -108,8 +111,37 @@ impl Model {
         logits_rows: &[usize],
         s: &mut Scratch,
     ) -> Result<Vec<f32>, ModelError> {
+        let (hidden, last) = (self.spec.hidden, self.layers.len().saturating_sub(1));
+        let journey = Journey::new(segments, self.layers.len());
+        let wanted: Option<Vec<usize>> = logits_rows.iter().map(|&row| journey.row(row, last)).collect();
+        let Some(wanted) = wanted else {
+            let reason = "logits are wanted of rows that do not reach the last layer in this step".to_owned();
+            return Err(ModelError::Forward { reason });
+        };
+        for (i, (layer, spec)) in self.layers.iter().zip(&self.spec.layers).enumerate() {
+            if journey.changes(i) {
+                let embed = |rows: Range<usize>, x: &mut [f32]| self.embed(&tokens[rows], x);
+                journey.pass(i, hidden, segments, &mut s.x, embed).map_err(refused)?;
+            }
+            if s.x.is_empty() {
+                continue;
+            }
+            self.attention(cache, &mut journey.of_layer(segments, i), i, layer, spec, s)?;
+            if i == last {
+                // Beyond the last attention, rows whose logits nobody wants are not needed.
+                keep_rows(&mut s.x, hidden, &wanted);
+                keep_rows(&mut s.attended, self.spec.q_width(), &wanted);
+            }
+            self.after_attention(layer, s);
+            self.feed_forward(layer, spec, s);
+        }
+        cache.advance(segments);
+        Ok(self.logits(s))
+    }
+
+    /// Embeddings of tokens, `[tokens][hidden]`.
+    fn embed(&self, tokens: &[u32], x: &mut [f32]) {
         let hidden = self.spec.hidden;
-        let x = sized(&mut s.x, tokens.len() * hidden);
         self.rows(x, hidden, |rows, x| {
             for (token, x) in tokens[rows].iter().zip(x.chunks_exact_mut(hidden)) {
                 self.embedding.row(*token as usize, x);
@@ -118,19 +150,6 @@ impl Model {
                 ops::scale_assign(self.isa, x, scale);
             }
         });
-        let last = self.layers.len().saturating_sub(1);
-        for (i, (layer, spec)) in self.layers.iter().zip(&self.spec.layers).enumerate() {
-            self.attention(cache, segments, i, layer, spec, s)?;
-            if i == last {
-                // Beyond the last attention, rows whose logits nobody wants are not needed.
-                keep_rows(&mut s.x, hidden, logits_rows);
-                keep_rows(&mut s.attended, self.spec.q_width(), logits_rows);
-            }
-            self.after_attention(layer, s);
-            self.feed_forward(layer, spec, s);
-        }
-        cache.advance(segments);
-        Ok(self.logits(s))
     }
 
     /// From the residual stream to attention's output.
