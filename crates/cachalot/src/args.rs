@@ -34,9 +34,9 @@ pub struct KvArgs {
     /// "kivi-2(window=64)", "int4(rotate=hadamard)" or k=q8_0,v=q4_0.
     #[arg(long, default_value = "f16", value_name = "RECIPE", value_parser = recipe)]
     pub kv: Recipe,
-    /// What `cachalot calibrate` made for this model, for recipes that need it.
-    #[arg(long, value_name = "FILE", env = "CACHALOT_KV_PROFILE")]
-    pub kv_profile: Option<PathBuf>,
+    /// What `cachalot calibrate` made for this model, each file for the recipes it suits.
+    #[arg(long, value_delimiter = ',', value_name = "FILES", env = "CACHALOT_KV_PROFILE")]
+    pub kv_profile: Vec<PathBuf>,
     /// Most bytes of key-value cache, as in 4GiB; half of the memory that is free if absent.
     #[arg(long, value_parser = size::parse, value_name = "BYTES")]
     pub kv_budget: Option<u64>,

@@ -50,7 +50,7 @@ pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Res
         queue,
         max_context: kv.context,
         kv: kv.kv.clone(),
-        kv_profile: profile(ready, kv)?,
+        kv_profiles: profiles(ready, kv)?,
         kv_budget_bytes: budget(kv),
         ..EngineConfig::default()
     };
@@ -59,12 +59,14 @@ pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Res
     Ok(Engine::start(decoder, ready.loaded.tokenizer.clone(), cache, config))
 }
 
-/// The profile of the arguments, if it is this model's.
-pub fn profile(ready: &Ready, kv: &KvArgs) -> Result<Option<Arc<Profile>>, Failure> {
-    let Some(path) = &kv.kv_profile else { return Ok(None) };
-    let profile = Profile::read(path)?;
-    profile.check_model(&ready.loaded.digest)?;
-    Ok(Some(Arc::new(profile)))
+/// The profiles of the arguments, if they are this model's.
+fn profiles(ready: &Ready, kv: &KvArgs) -> Result<Vec<Arc<Profile>>, Failure> {
+    let read = |path: &PathBuf| {
+        let profile = Profile::read(path)?;
+        profile.check_model(&ready.loaded.digest)?;
+        Ok(Arc::new(profile))
+    };
+    kv.kv_profile.iter().map(read).collect()
 }
 
 /// Bytes for the key-value cache: as asked, or half of what the machine has free.

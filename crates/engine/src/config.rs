@@ -20,9 +20,9 @@ pub struct EngineConfig {
     pub max_context: usize,
     /// How keys and values are written, where a request does not say.
     pub kv: Recipe,
-    /// What calibration learned about the model, for recipes that need it. It must be the model's own
-    /// ([`Profile::check_model`]).
-    pub kv_profile: Option<Arc<Profile>>,
+    /// What calibration learned about the model, for recipes that need it; each is used for the recipes it suits. They must be
+    /// the model's own ([`Profile::check_model`]).
+    pub kv_profiles: Vec<Arc<Profile>>,
     /// Bytes of key-value cache all sequences share.
     pub kv_budget_bytes: u64,
 }
@@ -35,7 +35,7 @@ impl Default for EngineConfig {
             queue: 256,
             max_context: 0,
             kv: Recipe::default(),
-            kv_profile: None,
+            kv_profiles: Vec::new(),
             kv_budget_bytes: 1 << 30,
         }
     }
@@ -47,7 +47,7 @@ impl EngineConfig {
     /// # Errors
     /// [`EngineError::Recipe`] where the recipe is impossible on this model, [`EngineError::Cache`] where the geometry is.
     pub fn cache(&self, layers: Vec<LayerGeometry>, team: Arc<Team>, isa: Isa) -> Result<KvCache, EngineError> {
-        let plan = Arc::new(self.kv.plan(&layers, self.kv_profile.as_deref())?);
+        let plan = Arc::new(self.kv.plan(&layers, self.kv.profile_among(&self.kv_profiles).map(|profile| &**profile))?);
         let config = CacheConfig::with_plan(layers, self.kv_budget_bytes, plan);
         KvCache::new(config, team, isa).map_err(|error| EngineError::Cache(error.to_string()))
     }

@@ -83,7 +83,7 @@ impl Engine {
         let vocabulary: Arc<dyn Vocabulary> = vocabulary;
         let cache = Arc::new(cache);
         let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
-        let recipes = Recipes::new(cache.config().layers.clone(), config.kv_profile, cache.config().plan.clone());
+        let recipes = Recipes::new(cache.config().layers.clone(), config.kv_profiles, cache.config().plan.clone());
         let scheduler = Scheduler::new(cache.clone(), vocabulary.clone(), limits.clone());
         let shared = Arc::new(Shared {
             decoder,

@@ -12,7 +12,7 @@ const KEPT: usize = 16;
 /// Plans of one model by the expression that asked for them.
 pub struct Recipes {
     layers: Vec<LayerGeometry>,
-    profile: Option<Arc<Profile>>,
+    profiles: Vec<Arc<Profile>>,
     /// The server's own.
     default: Arc<CachePlan>,
     /// The one asked for last comes last.
@@ -20,9 +20,9 @@ pub struct Recipes {
 }
 
 impl Recipes {
-    /// For a model with these layers and, perhaps, a profile of it. `default` is what requests get that name nothing.
-    pub fn new(layers: Vec<LayerGeometry>, profile: Option<Arc<Profile>>, default: Arc<CachePlan>) -> Recipes {
-        Recipes { layers, profile, default, plans: Mutex::default() }
+    /// For a model with these layers and profiles of it. `default` is what requests get that name nothing.
+    pub fn new(layers: Vec<LayerGeometry>, profiles: Vec<Arc<Profile>>, default: Arc<CachePlan>) -> Recipes {
+        Recipes { layers, profiles, default, plans: Mutex::default() }
     }
 
     /// The plan that a request's expression stands for. Expressions come from clients: they cannot name files.
@@ -39,7 +39,7 @@ impl Recipes {
             return Ok(plan);
         }
         let recipe = Recipe::parse(expression, Files::Refused)?;
-        let plan = Arc::new(recipe.plan(&self.layers, self.profile.as_deref())?);
+        let plan = Arc::new(recipe.plan(&self.layers, recipe.profile_among(&self.profiles).map(|profile| &**profile))?);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.push_back((expression.to_owned(), plan.clone()));
         if plans.len() > KEPT {
@@ -62,9 +62,9 @@ impl Recipes {
         &self.layers
     }
 
-    /// The model's profile, where there is one.
-    pub fn profile(&self) -> Option<&Profile> {
-        self.profile.as_deref()
+    /// The model's profiles.
+    pub fn profiles(&self) -> &[Arc<Profile>] {
+        &self.profiles
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
             output: None,
         };
         let default = Arc::new(CachePlan::exact(KvFormat::default(), [1].into_iter()));
-        Recipes::new(vec![layer], None, default)
+        Recipes::new(vec![layer], Vec::new(), default)
     }
 
     #[test]

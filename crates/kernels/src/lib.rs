@@ -10,6 +10,7 @@
 pub mod attention;
 pub mod codes;
 pub mod float8;
+pub mod heap;
 pub mod isa;
 pub mod linear;
 pub mod lookup;

@@ -317,7 +317,7 @@ fn the_same_tokens_stay_where_all_queries_count() {
         further: bytes("\n\nRepeat the part of the previous context exactly, starting with"),
         suffix: bytes("\n"),
     });
-    let mut compared = 0;
+    let (mut compared, mut merges) = (0, 0);
     for (name, expected) in kept.iter().filter(|(name, _)| name.contains(' ')) {
         let (prompt, rest) = name.split_once(' ').unwrap();
         let (method, ratio) = rest.rsplit_once(' ').unwrap();
@@ -375,9 +375,18 @@ fn the_same_tokens_stay_where_all_queries_count() {
                 assert_eq!(&seq.positions(layer, head), expected, "{name}, layer {layer}, head {head}");
             }
         }
+        if method == "merging(of=snapkv)" && ratio == "0.5" {
+            // What the values have become, in the last layer.
+            let merged = floats(&inputs.tensor(&format!("{prompt}.merging.v")).unwrap());
+            let found: Vec<f32> = (0..2).flat_map(|head| seq.values(layers - 1, head)).collect();
+            assert_eq!(found.len(), merged.len());
+            let worst = found.iter().zip(&merged).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-5, "{name}: {worst}");
+            merges += 1;
+        }
         compared += 1;
     }
-    assert!(compared > 50, "{compared}");
+    assert!(compared > 60 && merges == 1, "{compared} {merges}");
 }
 
 /// The tokens that a pass of KVzip repeats: the last 150.

@@ -87,7 +87,7 @@ pub fn resolve_list(list: &str, profiles: &[Arc<Profile>]) -> Result<Vec<Arc<dyn
     };
     for name in split(list) {
         if name == "all" {
-            let runs = |r: &&Recipe| r.needs == Needs::Nothing || profile_of(r, profiles).is_some();
+            let runs = |r: &&Recipe| r.needs == Needs::Nothing || r.profile_among(profiles).is_some_and(|profile| r.check_profile(profile).is_ok());
             Registry::all().iter().filter(runs).for_each(|recipe| push(candidate(recipe.clone(), profiles)));
         } else {
             push(resolve(name, profiles)?);
@@ -100,18 +100,8 @@ pub fn resolve_list(list: &str, profiles: &[Arc<Profile>]) -> Result<Vec<Arc<dyn
 }
 
 fn candidate(recipe: Recipe, profiles: &[Arc<Profile>]) -> Arc<dyn Candidate> {
-    let profile = profile_of(&recipe, profiles);
+    let profile = recipe.profile_among(profiles).cloned();
     Arc::new(FromRecipe { recipe, profile, plan: Mutex::default() })
-}
-
-fn profile_of(recipe: &Recipe, profiles: &[Arc<Profile>]) -> Option<Arc<Profile>> {
-    // A profile made for the same stages and heads serves, whatever the name and the window.
-    let named = |profile: &&Arc<Profile>| profile.origin().recipe == recipe.name;
-    profiles
-        .iter()
-        .find(|profile| recipe.check_profile(profile).is_ok())
-        .or_else(|| profiles.iter().find(named))
-        .cloned()
 }
 
 fn split(list: &str) -> Vec<&str> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use cachalot_engine::{EngineError, EngineHandle, Request};
-use cachalot_kv::Registry;
+use cachalot_kv::{Recipe, Registry};
 use cachalot_kv::recipe::Card;
 use cachalot_model::template::{ChatTemplate, Message};
 use cachalot_model::tokenizer::{GenerationDefaults, Specials};
@@ -95,7 +95,10 @@ impl Backend for EngineBackend {
 
     fn recipes(&self) -> Vec<Card> {
         let recipes = self.handle.recipes();
-        let card = |recipe| Card::of(recipe, recipes.layers(), recipes.profile());
+        let card = |recipe: &Recipe| {
+            let profile = recipe.profile_among(recipes.profiles());
+            Card::of(recipe, recipes.layers(), profile.map(|profile| &**profile))
+        };
         self.cards.get_or_init(|| Registry::all().iter().map(card).collect()).clone()
     }
 

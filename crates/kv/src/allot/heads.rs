@@ -7,7 +7,7 @@
 use super::{Budget, Choose};
 use crate::LayerGeometry;
 use crate::encode::stage::Tensors;
-use crate::reduce::Merge;
+use crate::reduce::{Merge, Passes, Stage};
 use crate::score::{Method, Place};
 use std::sync::Arc;
 
@@ -103,6 +103,8 @@ pub(crate) struct ByHead {
     pub rule: Rule,
     /// What becomes of the others, before what the method has.
     pub merge: Option<Arc<dyn Merge>>,
+    /// Layers beyond which fewer rows are read.
+    pub stages: Vec<Stage>,
 }
 
 impl ByHead {
@@ -161,6 +163,10 @@ impl Choose for ByHead {
         table.and_then(|table| self.tokens(table, mean, tokens, place)).unwrap_or(mean).min(tokens)
     }
 
+    fn passes(&self, of: &dyn Method) -> Passes {
+        if self.stages.is_empty() { of.passes() } else { Passes::Stages(self.stages.clone()) }
+    }
+
     fn merge(&self, of: &dyn Method) -> Option<Arc<dyn Merge>> {
         self.merge.clone().or_else(|| of.merge())
     }
@@ -189,7 +195,7 @@ mod tests {
 
     fn counts(rule: Rule, values: &[f32], mean: usize, tokens: usize) -> Vec<usize> {
         let table = Table::new(values, std::iter::once(values.len()));
-        let by = ByHead { table: None, rule, merge: None };
+        let by = ByHead { table: None, rule, merge: None, stages: Vec::new() };
         let place = |head| Place { layer: 0, layers: 1, head };
         (0..values.len()).filter_map(|head| by.tokens(&table, mean, tokens, place(head))).collect()
     }

@@ -65,6 +65,15 @@ impl Recipe {
         Ok(Keep { budget: Budget::Tokens(tokens), ..keep })
     }
 
+    /// The one of some profiles that it can use: one made for the same stages and heads serves, whatever the name and the
+    /// window. Where none suits, the one that comes closest, which planning will say what is wrong with.
+    pub fn profile_among<'a>(&self, profiles: &'a [Arc<Profile>]) -> Option<&'a Arc<Profile>> {
+        let suits = |profile: &&Arc<Profile>| self.check_profile(profile).is_ok();
+        let named = |profile: &&Arc<Profile>| profile.origin().recipe == self.name;
+        let any = || profiles.first().filter(|_| self.needs == Needs::Profile);
+        profiles.iter().find(suits).or_else(|| profiles.iter().find(named)).or_else(any)
+    }
+
     /// A profile belongs to the stages it was made for, and to what was measured of heads.
     ///
     /// # Errors

@@ -215,8 +215,9 @@ impl KvCache {
         if !first || keep.when != When::Decode {
             self.reduce_lanes(seq, &mut pending)?;
             if first {
-                // Sparse slabs become empty.
+                // Sparse slabs become empty, and buffers of scores are not needed again soon.
                 seq.lanes.iter_mut().for_each(Lane::consolidate);
+                cachalot_kernels::heap::trim();
             }
             seq.context = if first { tokens } else { seq.context };
             let slots: usize = seq.lanes.iter().map(|lane| lane.slots(tokens)).sum();

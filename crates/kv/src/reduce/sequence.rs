@@ -10,6 +10,13 @@ impl SequenceKv {
         SequenceKv { spans: spans.to_vec(), ..self }
     }
 
+    /// Values that one lane holds, `[slots][head_dim]`, for tests.
+    #[doc(hidden)]
+    pub fn values(&self, layer: usize, head: usize) -> Vec<f32> {
+        let lane = self.lane(layer, head);
+        lane.values(lane.slots(self.len))
+    }
+
     /// Rows that the next step may have at most before the sequence is reduced.
     pub fn rows_to_reduction(&self) -> usize {
         self.pending.as_ref().map_or(usize::MAX, |pending| pending.at - self.len)

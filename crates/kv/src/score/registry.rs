@@ -29,7 +29,7 @@ use crate::encode::stage::{Args, StageError, StageSpec};
 use crate::observe::{Columns, Gather, Last};
 use crate::recipe::measure::Measure;
 use crate::recipe::{RecipeError, nearest};
-use crate::reduce::{Merge, When};
+use crate::reduce::{Merge, Passes, Stage, When};
 use std::sync::Arc;
 
 /// A line of the registry.
@@ -139,10 +139,7 @@ pub const METHODS: &[MethodEntry] = &[
                 Some(_) => of(args)?,
                 None => Arc::new(SnapKv { window: 8, kernel: 7, pool: Pool::Largest, beta: None }),
             };
-            let wish = of.wish();
-            if wish.columns.is_some() || wish.moments {
-                return Err(args.error("`of` looks at all rows, which some layers never see; take one that looks at the last"));
-            }
+            sees_the_last(args, &*of)?;
             let layer = args.integer("layer", 15, 0..=1 << 16)?;
             Ok(Arc::new(Over { of, how: FastKv { layer, rows: args.share("rows", 0.2, 0.0..=1.0)? } }))
         },
@@ -254,9 +251,15 @@ pub const METHODS: &[MethodEntry] = &[
     ),
     measured(
         "uncomp",
-        "the half of the heads with more entropy keeps twice as much; uncomp(of=snapkv)",
+        "the half of the heads with more entropy keeps twice as much, and layers beyond some read fewer rows; uncomp(of=snapkv, stages=LAYER/LAYER/..)",
         Measure::Entropy,
-        |args, table| by_head(table, Rule::Halves, None, of(args)?),
+        |args, table| {
+            let (of, stages) = (of(args)?, stages(args)?);
+            if !stages.is_empty() {
+                sees_the_last(args, &*of)?;
+            }
+            Ok(Arc::new(Over { of, how: ByHead { table: table.cloned(), rule: Rule::Halves, merge: None, stages } }))
+        },
     ),
     entry(
         "adakv",
@@ -315,6 +318,28 @@ fn merge(name: &str, args: &Args) -> Result<Arc<dyn Merge>, StageError> {
     crate::reduce::merge::registry::build(&spec).map_err(|error| args.error(error.what))
 }
 
+/// Layers that see only some of the rows cannot tell what all rows look at.
+fn sees_the_last(args: &Args, of: &dyn Method) -> Result<(), StageError> {
+    let wish = of.wish();
+    match wish.columns.is_some() || wish.moments || of.passes() != Passes::Once {
+        true => Err(args.error("`of` looks at all rows, which some layers never see; take one that looks at the last")),
+        false => Ok(()),
+    }
+}
+
+/// UNComp's stages: 1536 rows and, beyond each of the layers named, a smaller share of the others, none in the end.
+fn stages(args: &Args) -> Result<Vec<Stage>, StageError> {
+    let Some(text) = args.text("stages") else { return Ok(Vec::new()) };
+    let layers: Result<Vec<usize>, _> = text.split('/').map(str::parse).collect();
+    let layers = layers.map_err(|_| args.error(format!("`stages={text}` is no list of layers such as 1/14/25/30")))?;
+    if !layers.is_sorted_by(|a, b| a < b) {
+        return Err(args.error(format!("`stages={text}`: layers come in ascending order")));
+    }
+    let of = layers.len() as f64;
+    let share = |i: usize| (of - 1.0 - i as f64) / of;
+    Ok(layers.iter().enumerate().map(|(i, &after)| Stage { after, fixed: 1536, share: share(i) }).collect())
+}
+
 /// Budgets of heads over a method.
 fn by_head(
     table: Option<&Table>,
@@ -322,7 +347,7 @@ fn by_head(
     merge: Option<Arc<dyn Merge>>,
     of: Arc<dyn Method>,
 ) -> Result<Arc<dyn Method>, StageError> {
-    Ok(Arc::new(Over { of, how: ByHead { table: table.cloned(), rule, merge } }))
+    Ok(Arc::new(Over { of, how: ByHead { table: table.cloned(), rule, merge, stages: Vec::new() } }))
 }
 
 /// The method `of`, with its usual arguments.
