@@ -7,8 +7,8 @@ use crate::score::Method;
 
 #[derive(Debug)]
 pub(crate) struct FastKv {
-    /// The last layer that sees all rows.
-    pub layer: usize,
+    /// The last layer that sees all rows; about half of all where `None`.
+    pub layer: Option<usize>,
     /// Share of the rows that go on.
     pub rows: f64,
 }
@@ -19,6 +19,7 @@ impl Choose for FastKv {
     }
 
     fn describe(&self) -> String {
-        format!("layers beyond {} see {} of the rows", self.layer, self.rows)
+        let layer = self.layer.map_or("the middle".to_owned(), |layer| layer.to_string());
+        format!("layers beyond {layer} see {} of the rows", self.rows)
     }
 }

@@ -10,7 +10,7 @@ use crate::encode::registry::{stage, stages};
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError, StageSpec, Tensors};
 use crate::plan::{Body, CachePlan, LanePlan};
 use crate::profile::Profile;
-use crate::reduce::Keep;
+use crate::reduce::{Keep, Passes};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,6 +47,13 @@ impl Recipe {
         let lanes = lanes.collect::<Result<_, _>>()?;
         let keep = self.keep.as_ref().map(|keep| keep.build(layers, profile)).transpose()?;
         let mut plan = CachePlan { name: self.name.clone(), lanes, keep: None };
+        if let Some(Passes::Stages(stages)) = keep.as_ref().map(|keep| keep.method.passes())
+            && let Some(after) = stages.iter().filter_map(|stage| stage.after).find(|after| after + 1 >= layers.len())
+        {
+            let last = layers.len().saturating_sub(1);
+            let what = format!("nothing lies beyond layer {after}: the model's last layer is {last}");
+            return Err(RecipeError::Rule { recipe: self.name.clone(), what });
+        }
         plan.keep = keep.map(|keep| self.within_bytes(keep, &plan, layers)).transpose()?;
         Ok(plan)
     }

@@ -31,8 +31,8 @@ pub enum Passes {
 /// From some layer on only the rows that its own scores put first go up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
-    /// The last layer that sees more.
-    pub after: usize,
+    /// The last layer that sees more; where `None`, as deep as FastKV's 15 of 32.
+    pub after: Option<usize>,
     /// Rows beyond it: a fixed number, and a share of those of the context beyond that number.
     pub fixed: usize,
     /// See [`Stage::fixed`].
@@ -40,6 +40,11 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// The last layer that sees more, of so many.
+    fn last(self, layers: usize) -> usize {
+        self.after.unwrap_or(layers * 15 / 32)
+    }
+
     fn rows(self, context: usize) -> usize {
         self.fixed.min(context) + ((context.saturating_sub(self.fixed)) as f64 * self.share) as usize
     }
@@ -120,13 +125,14 @@ impl Above {
         let layers = &cache.config().layers;
         let (mut left, mut chosen) = (tokens, Vec::<Stage>::new());
         for stage in stages {
+            let after = stage.last(layers.len());
             // A window counts the tokens that a layer has seen, so such layers see them all.
-            let scored = layers.get(stage.after..).is_some_and(|above| above.iter().all(|g| g.window.is_none()));
+            let scored = layers.get(after..).is_some_and(|above| above.iter().all(|g| g.window.is_none()));
             let rows = stage.rows(tokens).max(least);
-            let later = chosen.last().is_none_or(|last| last.after < stage.after);
-            if scored && later && stage.after + 1 < layers.len() && rows < left {
+            let later = chosen.last().is_none_or(|last| last.after < Some(after));
+            if scored && later && after + 1 < layers.len() && rows < left {
                 left = rows;
-                chosen.push(*stage);
+                chosen.push(Stage { after: Some(after), ..*stage });
             }
         }
         if chosen.is_empty() {
@@ -142,8 +148,8 @@ impl Above {
 
     /// Layers of this pass, of so many.
     fn layers(&self, layers: usize) -> Range<usize> {
-        let first = self.stage.checked_sub(1).map_or(0, |before| self.stages[before].after + 1);
-        first..self.stages.get(self.stage).map_or(layers, |stage| stage.after + 1)
+        let first = self.stage.checked_sub(1).map_or(0, |before| self.stages[before].last(layers) + 1);
+        first..self.stages.get(self.stage).map_or(layers, |stage| stage.last(layers) + 1)
     }
 }
 
@@ -270,7 +276,8 @@ impl KvCache {
         let Pass::Stage(mut above) = std::mem::take(&mut pending.pass) else { return Ok(false) };
         let Some(stage) = above.stages.get(above.stage).copied() else { return Ok(false) };
         let layers = &self.config().layers;
-        let places = self.rows_above(seq, pending, stage);
+        let after = stage.last(layers.len());
+        let places = self.rows_above(seq, pending, stage, after);
         let hidden = above.output.len() / if above.rows.is_empty() { pending.context } else { above.rows.len() };
         let row = |place: &u32| &above.output[*place as usize * hidden..][..hidden];
         above.input = places.iter().flat_map(|place| row(place).iter().copied()).collect();
@@ -279,7 +286,7 @@ impl KvCache {
             true => places,
             false => places.iter().map(|&place| above.rows[place as usize]).collect(),
         };
-        for layer in stage.after + 1..layers.len() {
+        for layer in after + 1..layers.len() {
             for head in 0..layers[layer].kv_heads {
                 seq.lane_mut(layer, head).admit(&above.rows, pending.context, self.pool())?;
             }
@@ -291,7 +298,7 @@ impl KvCache {
     }
 
     /// Which rows of the pass go further up: those that all heads of its last layer together put first.
-    fn rows_above(&self, seq: &SequenceKv, pending: &Pending, stage: Stage) -> Vec<u32> {
+    fn rows_above(&self, seq: &SequenceKv, pending: &Pending, stage: Stage, after: usize) -> Vec<u32> {
         let layers: &[LayerGeometry] = &self.config().layers;
         let reduction = Reduction {
             keep: &pending.keep,
@@ -301,9 +308,9 @@ impl KvCache {
             spans: &seq.spans,
             importance: false,
         };
-        let start = self.layer_start()[stage.after];
-        let lanes = &seq.lanes[start..start + layers[stage.after].kv_heads];
-        let scored = Scored { scene: reduction.scene(self.isa(), stage.after, lanes), scores: Vec::new() };
+        let start = self.layer_start()[after];
+        let lanes = &seq.lanes[start..start + layers[after].kv_heads];
+        let scored = Scored { scene: reduction.scene(self.isa(), after, lanes), scores: Vec::new() };
         let scores = pending.keep.method.scores(&scored.scene);
         let slots = scores.first().map_or(0, Vec::len);
         let sums: Vec<f32> = (0..slots).map(|slot| scores.iter().map(|head| head[slot]).sum()).collect();

@@ -133,15 +133,18 @@ pub const METHODS: &[MethodEntry] = &[
     ),
     entry(
         "fastkv",
-        "layers beyond one read only the rows that another method's scores put first; fastkv(of=snapkv(window=8, kernel=7, pool=largest), layer=15, rows=0.2)",
+        "layers beyond one read only the rows that another method's scores put first; fastkv(of=snapkv(window=8, kernel=7, pool=largest), layer=LAYER, rows=0.2)",
         |args, _| {
             let of = match args.text("of") {
                 Some(_) => of(args)?,
                 None => Arc::new(SnapKv { window: 8, kernel: 7, pool: Pool::Largest, beta: None }),
             };
             sees_the_last(args, &*of)?;
-            let layer = args.integer("layer", 15, 0..=1 << 16)?;
-            Ok(Arc::new(Over { of, how: FastKv { layer, rows: args.share("rows", 0.2, 0.0..=1.0)? } }))
+            let layer = match args.text("layer") {
+                None => None,
+                Some(_) => Some(args.integer("layer", 15, 0..=1 << 16)?),
+            };
+            Ok(Arc::new(Over { of, how: FastKv { layer, rows: args.share("rows", 0.2, 0.01..=1.0)? } }))
         },
     ),
     entry(
@@ -337,7 +340,7 @@ fn stages(args: &Args) -> Result<Vec<Stage>, StageError> {
     }
     let of = layers.len() as f64;
     let share = |i: usize| (of - 1.0 - i as f64) / of;
-    Ok(layers.iter().enumerate().map(|(i, &after)| Stage { after, fixed: 1536, share: share(i) }).collect())
+    Ok(layers.iter().enumerate().map(|(i, &after)| Stage { after: Some(after), fixed: 1536, share: share(i) }).collect())
 }
 
 /// Budgets of heads over a method.
