@@ -24,6 +24,14 @@ def bits(row):
     return row["memory"]["bits_per_element_long"]
 
 
+def answers_of(row, task="needle"):
+    """Questions of one kind; files written before there were several kinds have no list."""
+    answers = row["answers"]
+    if isinstance(answers, list):
+        return next((found for found in answers if found["task"] == task), None)
+    return answers
+
+
 def table(rows):
     print("| KV | bits, long | bits, 4k | mean KL [95%] | p99 KL | top-1 % | perplexity ratio [95%] | needles |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
@@ -31,7 +39,7 @@ def table(rows):
         if row["failure"]:
             print(f"| {row['recipe']} | failed: {row['failure']} | | | | | | |")
             continue
-        s, answers = row["scores"], row["answers"]
+        s, answers = row["scores"], answers_of(row)
         kl, ratio = s["kl_interval"], s["perplexity_ratio_interval"]
         print(
             f"| {row['recipe']} | {bits(row):.2f} | {row['memory']['bits_per_element']:.2f} "

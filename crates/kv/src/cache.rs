@@ -155,7 +155,8 @@ impl KvCache {
 
     /// Bytes that `tokens` more will take at most, with what is computed over its context on the way.
     pub fn bytes_to_finish(&self, seq: &SequenceKv, tokens: usize) -> u64 {
-        let reading = if seq.staged().is_some() { 0..self.config.layers.len() } else { seq.layers(self.config.layers.len()) };
+        let reading =
+            if seq.staged().is_some() { 0..self.config.layers.len() } else { seq.layers(self.config.layers.len()) };
         let demand = self.demand_of(seq, tokens + seq.rows_again(), &reading);
         demand.into_iter().map(|(bytes, pages)| (bytes * pages) as u64).sum()
     }

@@ -87,7 +87,10 @@ pub fn resolve_list(list: &str, profiles: &[Arc<Profile>]) -> Result<Vec<Arc<dyn
     };
     for name in split(list) {
         if name == "all" {
-            let runs = |r: &&Recipe| r.needs == Needs::Nothing || r.profile_among(profiles).is_some_and(|profile| r.check_profile(profile).is_ok());
+            let runs = |r: &&Recipe| {
+                r.needs == Needs::Nothing
+                    || r.profile_among(profiles).is_some_and(|profile| r.check_profile(profile).is_ok())
+            };
             Registry::all().iter().filter(runs).for_each(|recipe| push(candidate(recipe.clone(), profiles)));
         } else {
             push(resolve(name, profiles)?);

@@ -58,7 +58,9 @@ fn upper_layers_read_the_chosen_rows() {
             let held: Vec<u32> = seq.positions(1, 0).into_iter().map(|position| position as u32).collect();
             match budget {
                 "1.0" => assert_eq!(held, rows, "{name}"),
-                _ => assert!(held.len() == 36 && held.iter().all(|position| rows.contains(position)), "{name}: {held:?}"),
+                _ => {
+                    assert!(held.len() == 36 && held.iter().all(|position| rows.contains(position)), "{name}: {held:?}")
+                }
             }
             let mut again = create(&rig, &recipe, &Arc::default());
             assert_same_bits(&read(&rig, &mut again, &tokens, 23), &found, name);

@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use cachalot_engine::{EngineError, EngineHandle, Request};
-use cachalot_kv::{Recipe, Registry};
 use cachalot_kv::recipe::Card;
+use cachalot_kv::{Recipe, Registry};
 use cachalot_model::template::{ChatTemplate, Message};
 use cachalot_model::tokenizer::{GenerationDefaults, Specials};
 use cachalot_model::{Loaded, ModelError};

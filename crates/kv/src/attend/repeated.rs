@@ -69,7 +69,8 @@ impl Attention<'_, '_> {
             let most_of_total: Vec<f32> = totals.iter().map(|total| 1.0 / total.max(f32::MIN_POSITIVE)).collect();
             let mut most = vec![0.0f32; again.chunk.len()];
             for page in (0..again.pages).filter(|&page| again.asks(page)) {
-                block.shares(page, ends, &prepared, local, |shares| again.max(page, &shares, &most_of_total, &mut most));
+                block
+                    .shares(page, ends, &prepared, local, |shares| again.max(page, &shares, &most_of_total, &mut most));
             }
             local.prepared = prepared;
             self.local_peak.fetch_max(local.bytes() as u64, std::sync::atomic::Ordering::Relaxed);

@@ -205,7 +205,8 @@ impl SequenceKv {
     /// Rows that passes over its context may add to it for a while.
     pub(crate) fn rows_again(&self) -> usize {
         match &self.pending {
-            Some(Pending { keep, pass: Pass::Context, context, at, .. }) if at == context => match keep.method.passes() {
+            Some(Pending { keep, pass: Pass::Context, context, at, .. }) if at == context => match keep.method.passes()
+            {
                 Passes::Repeat { chunk } => self.words.longest() + chunk.min(*context),
                 _ => 0,
             },
@@ -286,8 +287,8 @@ impl KvCache {
             true => places,
             false => places.iter().map(|&place| above.rows[place as usize]).collect(),
         };
-        for layer in after + 1..layers.len() {
-            for head in 0..layers[layer].kv_heads {
+        for (layer, g) in layers.iter().enumerate().skip(after + 1) {
+            for head in 0..g.kv_heads {
                 seq.lane_mut(layer, head).admit(&above.rows, pending.context, self.pool())?;
             }
         }

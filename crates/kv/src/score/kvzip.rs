@@ -48,8 +48,10 @@ impl Method for KvZip {
             false => vec![(0..layers.len()).collect()],
         };
         for group in groups {
-            let heads: Vec<(usize, usize)> =
-                group.iter().flat_map(|&layer| (0..layers[layer].scores.len()).map(move |head| (layer, head))).collect();
+            let heads: Vec<(usize, usize)> = group
+                .iter()
+                .flat_map(|&layer| (0..layers[layer].scores.len()).map(move |head| (layer, head)))
+                .collect();
             let all: Vec<f32> = heads.iter().flat_map(|&(layer, head)| &layers[layer].scores[head]).copied().collect();
             let kept_by_heads: usize = heads.iter().map(|&(layer, head)| kept[layer][head]).sum();
             // As kvpress, which rounds down what goes, once for all.
@@ -76,6 +78,9 @@ impl Method for KvZip {
 
     fn describe(&self) -> String {
         let shared = if self.layerwise { "a layer" } else { "the model" };
-        format!("the largest attention while the context is repeated, {} tokens at a time; heads of {shared} share", self.chunk)
+        format!(
+            "the largest attention while the context is repeated, {} tokens at a time; heads of {shared} share",
+            self.chunk
+        )
     }
 }

@@ -340,7 +340,11 @@ fn stages(args: &Args) -> Result<Vec<Stage>, StageError> {
     }
     let of = layers.len() as f64;
     let share = |i: usize| (of - 1.0 - i as f64) / of;
-    Ok(layers.iter().enumerate().map(|(i, &after)| Stage { after: Some(after), fixed: 1536, share: share(i) }).collect())
+    Ok(layers
+        .iter()
+        .enumerate()
+        .map(|(i, &after)| Stage { after: Some(after), fixed: 1536, share: share(i) })
+        .collect())
 }
 
 /// Budgets of heads over a method.

@@ -2,8 +2,8 @@
 
 use super::Memory;
 use crate::{Candidate, LabError, Subject};
-use cachalot_model::passes;
 use cachalot_kv::{KvCache, Segment, SequenceKv};
+use cachalot_model::passes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,9 @@ impl<'a> Trial<'a> {
         });
         match opened {
             Ok(running) => Trial { subject, candidate, running: Some(running), read: Vec::new(), chunk, failure: None },
-            Err(error) => Trial { subject, candidate, running: None, read: Vec::new(), chunk, failure: Some(error.to_string()) },
+            Err(error) => {
+                Trial { subject, candidate, running: None, read: Vec::new(), chunk, failure: Some(error.to_string()) }
+            }
         }
     }
 
@@ -159,7 +161,8 @@ fn read(
     let mut logits = subject.decoder.forward(cache, segments, tokens, logits_rows).map_err(|e| e.to_string())?;
     cache.settle(seq);
     cache.reduce(seq).map_err(|e| e.to_string())?;
-    if let Some(last) = passes::finish_context(subject.decoder, cache, seq, context, chunk).map_err(|e| e.to_string())?
+    if let Some(last) =
+        passes::finish_context(subject.decoder, cache, seq, context, chunk).map_err(|e| e.to_string())?
         && later
     {
         logits = last;

@@ -5,16 +5,17 @@ use super::{Posed, Question, Task};
 use crate::statistics::Random;
 
 const NAMES: [&str; 48] = [
-    "Alice", "Arthur", "Barbara", "Benjamin", "Charles", "Clara", "Daniel", "Diana", "Edward", "Emily", "Felix", "Frank",
-    "George", "Grace", "Hannah", "Henry", "Isaac", "Ivan", "Jack", "Julia", "Kevin", "Laura", "Leo", "Louis", "Maria",
-    "Martin", "Nathan", "Nora", "Oliver", "Oscar", "Paula", "Peter", "Quentin", "Rachel", "Robert", "Rosa", "Samuel",
-    "Sarah", "Simon", "Sophie", "Thomas", "Tony", "Ursula", "Victor", "Violet", "Walter", "Wendy", "Xavier",
+    "Alice", "Arthur", "Barbara", "Benjamin", "Charles", "Clara", "Daniel", "Diana", "Edward", "Emily", "Felix",
+    "Frank", "George", "Grace", "Hannah", "Henry", "Isaac", "Ivan", "Jack", "Julia", "Kevin", "Laura", "Leo", "Louis",
+    "Maria", "Martin", "Nathan", "Nora", "Oliver", "Oscar", "Paula", "Peter", "Quentin", "Rachel", "Robert", "Rosa",
+    "Samuel", "Sarah", "Simon", "Sophie", "Thomas", "Tony", "Ursula", "Victor", "Violet", "Walter", "Wendy", "Xavier",
 ];
 const WORDS: [&str; 48] = [
     "apple", "badger", "barn", "bridge", "candle", "castle", "comet", "crow", "desert", "eagle", "falcon", "forest",
     "fox", "garden", "hammer", "harbor", "island", "kettle", "ladder", "lion", "meadow", "mirror", "otter", "pearl",
     "piano", "river", "rocket", "saddle", "tiger", "tower", "valley", "window", "anchor", "basket", "button", "camel",
-    "carpet", "donkey", "engine", "feather", "guitar", "helmet", "jacket", "lantern", "needle", "onion", "pencil", "rabbit",
+    "carpet", "donkey", "engine", "feather", "guitar", "helmet", "jacket", "lantern", "needle", "onion", "pencil",
+    "rabbit",
 ];
 const INTRODUCTION: &str = "Below is a JSON object with keys and their values. Remember it. You will be asked for the value of \
                             one of the keys afterwards.";

@@ -13,9 +13,9 @@ use cachalot_kv::{KvCache, KvError, Segment};
 
 use crate::ModelError;
 use crate::decoder::Decoder;
-use journey::Journey;
 use crate::model::{Joint, Layer, Model};
 use crate::spec::{Activation, LayerSpec, ModelSpec};
+use journey::Journey;
 
 /// Elements below which a row-wise operation is not worth sharing among threads.
 const WORTH_SHARING: usize = 1 << 14;
