@@ -9,7 +9,7 @@ use cachalot_kv::reduce::Words;
 use cachalot_kv::{Segment, SequenceKv};
 use cachalot_model::Decoder;
 use cachalot_model::passes::finish_context;
-use common::{Rig, assert_same_bits, largest_difference};
+use common::{FOLDERS, Rig, assert_same_bits, largest_difference};
 use std::sync::Arc;
 
 fn create(rig: &Rig, recipe: &str, words: &Arc<Words>) -> SequenceKv {
@@ -67,6 +67,23 @@ fn upper_layers_read_the_chosen_rows() {
             let more = |seq: &mut SequenceKv| rig.step(&mut [(seq, &tokens[..9])]);
             assert_same_bits(&more(&mut seq), &more(&mut again), name);
         }
+    }
+}
+
+/// However a context is cut, on every family; sliding windows see all rows.
+#[test]
+fn every_family_reads_in_stages() {
+    for name in FOLDERS {
+        let rig = Rig::load(name);
+        let tokens: Vec<u32> = common::reference(name).tokens.iter().copied().cycle().take(150).collect();
+        let run = |chunk: usize| {
+            let mut seq = create(&rig, "fastkv(rows=0.4, budget=0.3)", &Arc::default());
+            let logits = read(&rig, &mut seq, &tokens, chunk);
+            [logits, rig.step(&mut [(&mut seq, &tokens[..9])])].concat()
+        };
+        let whole = run(150);
+        assert!(whole.iter().all(|x| x.is_finite()), "{name}");
+        assert_same_bits(&run(31), &whole, name);
     }
 }
 

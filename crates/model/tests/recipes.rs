@@ -94,6 +94,10 @@ fn every_choice_of_what_stays_on_every_family() {
         let Subject { rig, tokens, layers, exact, half } = Subject::load(name);
         let after = CONTEXT * rig.model.spec.vocab;
         for (_, entry) in METHODS.iter().enumerate().filter(|(method, _)| method % EVERY == family % EVERY) {
+            // Rows that end below the last layer have no logits: `passes.rs` is for these.
+            if entry.name == "fastkv" {
+                continue;
+            }
             let arguments = "budget=0.5, when=prompt)";
             let bare = format!("{}({arguments}", entry.name);
             let shared = format!("adakv(of={}, {arguments}", entry.name);
