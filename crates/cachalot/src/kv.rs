@@ -241,7 +241,8 @@ fn observed(wish: Wish) -> Vec<String> {
         }
     });
     let moments = wish.moments.then(|| "mean and covariance of the queries before rotary position".to_owned());
-    rows.into_iter().chain(columns).chain(moments).collect()
+    let hidden = wish.hidden.then(|| "norms of the hidden states of every token".to_owned());
+    rows.into_iter().chain(columns).chain(moments).chain(hidden).collect()
 }
 
 fn kept(sinks: usize, window: usize) -> String {

@@ -129,3 +129,24 @@ fn a_context_read_again_is_as_it_was() {
         }
     }
 }
+
+/// Hidden states of a marked stretch count, the same however the context is cut.
+#[test]
+fn hidden_states_of_a_span_count() {
+    let rig = Rig::load("llama");
+    let ([tokens, _], _) = fixture("llama");
+    let kept = |recipe: &str, spans: &[std::ops::Range<usize>], chunk: usize| {
+        let mut seq = create(&rig, recipe, &Arc::default()).with_spans(spans);
+        read(&rig, &mut seq, &tokens, chunk);
+        (0..2).map(|layer| seq.positions(layer, 0)).collect::<Vec<_>>()
+    };
+    let span = [40..100];
+    let salient = kept("guikv(budget=0.3) + f32", &span, 180);
+    assert_eq!(kept("guikv(budget=0.3) + f32", &span, 41), salient);
+    let inside = |kept: &[Vec<usize>]| kept[0].iter().filter(|position| span[0].contains(position)).count();
+    let plain = kept("guikv(budget=0.3, alpha=0) + f32", &span, 180);
+    assert!(inside(&salient) > inside(&plain), "{salient:?} {plain:?}");
+    // Without spans there is nothing to add to.
+    let none = kept("guikv(budget=0.3) + f32", &[], 180);
+    assert_eq!(none, kept("snapkv(window=8, kernel=5, budget=0.3) + f32", &[], 180));
+}

@@ -65,6 +65,8 @@ struct Depth {
     resident_growth_bytes: Option<u64>,
     /// By how much resident memory lies above it once the context is reduced and some tokens are decoded.
     resident_after_bytes: Option<u64>,
+    /// Memory mapped for pages then.
+    pool_bytes: u64,
     /// Time of the reduction, as a share of the prefill; in the prefill's speed.
     reduction_share: f64,
     /// Bytes moved per second while decoding, relative to the measured memory bandwidth.
@@ -155,6 +157,7 @@ struct Run {
     scratch_bytes: u64,
     resident_growth_bytes: Option<u64>,
     resident_after_bytes: Option<u64>,
+    pool_bytes: u64,
     reduction_share: f64,
     /// Of resident memory, since the last run.
     peak_bytes: u64,
@@ -169,6 +172,8 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
     let warm = candidate.cache(subject, budget)?;
     step(subject, &warm, &mut warm.create(), chunk, true)?;
     drop(warm);
+    // What earlier runs have left must not be there to be used.
+    cachalot_kernels::heap::trim();
     let before = machine::restart_peak();
     let cache = candidate.cache(subject, budget)?;
     let mut seq = cache.create().with_words(&Arc::new(passes::words(subject.tokenizer)?));
@@ -203,6 +208,7 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
         scratch_bytes: scratch.map(|(_, bytes)| bytes).sum(),
         peak_bytes: peak.unwrap_or_default(),
         resident_growth_bytes: before.zip(peak).map(|(before, peak)| peak.saturating_sub(before)),
+        pool_bytes: cache.pool().resident(),
         resident_after_bytes: before.zip(now).map(|(before, now)| now.saturating_sub(before)),
         reduction_share: reduction / prefill,
     })
@@ -241,6 +247,7 @@ fn row(ready: &Ready, candidate: &dyn Candidate, depth: usize, runs: &[Run], ban
         kv_peak_bytes: most(|run| run.kv_peak_bytes),
         scratch_bytes: most(|run| run.scratch_bytes),
         resident_growth_bytes: runs.iter().filter_map(|run| run.resident_growth_bytes).max(),
+        pool_bytes: most(|run| run.pool_bytes),
         resident_after_bytes: runs.iter().filter_map(|run| run.resident_after_bytes).max(),
         reduction_share: middle(|run| run.reduction_share),
         share_of_bandwidth: bytes as f64 * decode / bandwidth,

@@ -21,6 +21,8 @@ pub struct Wish {
     pub columns: Option<Columns>,
     /// Mean and covariance of the queries before rotary position.
     pub moments: bool,
+    /// Norms of the hidden states that go into each layer.
+    pub hidden: bool,
 }
 
 impl Wish {
@@ -40,6 +42,7 @@ impl Wish {
             rows: self.rows.max(other.rows),
             columns: self.columns.or(other.columns),
             moments: self.moments || other.moments,
+            hidden: self.hidden || other.hidden,
         }
     }
 
@@ -114,6 +117,8 @@ pub(crate) struct Observed {
     columns: Vec<Vec<Vec<f64>>>,
     /// `[layer]`, where asked for.
     moments: Vec<Moments>,
+    /// Norms of hidden states, `[layer][position]`, where asked for.
+    hidden: Vec<Vec<f32>>,
     /// A number that a method carries from one reduction to the next, `[layer]`.
     memory: Vec<Mutex<f64>>,
     held: Reservation,
@@ -132,7 +137,8 @@ impl Observed {
         let columns = |g: &LayerGeometry| if wish.columns.is_some() && g.window.is_none() { g.kv_heads } else { 0 };
         let bytes = |g: &LayerGeometry| {
             let moments = if wish.moments { Moments::bytes(g) } else { 0 };
-            4 * wish.rows * g.heads * g.width() + 8 * columns(g) * (tokens + more) + moments
+            let hidden = if wish.hidden { 4 * (tokens + more) } else { 0 };
+            4 * wish.rows * g.heads * g.width() + 8 * columns(g) * (tokens + more) + moments + hidden
         };
         let held = ledger.reserve(Purpose::Scratch, layers.iter().map(bytes).sum::<usize>() as u64)?;
         let moments = layers.iter().filter(|_| wish.moments).map(Moments::new).collect();
@@ -142,6 +148,7 @@ impl Observed {
             rows: vec![Vec::new(); layers.len()],
             columns: layers.iter().map(|g| vec![Vec::new(); columns(g)]).collect(),
             moments,
+            hidden: vec![Vec::new(); layers.len()],
             memory: layers.iter().map(|_| Mutex::new(f64::NAN)).collect(),
             held,
         })
@@ -155,6 +162,7 @@ impl Observed {
             rows: self.rows.clone(),
             columns: self.columns.clone(),
             moments: self.moments.clone(),
+            hidden: self.hidden.clone(),
             memory,
             held,
             ..*self
@@ -184,6 +192,23 @@ impl Observed {
     /// The moments of a layer's queries.
     pub fn moments(&self, layer: usize) -> Option<&Moments> {
         self.moments.get(layer)
+    }
+
+    /// Whether norms of hidden states are wanted.
+    pub fn wants_hidden(&self) -> bool {
+        self.wish.hidden
+    }
+
+    /// Takes in norms of the hidden states of the next tokens.
+    pub fn push_hidden(&mut self, layer: usize, norms: &[f32]) {
+        if let Some(hidden) = self.hidden.get_mut(layer) {
+            hidden.extend_from_slice(norms);
+        }
+    }
+
+    /// Norms of the hidden states that went into a layer, by position; fewer than tokens where nobody gave them.
+    pub fn hidden(&self, layer: usize) -> &[f32] {
+        self.hidden.get(layer).map_or(&[], Vec::as_slice)
     }
 
     /// What a method remembers of a layer; not-a-number at first.

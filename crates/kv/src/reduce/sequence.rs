@@ -35,6 +35,19 @@ impl SequenceKv {
         (0..lane.slots(self.len)).map(|slot| lane.extra_of(slot).exp()).collect()
     }
 
+    /// Whether the recipe's method wants the norms of hidden states ([`SequenceKv::saw_hidden`]).
+    pub fn wants_hidden(&self) -> bool {
+        let observed = self.pending.as_ref().and_then(|pending| pending.observed.as_ref());
+        observed.is_some_and(crate::observe::Observed::wants_hidden)
+    }
+
+    /// Norms of the hidden states that go into a layer for the rows of a step, before that layer attends.
+    pub fn saw_hidden(&mut self, layer: usize, norms: &[f32]) {
+        if let Some(observed) = self.pending.as_mut().and_then(|pending| pending.observed.as_mut()) {
+            observed.push_hidden(layer, norms);
+        }
+    }
+
     /// What is gathered for every token, if anything.
     pub(crate) fn gathers(&self) -> Option<Gather> {
         let gather = self.pending.as_ref()?.observed.as_ref()?.gathers()?;

@@ -16,16 +16,27 @@ pub(super) struct GuiKv {
     pub rank: usize,
     /// The share of earlier spans that this leaves alone.
     pub keep: f64,
+    /// What the tokens of the last span get beyond attention, all together, by the norms of their hidden states.
+    pub alpha: f32,
+    /// How evenly.
+    pub temperature: f32,
 }
 
 impl Method for GuiKv {
     fn wish(&self) -> Wish {
-        Wish::rows(self.window)
+        Wish { hidden: self.alpha > 0.0, ..Wish::rows(self.window) }
     }
 
     fn scores(&self, scene: &Scene<'_>) -> Vec<Vec<f32>> {
+        let salient = self.salient(scene);
         with_window(scene, self.window, |head, past| {
             let mut scores = average(&looked_at(scene, head, self.window, past), self.kernel);
+            for (position, more) in &salient {
+                let slot = scene.lanes[head].slots_before(*position);
+                if let Some(score) = scores.get_mut(slot).filter(|_| scene.position(head, slot) == *position) {
+                    *score += more;
+                }
+            }
             for slot in self.repeated(scene, head) {
                 if let Some(score) = scores.get_mut(slot) {
                     *score = 0.0;
@@ -45,6 +56,15 @@ impl Method for GuiKv {
 }
 
 impl GuiKv {
+    /// What tokens of the last span get beyond attention, by position. Scores are means over the window, the paper's are sums.
+    fn salient(&self, scene: &Scene<'_>) -> Vec<(usize, f32)> {
+        let Some(norms) = scene.spans.last().and_then(|last| scene.hidden().get(last.clone())) else { return Vec::new() };
+        let first = scene.spans.last().map_or(0, |last| last.start);
+        let shares = softmax_of_standardised(norms, self.temperature);
+        let scale = self.alpha / self.window as f32;
+        shares.into_iter().enumerate().map(|(i, share)| (first + i, scale * share)).collect()
+    }
+
     /// Slots of earlier spans whose keys lie the nearest to the subspace of the last one's first keys.
     fn repeated(&self, scene: &Scene<'_>, head: usize) -> Vec<usize> {
         let Some((last, earlier)) = scene.spans.split_last() else { return Vec::new() };
@@ -62,6 +82,18 @@ impl GuiKv {
         residuals.truncate(((1.0 - self.keep) * residuals.len() as f64) as usize);
         residuals.into_iter().map(|(_, slot)| slot).collect()
     }
+}
+
+/// Softmax of numbers with mean zero and variance one, divided by a temperature.
+fn softmax_of_standardised(x: &[f32], temperature: f32) -> Vec<f32> {
+    let n = x.len() as f32;
+    let mean = x.iter().sum::<f32>() / n;
+    let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / (n - 1.0).max(1.0);
+    let scaled: Vec<f32> = x.iter().map(|x| (x - mean) / (variance.sqrt() + 1e-8) / temperature).collect();
+    let most = scaled.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f32> = scaled.iter().map(|x| (x - most).exp()).collect();
+    let sum: f32 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
 }
 
 /// Orthonormal rows that span the same (Gram and Schmidt, twice, for the digits).
@@ -160,6 +192,21 @@ fn low_pass(x: &[f32], share: f64) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn salience_adds_up_and_follows_the_norms() {
+        let shares = softmax_of_standardised(&[3.0, 1.0, 2.0, 6.0], 3.5);
+        assert!((shares.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        assert!(shares[3] > shares[0] && shares[0] > shares[2] && shares[2] > shares[1]);
+        // Standardised, so neither their mean nor their spread matters.
+        let moved = softmax_of_standardised(&[130.0, 110.0, 120.0, 160.0], 3.5);
+        assert!(shares.iter().zip(&moved).all(|(a, b)| (a - b).abs() < 1e-5));
+        // The ratio of two is that of their distance in deviations, over the temperature.
+        let deviation = (14.0f32 / 3.0).sqrt();
+        assert!((shares[3] / shares[0] - (3.0 / deviation / 3.5).exp()).abs() < 1e-5);
+        // Equal norms tell nothing.
+        assert_eq!(softmax_of_standardised(&[2.0; 4], 3.5), [0.25; 4]);
+    }
 
     #[test]
     fn a_repeated_image_has_no_residual() {

@@ -85,6 +85,11 @@ impl Scene<'_> {
         self.observed.map_or(0, |observed| observed.column(self.layer, head).len())
     }
 
+    /// Norms of the hidden states that went into the layer, by position.
+    pub(crate) fn hidden(&self) -> &[f32] {
+        self.observed.map_or(&[], |observed| observed.hidden(self.layer))
+    }
+
     /// Rows that saw the token in a slot and were looked at.
     pub(crate) fn observers(&self, head: usize, slot: usize) -> usize {
         let first = self.observed.map_or(0, |observed| observed.first);

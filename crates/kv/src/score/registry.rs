@@ -161,13 +161,15 @@ pub const METHODS: &[MethodEntry] = &[
     ),
     entry(
         "guikv",
-        "snapkv without what earlier spans share with the last; guikv(window=8, kernel=5, rank=32, keep=0.5)",
+        "snapkv without what earlier spans share with the last; guikv(window=8, kernel=5, rank=32, keep=0.5, alpha=2, temperature=3.5)",
         |args, _| {
             Ok(Arc::new(GuiKv {
                 window: args.integer("window", 8, 1..=1024)?,
                 kernel: odd(args, 5)?,
                 rank: args.integer("rank", 32, 1..=4096)?,
                 keep: args.share("keep", 0.5, 0.0..=1.0)?,
+                alpha: args.number("alpha", 2.0, 0.0..=100.0)?,
+                temperature: args.number("temperature", 3.5, 0.01..=100.0)?,
             }))
         },
     ),
@@ -324,7 +326,7 @@ fn merge(name: &str, args: &Args) -> Result<Arc<dyn Merge>, StageError> {
 /// Layers that see only some of the rows cannot tell what all rows look at.
 fn sees_the_last(args: &Args, of: &dyn Method) -> Result<(), StageError> {
     let wish = of.wish();
-    match wish.columns.is_some() || wish.moments || of.passes() != Passes::Once {
+    match wish.columns.is_some() || wish.moments || wish.hidden || of.passes() != Passes::Once {
         true => Err(args.error("`of` looks at all rows, which some layers never see; take one that looks at the last")),
         false => Ok(()),
     }

@@ -163,6 +163,7 @@ impl Model {
         s: &mut Scratch,
     ) -> Result<(), ModelError> {
         let rows = s.x.len() / self.spec.hidden;
+        show_hidden(segments, index, &s.x, self.spec.hidden);
         let (dim, q_width, kv_width) = (self.spec.head_dim, self.spec.q_width(), self.spec.kv_width());
         self.norm(&s.x, &layer.attention_norm, sized(&mut s.h, rows * self.spec.hidden));
         let (q, k) = (sized(&mut s.q, rows * q_width), sized(&mut s.k, rows * kv_width));
@@ -299,6 +300,20 @@ impl Model {
                 f(i * each..i * each + part.len() / width, &mut part);
             }
         });
+    }
+}
+
+/// Norms of the hidden states that go into a layer, for the sequences whose recipes look at them.
+fn show_hidden(segments: &mut [Segment<'_>], layer: usize, x: &[f32], hidden: usize) {
+    let mut rows = x.chunks_exact(hidden);
+    for segment in segments {
+        let own = rows.by_ref().take(segment.rows);
+        if segment.seq.wants_hidden() {
+            let norms: Vec<f32> = own.map(|row| row.iter().map(|x| x * x).sum::<f32>().sqrt()).collect();
+            segment.seq.saw_hidden(layer, &norms);
+        } else {
+            own.for_each(drop);
+        }
     }
 }
 
