@@ -140,11 +140,11 @@ fn hidden_states_of_a_span_count() {
         read(&rig, &mut seq, &tokens, chunk);
         (0..2).map(|layer| seq.positions(layer, 0)).collect::<Vec<_>>()
     };
-    let span = [40..100];
-    let salient = kept("guikv(budget=0.3) + f32", &span, 180);
-    assert_eq!(kept("guikv(budget=0.3) + f32", &span, 41), salient);
-    let inside = |kept: &[Vec<usize>]| kept[0].iter().filter(|position| span[0].contains(position)).count();
-    let plain = kept("guikv(budget=0.3, alpha=0) + f32", &span, 180);
+    let span = 40..100;
+    let salient = kept("guikv(budget=0.3) + f32", std::slice::from_ref(&span), 180);
+    assert_eq!(kept("guikv(budget=0.3) + f32", std::slice::from_ref(&span), 41), salient);
+    let inside = |kept: &[Vec<usize>]| kept[0].iter().filter(|position| span.contains(position)).count();
+    let plain = kept("guikv(budget=0.3, alpha=0) + f32", std::slice::from_ref(&span), 180);
     assert!(inside(&salient) > inside(&plain), "{salient:?} {plain:?}");
     // Without spans there is nothing to add to.
     let none = kept("guikv(budget=0.3) + f32", &[], 180);

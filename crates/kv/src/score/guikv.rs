@@ -58,7 +58,9 @@ impl Method for GuiKv {
 impl GuiKv {
     /// What tokens of the last span get beyond attention, by position. Scores are means over the window, the paper's are sums.
     fn salient(&self, scene: &Scene<'_>) -> Vec<(usize, f32)> {
-        let Some(norms) = scene.spans.last().and_then(|last| scene.hidden().get(last.clone())) else { return Vec::new() };
+        let Some(norms) = scene.spans.last().and_then(|last| scene.hidden().get(last.clone())) else {
+            return Vec::new();
+        };
         let first = scene.spans.last().map_or(0, |last| last.start);
         let shares = softmax_of_standardised(norms, self.temperature);
         let scale = self.alpha / self.window as f32;
