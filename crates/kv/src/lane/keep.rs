@@ -69,7 +69,9 @@ impl Lane {
         let Outcome { kept, merged, importance } = outcome;
         let same = kept.iter().zip(0..).take_while(|&(&slot, i)| slot == i).count();
         let told = !importance.is_empty() && self.body.is_some();
-        if same == slots && merged.is_empty() && !told {
+        // What is to be encoded is encoded now, before pages that a reduction left sparse are gathered.
+        let encodes = self.body.is_some() && self.body_end(slots) > self.encoded;
+        if same == slots && merged.is_empty() && !told && !encodes {
             return Ok(0);
         }
         let same = merged.first().map_or(same, |merged| same.min(merged.slot as usize));
@@ -90,8 +92,10 @@ impl Lane {
         let extra = extras(&old, kept, merged);
         // Counted when what was freed makes room.
         let none = pool.ledger().reserve(Purpose::Pages, 0)?;
-        let bytes = (4 * kept.len() + 4 * PAGE_TOKENS * extra.len()) as u64;
-        self.kept = Some(Arc::new(Kept { positions, dropped, extra, _bytes: none }));
+        // Slots are positions where nothing has gone.
+        let moved = dropped > 0 || !extra.is_empty();
+        let bytes = if moved { (4 * kept.len() + 4 * PAGE_TOKENS * extra.len()) as u64 } else { 0 };
+        self.kept = moved.then(|| Arc::new(Kept { positions, dropped, extra, _bytes: none }));
         self.encoded = self.encoded.min(untouched).max(self.plan.sink_pages());
         let body_end = if self.body.is_some() { self.body_end(kept.len()) } else { 0 };
         let (spare, k, v) = (BTreeMap::new(), Vec::new(), Vec::new());
