@@ -81,7 +81,7 @@ impl Engine {
         config: EngineConfig,
     ) -> Engine {
         let vocabulary: Arc<dyn Vocabulary> = vocabulary;
-        let cache = Arc::new(cache);
+        let cache = Arc::new(cache.with_words(vocabulary.words()));
         let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
         let recipes = Recipes::new(cache.config().layers.clone(), config.kv_profiles, cache.config().plan.clone());
         let scheduler = Scheduler::new(cache.clone(), vocabulary.clone(), limits.clone());

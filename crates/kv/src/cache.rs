@@ -6,7 +6,7 @@ use crate::lane::Lane;
 use crate::plan::CachePlan;
 use crate::pool::{Pool, ledger::Ledger};
 use crate::record::Recorder;
-use crate::reduce::{Keep, Passes};
+use crate::reduce::{Keep, Passes, Words};
 use crate::score::Place;
 use crate::{CacheConfig, KvError, LayerGeometry, SequenceKv};
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -15,9 +15,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Tokens that a request to repeat a part of a context has at most.
-const REQUEST_TOKENS: usize = 64;
 
 /// A pool of pages, the geometry of a model, and the threads that attend. Shared by all sequences.
 pub struct KvCache {
@@ -30,6 +27,7 @@ pub struct KvCache {
     odd: AtomicU64,
     local_peak: AtomicU64,
     recorder: Option<Arc<dyn Recorder>>,
+    words: Arc<Words>,
 }
 
 /// Consecutive rows of a step that belong to one sequence. Their positions follow on its length.
@@ -65,12 +63,19 @@ impl KvCache {
             odd: AtomicU64::new(0),
             local_peak: AtomicU64::new(0),
             recorder: None,
+            words: Arc::default(),
         })
     }
 
     /// Shows every step's queries, keys and values to `recorder`, as calibration wants them.
     pub fn with_recorder(self, recorder: Arc<dyn Recorder>) -> KvCache {
         KvCache { recorder: Some(recorder), ..self }
+    }
+
+    /// How the model is asked to repeat what it has read, for recipes whose method does that. Without any the context alone is
+    /// read again.
+    pub fn with_words(self, words: Words) -> KvCache {
+        KvCache { words: Arc::new(words), ..self }
     }
 
     /// An empty sequence with the cache's own plan; it holds nothing yet.
@@ -98,7 +103,7 @@ impl KvCache {
             context: 0,
             pending: None,
             spans: Vec::new(),
-            words: Arc::default(),
+            words: self.words.clone(),
         }
     }
 
@@ -155,9 +160,7 @@ impl KvCache {
 
     /// Bytes that `tokens` more will take at most, with what is computed over its context on the way.
     pub fn bytes_to_finish(&self, seq: &SequenceKv, tokens: usize) -> u64 {
-        let reading =
-            if seq.staged().is_some() { 0..self.config.layers.len() } else { seq.layers(self.config.layers.len()) };
-        let demand = self.demand_of(seq, tokens + seq.rows_again(), &reading);
+        let demand = self.demand_of(seq, tokens + seq.rows_again(), &(0..self.config.layers.len()));
         demand.into_iter().map(|(bytes, pages)| (bytes * pages) as u64).sum()
     }
 
@@ -197,7 +200,7 @@ impl KvCache {
     pub fn peak_bytes(&self, plan: &CachePlan, tokens: usize, step: usize) -> u64 {
         // What is read again lies behind the rest for a while.
         let again = match plan.keep.as_ref().map(|keep| keep.method.passes()) {
-            Some(Passes::Repeat { chunk }) => chunk.min(tokens) + REQUEST_TOKENS,
+            Some(Passes::Repeat { chunk }) => chunk.min(tokens) + self.words.longest(),
             _ => 0,
         };
         let tokens = tokens + again;
@@ -248,7 +251,7 @@ impl KvCache {
     /// Pages, by size, that the next step needs beyond what the sequence has set aside: layers take their plain pages in
     /// turn, and those that a layer has encoded serve the next.
     fn demand(&self, seq: &SequenceKv, tokens: usize) -> BTreeMap<usize, usize> {
-        self.demand_of(seq, tokens, &seq.layers(self.config.layers.len()))
+        self.demand_of(seq, tokens, &seq.layers())
     }
 
     /// See [`KvCache::demand`]; of some layers only.

@@ -24,6 +24,7 @@ pub struct SequenceKv {
     /// Stretches of its context that the request marked.
     pub(crate) spans: Vec<std::ops::Range<usize>>,
     /// How the model is asked to repeat its context.
+    /// The cache's own.
     pub(crate) words: Arc<crate::reduce::Words>,
     /// The reduction to come.
     pub(crate) pending: Option<Pending>,

@@ -312,11 +312,11 @@ fn the_same_tokens_stay_where_all_queries_count() {
     let duo = &kept["duoattention"];
     let scores: Vec<f32> = serde_json::from_value::<Vec<Vec<f32>>>(duo["scores"].clone()).unwrap().concat();
     let bytes = |text: &str| text.bytes().map(u32::from).collect();
-    let words = Arc::new(Words {
+    let words = Words {
         first: bytes("\n\nRepeat the previous context exactly."),
         further: bytes("\n\nRepeat the part of the previous context exactly, starting with"),
         suffix: bytes("\n"),
-    });
+    };
     let (mut compared, mut merges) = (0, 0);
     for (name, expected) in kept.iter().filter(|(name, _)| name.contains(' ')) {
         let (prompt, rest) = name.split_once(' ').unwrap();
@@ -346,9 +346,10 @@ fn the_same_tokens_stay_where_all_queries_count() {
         let plan = recipe.plan(&geometry, profile.as_ref()).unwrap();
         let config = CacheConfig::with_plan(geometry.clone(), BUDGET, Arc::new(plan));
         let cache = KvCache::new(config, Arc::new(Team::new(NonZeroUsize::new(2).unwrap())), Isa::detect()).unwrap();
+        let cache = cache.with_words(words.clone());
         let [q, k, v] = ["q", "k", "v"].map(|part| floats(&inputs.tensor(&format!("{prompt}.{part}")).unwrap()));
         let tokens = k.len() / layers / (2 * dim);
-        let mut seq = cache.create().with_words(&words);
+        let mut seq = cache.create();
         cache.expect(&mut seq, tokens).unwrap();
         // In two steps, to see that it makes no difference.
         for range in [0..170, 170..tokens] {

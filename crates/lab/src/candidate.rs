@@ -6,6 +6,7 @@ use cachalot_kv::profile::Profile;
 use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Needs, Recipe, Registry};
 use cachalot_kv::{CacheConfig, KvCache};
+use cachalot_model::passes;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A setting of the key-value cache that can be measured.
@@ -45,7 +46,8 @@ impl Candidate for FromRecipe {
     fn cache(&self, subject: &Subject<'_>, budget_bytes: u64) -> Result<KvCache, LabError> {
         let plan = self.plan(subject)?;
         let config = CacheConfig::with_plan(subject.layers.clone(), budget_bytes, plan);
-        Ok(KvCache::new(config, subject.team.clone(), subject.isa)?)
+        let words = passes::words(subject.tokenizer)?;
+        Ok(KvCache::new(config, subject.team.clone(), subject.isa)?.with_words(words))
     }
 }
 

@@ -12,9 +12,9 @@ use cachalot_model::passes::finish_context;
 use common::{FOLDERS, Rig, assert_same_bits, largest_difference};
 use std::sync::Arc;
 
-fn create(rig: &Rig, recipe: &str, words: &Arc<Words>) -> SequenceKv {
+fn create(rig: &Rig, recipe: &str) -> SequenceKv {
     let plan = Recipe::parse(recipe, Files::Refused).unwrap().plan(&rig.model.layer_geometry(), None).unwrap();
-    rig.cache.create_with(&Arc::new(plan)).unwrap().with_words(words)
+    rig.cache.create_with(&Arc::new(plan)).unwrap()
 }
 
 /// Reads a context in steps of `chunk`, reduced at its end; the logits after it.
@@ -52,7 +52,7 @@ fn upper_layers_read_the_chosen_rows() {
         // What stays has no part in it.
         for budget in ["1.0", "0.2"] {
             let recipe = format!("fastkv(layer=0, rows=0.5, budget={budget}) + f32");
-            let mut seq = create(&rig, &recipe, &Arc::default());
+            let mut seq = create(&rig, &recipe);
             let found = read(&rig, &mut seq, &tokens, 64);
             assert!(largest_difference(&found, &logits) < 1e-4, "{name} {budget}: {found:?} {logits:?}");
             let held: Vec<u32> = seq.positions(1, 0).into_iter().map(|position| position as u32).collect();
@@ -62,7 +62,7 @@ fn upper_layers_read_the_chosen_rows() {
                     assert!(held.len() == 36 && held.iter().all(|position| rows.contains(position)), "{name}: {held:?}")
                 }
             }
-            let mut again = create(&rig, &recipe, &Arc::default());
+            let mut again = create(&rig, &recipe);
             assert_same_bits(&read(&rig, &mut again, &tokens, 23), &found, name);
             let more = |seq: &mut SequenceKv| rig.step(&mut [(seq, &tokens[..9])]);
             assert_same_bits(&more(&mut seq), &more(&mut again), name);
@@ -77,7 +77,7 @@ fn every_family_reads_in_stages() {
         let rig = Rig::load(name);
         let tokens: Vec<u32> = common::reference(name).tokens.iter().copied().cycle().take(150).collect();
         let run = |chunk: usize| {
-            let mut seq = create(&rig, "fastkv(rows=0.4, budget=0.3)", &Arc::default());
+            let mut seq = create(&rig, "fastkv(rows=0.4, budget=0.3)");
             let logits = read(&rig, &mut seq, &tokens, chunk);
             [logits, rig.step(&mut [(&mut seq, &tokens[..9])])].concat()
         };
@@ -93,7 +93,7 @@ fn all_rows_are_no_stage() {
     let rig = Rig::load("llama");
     let ([tokens, _], _) = fixture("llama");
     let after = |recipe: &str| {
-        let mut seq = create(&rig, recipe, &Arc::default());
+        let mut seq = create(&rig, recipe);
         let logits = read(&rig, &mut seq, &tokens, 50);
         [logits, rig.step(&mut [(&mut seq, &tokens[..9])])].concat()
     };
@@ -107,9 +107,10 @@ fn a_context_read_again_is_as_it_was() {
     for name in ["llama", "gemma3"] {
         let rig = Rig::load(name);
         let tokens: Vec<u32> = common::reference(name).tokens.iter().copied().cycle().take(150).collect();
-        let words = Arc::new(Words { first: vec![3, 4], further: vec![5, 6, 7], suffix: vec![8] });
+        let words = Words { first: vec![3, 4], further: vec![5, 6, 7], suffix: vec![8] };
+        let rig = Rig { cache: rig.cache.with_words(words), ..rig };
         let after = |recipe: &str, chunk: usize| {
-            let mut seq = create(&rig, recipe, &words);
+            let mut seq = create(&rig, recipe);
             let logits = read(&rig, &mut seq, &tokens, chunk);
             let layers = rig.model.layer_geometry().len();
             let kept: Vec<Vec<usize>> = (0..layers).map(|layer| seq.positions(layer, 0)).collect();
@@ -136,7 +137,7 @@ fn hidden_states_of_a_span_count() {
     let rig = Rig::load("llama");
     let ([tokens, _], _) = fixture("llama");
     let kept = |recipe: &str, spans: &[std::ops::Range<usize>], chunk: usize| {
-        let mut seq = create(&rig, recipe, &Arc::default()).with_spans(spans);
+        let mut seq = create(&rig, recipe).with_spans(spans);
         read(&rig, &mut seq, &tokens, chunk);
         (0..2).map(|layer| seq.positions(layer, 0)).collect::<Vec<_>>()
     };

@@ -176,7 +176,7 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
     cachalot_kernels::heap::trim();
     let before = machine::restart_peak();
     let cache = candidate.cache(subject, budget)?;
-    let mut seq = cache.create().with_words(&Arc::new(passes::words(subject.tokenizer)?));
+    let mut seq = cache.create();
     cache.expect(&mut seq, depth)?;
     let mut prefill = 0.0;
     let chunks = tokens.chunks(args.chunk);

@@ -25,7 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use cachalot_kv::reduce::Words;
 use cachalot_kv::{CachePlan, KvCache};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -78,8 +77,6 @@ struct Counters {
 pub struct Scheduler {
     cache: Arc<KvCache>,
     vocabulary: Arc<dyn Vocabulary>,
-    /// How the model is asked to repeat a context.
-    words: Arc<Words>,
     limits: Limits,
     groups: HashMap<u64, Group>,
     /// By ticket. New requests, and sequences set aside.
@@ -96,7 +93,6 @@ impl Scheduler {
     pub fn new(cache: Arc<KvCache>, vocabulary: Arc<dyn Vocabulary>, limits: Limits) -> Scheduler {
         Scheduler {
             cache,
-            words: Arc::new(vocabulary.words()),
             vocabulary,
             limits,
             groups: HashMap::new(),

@@ -98,7 +98,7 @@ impl Scheduler {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             let prompt = sequence.prompt;
             let created = self.cache.create_with(&sequence.plan).and_then(|kv| {
-                let mut kv = kv.with_spans(&sequence.spans).with_words(&self.words);
+                let mut kv = kv.with_spans(&sequence.spans);
                 self.cache.expect(&mut kv, prompt).map(|()| kv)
             });
             match created {

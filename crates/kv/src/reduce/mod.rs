@@ -8,6 +8,7 @@ use crate::allot::Budget;
 use crate::lane::Lane;
 use crate::lane::keep::Outcome;
 use crate::observe::{Observed, lock};
+use crate::plan::CachePlan;
 use crate::pool::ledger::Ledger;
 use crate::score::{Method, Place, Scene, Scored};
 use crate::{KvCache, KvError, LayerGeometry, SequenceKv};
@@ -148,8 +149,8 @@ struct Reduction<'a> {
 impl KvCache {
     /// Announces that the first `tokens` of a sequence are the context that its recipe reduces, before any of them is
     /// computed. No step may reach beyond the next reduction ([`SequenceKv::rows_to_reduction`]) until [`KvCache::reduce`] is
-    /// called there, nor anything else be read while [`SequenceKv::pass_tokens`] has something. The context stays exact until its end. Recipes that keep everything take no notice, nor do contexts too
-    /// short for theirs.
+    /// called there, nor anything else be read while [`SequenceKv::pass_tokens`] has something. The context stays exact until
+    /// its end. Recipes that keep everything take no notice, nor do contexts too short for theirs.
     ///
     /// # Errors
     /// [`KvError::Misuse`] for a sequence that is not empty; [`KvError::OutOfBudget`] where there is no room for what the
@@ -236,14 +237,7 @@ impl KvCache {
         // All scores are held at once: a few bytes for each token.
         let slots: usize = seq.lanes.iter().map(|lane| lane.slots(seq.len())).sum();
         let _held = self.ledger().reserve(crate::Purpose::Scratch, 4 * slots as u64)?;
-        let reduction = Reduction {
-            keep: &pending.keep,
-            layers,
-            tokens: seq.len(),
-            observed: pending.observed.as_ref(),
-            spans: &seq.spans,
-            importance: seq.plan.lanes.iter().flatten().any(|lane| lane.importance),
-        };
+        let reduction = Reduction::new(pending, layers, seq.len, &seq.spans, &seq.plan);
         let mut scored: Vec<Scored<'_>> = self
             .by_layer(&seq.lanes)
             .map(|(l, lanes)| Scored { scene: reduction.scene(self.isa(), l, lanes), scores: Vec::new() })
@@ -296,7 +290,25 @@ impl KvCache {
     }
 }
 
-impl Reduction<'_> {
+impl<'a> Reduction<'a> {
+    /// Of a sequence that has reached the end of a pass.
+    fn new(
+        pending: &'a Pending,
+        layers: &'a [LayerGeometry],
+        tokens: usize,
+        spans: &'a [Range<usize>],
+        plan: &CachePlan,
+    ) -> Reduction<'a> {
+        Reduction {
+            keep: &pending.keep,
+            layers,
+            tokens,
+            observed: pending.observed.as_ref(),
+            spans,
+            importance: plan.lanes.iter().flatten().any(|lane| lane.importance),
+        }
+    }
+
     /// Scores every layer that is reduced.
     fn score(&self, scored: &mut [Scored<'_>], team: &Team) {
         let each: Vec<Mutex<&mut Scored<'_>>> = scored.iter_mut().map(Mutex::new).collect();

@@ -7,10 +7,8 @@
 use super::{Pending, Reduction};
 use crate::allot::top;
 use crate::pool::ledger::{Purpose, Reservation};
-use crate::score::Scored;
-use crate::{KvCache, KvError, LayerGeometry, SequenceKv};
+use crate::{KvCache, KvError, SequenceKv};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// What a method wants computed over a context.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,14 +38,20 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// The last layer that sees more, of so many.
-    fn last(self, layers: usize) -> usize {
-        self.after.unwrap_or(layers * 15 / 32)
+    /// For a model of so many layers and a context of so many tokens, at least `least` of which go on.
+    fn cut(self, layers: usize, context: usize, least: usize) -> Cut {
+        let rows = self.fixed.min(context) + (context.saturating_sub(self.fixed) as f64 * self.share) as usize;
+        Cut { after: self.after.unwrap_or(layers * 15 / 32), rows: rows.max(least).max(1) }
     }
+}
 
-    fn rows(self, context: usize) -> usize {
-        self.fixed.min(context) + ((context.saturating_sub(self.fixed)) as f64 * self.share) as usize
-    }
+/// A stage of one model and one context.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// The last layer that sees more rows.
+    after: usize,
+    /// Rows beyond it.
+    rows: usize,
 }
 
 /// How a model is asked to repeat a part of what it has read, in its tokens.
@@ -72,7 +76,7 @@ impl Words {
     }
 
     /// Tokens of the longest request.
-    pub(super) fn longest(&self) -> usize {
+    pub(crate) fn longest(&self) -> usize {
         self.len(0).max(self.len(TAIL))
     }
 
@@ -102,7 +106,7 @@ pub(crate) enum Pass {
 /// Layers that read some rows of the context.
 #[derive(Debug)]
 pub(crate) struct Above {
-    stages: Vec<Stage>,
+    stages: Vec<Cut>,
     /// Which of the stages ends this pass; past the last where none does.
     stage: usize,
     /// Positions of the rows; all of the context where empty.
@@ -123,16 +127,13 @@ impl Above {
         least: usize,
     ) -> Result<Option<Above>, KvError> {
         let layers = &cache.config().layers;
-        let (mut left, mut chosen) = (tokens, Vec::<Stage>::new());
-        for stage in stages {
-            let after = stage.last(layers.len());
+        let mut chosen = Vec::<Cut>::new();
+        for cut in stages.iter().map(|stage| stage.cut(layers.len(), tokens, least)) {
             // A window counts the tokens that a layer has seen, so such layers see them all.
-            let scored = layers.get(after..).is_some_and(|above| above.iter().all(|g| g.window.is_none()));
-            let rows = stage.rows(tokens).max(least);
-            let later = chosen.last().is_none_or(|last| last.after < Some(after));
-            if scored && later && after + 1 < layers.len() && rows < left {
-                left = rows;
-                chosen.push(Stage { after: Some(after), ..*stage });
+            let scored = layers.get(cut.after..).is_some_and(|above| above.iter().all(|g| g.window.is_none()));
+            let fewer = chosen.last().map_or(cut.rows < tokens, |last| last.after < cut.after && cut.rows < last.rows);
+            if scored && fewer && cut.after + 1 < layers.len() {
+                chosen.push(cut);
             }
         }
         if chosen.is_empty() {
@@ -148,22 +149,12 @@ impl Above {
 
     /// Layers of this pass, of so many.
     fn layers(&self, layers: usize) -> Range<usize> {
-        let first = self.stage.checked_sub(1).map_or(0, |before| self.stages[before].last(layers) + 1);
-        first..self.stages.get(self.stage).map_or(layers, |stage| stage.last(layers) + 1)
+        let first = self.stage.checked_sub(1).map_or(0, |before| self.stages[before].after + 1);
+        first..self.stages.get(self.stage).map_or(layers, |cut| cut.after + 1)
     }
 }
 
 impl SequenceKv {
-    /// How the model is asked to repeat what it has read, where the recipe's method does that.
-    pub fn with_words(self, words: &Arc<Words>) -> SequenceKv {
-        SequenceKv { words: words.clone(), ..self }
-    }
-
-    /// See [`SequenceKv::with_words`].
-    pub fn words(&self) -> Arc<Words> {
-        self.words.clone()
-    }
-
     /// What the next steps must read before anything else: the rest of a pass over the `context`, as tokens; nothing where no
     /// pass is under way. Rows of a pass through upper layers have tokens too, which are not looked at.
     pub fn pass_tokens(&self, context: &[u32]) -> Vec<u32> {
@@ -214,8 +205,9 @@ impl SequenceKv {
         }
     }
 
-    /// Layers that the next step goes through, of so many.
-    pub fn layers(&self, layers: usize) -> Range<usize> {
+    /// Layers that the next step goes through.
+    pub fn layers(&self) -> Range<usize> {
+        let layers = self.plan.lanes.len();
         match self.pending.as_ref().map(|pending| &pending.pass) {
             Some(Pass::Stage(above)) => above.layers(layers),
             _ => 0..layers,
@@ -260,25 +252,33 @@ impl SequenceKv {
 impl KvCache {
     /// Goes on to the next pass over the context of a sequence that has reached the end of one. Whether there is one.
     pub(super) fn next_pass(&self, seq: &mut SequenceKv, pending: &mut Pending) -> Result<bool, KvError> {
-        if let Passes::Repeat { chunk } = pending.keep.method.passes() {
-            let start = match &pending.pass {
-                Pass::Repeat(done) => done.end,
-                _ => 0,
-            };
-            self.go_back(seq, pending.context)?;
-            let part = start..(start + chunk).min(pending.context);
-            pending.at = pending.context + seq.words.len(start) + part.len();
-            pending.pass = if part.is_empty() { Pass::Context } else { Pass::Repeat(part.clone()) };
-            if part.is_empty() {
-                pending.at = pending.context;
-            }
-            return Ok(!part.is_empty());
+        match pending.keep.method.passes() {
+            Passes::Repeat { chunk } => self.next_chunk(seq, pending, chunk),
+            _ => self.next_stage(seq, pending),
         }
+    }
+
+    /// The next part of the context that is read again.
+    fn next_chunk(&self, seq: &mut SequenceKv, pending: &mut Pending, chunk: usize) -> Result<bool, KvError> {
+        let start = match &pending.pass {
+            Pass::Repeat(done) => done.end,
+            _ => 0,
+        };
+        self.go_back(seq, pending.context)?;
+        let part = start..(start + chunk).min(pending.context);
+        let more = !part.is_empty();
+        (pending.at, pending.pass) = match more {
+            true => (pending.context + seq.words.len(start) + part.len(), Pass::Repeat(part)),
+            false => (pending.context, Pass::Context),
+        };
+        Ok(more)
+    }
+
+    /// The layers above those that have read their rows.
+    fn next_stage(&self, seq: &mut SequenceKv, pending: &mut Pending) -> Result<bool, KvError> {
         let Pass::Stage(mut above) = std::mem::take(&mut pending.pass) else { return Ok(false) };
-        let Some(stage) = above.stages.get(above.stage).copied() else { return Ok(false) };
-        let layers = &self.config().layers;
-        let after = stage.last(layers.len());
-        let places = self.rows_above(seq, pending, stage, after);
+        let Some(&cut) = above.stages.get(above.stage) else { return Ok(false) };
+        let places = self.rows_above(seq, pending, cut);
         let hidden = above.output.len() / if above.rows.is_empty() { pending.context } else { above.rows.len() };
         let row = |place: &u32| &above.output[*place as usize * hidden..][..hidden];
         above.input = places.iter().flat_map(|place| row(place).iter().copied()).collect();
@@ -287,7 +287,7 @@ impl KvCache {
             true => places,
             false => places.iter().map(|&place| above.rows[place as usize]).collect(),
         };
-        for (layer, g) in layers.iter().enumerate().skip(after + 1) {
+        for (layer, g) in self.config().layers.iter().enumerate().skip(cut.after + 1) {
             for head in 0..g.kv_heads {
                 seq.lane_mut(layer, head).admit(&above.rows, pending.context, self.pool())?;
             }
@@ -299,22 +299,14 @@ impl KvCache {
     }
 
     /// Which rows of the pass go further up: those that all heads of its last layer together put first.
-    fn rows_above(&self, seq: &SequenceKv, pending: &Pending, stage: Stage, after: usize) -> Vec<u32> {
-        let layers: &[LayerGeometry] = &self.config().layers;
-        let reduction = Reduction {
-            keep: &pending.keep,
-            layers,
-            tokens: seq.len(),
-            observed: pending.observed.as_ref(),
-            spans: &seq.spans,
-            importance: false,
-        };
-        let start = self.layer_start()[after];
-        let lanes = &seq.lanes[start..start + layers[after].kv_heads];
-        let scored = Scored { scene: reduction.scene(self.isa(), after, lanes), scores: Vec::new() };
-        let scores = pending.keep.method.scores(&scored.scene);
+    fn rows_above(&self, seq: &SequenceKv, pending: &Pending, cut: Cut) -> Vec<u32> {
+        let layers = &self.config().layers;
+        let reduction = Reduction::new(pending, layers, seq.len, &seq.spans, &seq.plan);
+        let start = self.layer_start()[cut.after];
+        let lanes = &seq.lanes[start..start + layers[cut.after].kv_heads];
+        let scores = pending.keep.method.scores(&reduction.scene(self.isa(), cut.after, lanes));
         let slots = scores.first().map_or(0, Vec::len);
         let sums: Vec<f32> = (0..slots).map(|slot| scores.iter().map(|head| head[slot]).sum()).collect();
-        top(&sums, stage.rows(pending.context).max(pending.keep.method.least()).max(1))
+        top(&sums, cut.rows)
     }
 }

@@ -80,7 +80,7 @@ impl Rows {
 /// Takes the next `n` tokens of `rows` into `seq`, or those that a pass over its context wants.
 pub fn step(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize) -> Vec<f32> {
     let g = &cache.config().layers[0];
-    let layers = seq.layers(cache.config().layers.len());
+    let layers = seq.layers();
     // Tokens are their own positions.
     let all: Vec<u32> = (0..rows.tokens as u32).collect();
     let ids = if seq.pass_rows() > 0 { seq.pass_tokens(&all) } else { all[seq.len()..].to_vec() };

@@ -13,15 +13,15 @@ pub(super) struct Journey {
 }
 
 impl Journey {
-    /// Of a step through a model of so many layers.
-    pub fn new(segments: &[Segment<'_>], layers: usize) -> Journey {
+    /// Of a step.
+    pub fn new(segments: &[Segment<'_>]) -> Journey {
         let mut end = 0;
         let rows = segments.iter().map(|segment| {
             end += segment.rows;
             end - segment.rows..end
         });
         let rows = rows.collect();
-        Journey { layers: segments.iter().map(|segment| segment.seq.layers(layers)).collect(), rows }
+        Journey { layers: segments.iter().map(|segment| segment.seq.layers()).collect(), rows }
     }
 
     fn has(&self, segment: usize, layer: usize) -> bool {
@@ -42,9 +42,9 @@ impl Journey {
     /// Where a row of the step lies among those of a layer, if it is there.
     pub fn row(&self, row: usize, layer: usize) -> Option<usize> {
         let mut before = 0;
-        for (segment, rows) in self.rows.iter().enumerate().filter(|(segment, _)| self.has(*segment, layer)) {
+        for (_, rows) in self.rows.iter().enumerate().filter(|(segment, _)| self.has(*segment, layer)) {
             if rows.contains(&row) {
-                return self.layers[segment].contains(&layer).then(|| before + row - rows.start);
+                return Some(before + row - rows.start);
             }
             before += rows.len();
         }

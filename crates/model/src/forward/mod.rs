@@ -112,7 +112,7 @@ impl Model {
         s: &mut Scratch,
     ) -> Result<Vec<f32>, ModelError> {
         let (hidden, last) = (self.spec.hidden, self.layers.len().saturating_sub(1));
-        let journey = Journey::new(segments, self.layers.len());
+        let journey = Journey::new(segments);
         let wanted: Option<Vec<usize>> = logits_rows.iter().map(|&row| journey.row(row, last)).collect();
         let Some(wanted) = wanted else {
             let reason = "logits are wanted of rows that do not reach the last layer in this step".to_owned();
@@ -305,14 +305,13 @@ impl Model {
 
 /// Norms of the hidden states that go into a layer, for the sequences whose recipes look at them.
 fn show_hidden(segments: &mut [Segment<'_>], layer: usize, x: &[f32], hidden: usize) {
-    let mut rows = x.chunks_exact(hidden);
+    let mut rest = x;
     for segment in segments {
-        let own = rows.by_ref().take(segment.rows);
+        let own;
+        (own, rest) = rest.split_at(segment.rows * hidden);
         if segment.seq.wants_hidden() {
-            let norms: Vec<f32> = own.map(|row| row.iter().map(|x| x * x).sum::<f32>().sqrt()).collect();
-            segment.seq.saw_hidden(layer, &norms);
-        } else {
-            own.for_each(drop);
+            let norms = own.chunks_exact(hidden).map(|row| row.iter().map(|x| x * x).sum::<f32>().sqrt());
+            segment.seq.saw_hidden(layer, &norms.collect::<Vec<f32>>());
         }
     }
 }
