@@ -126,8 +126,7 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
                 bar.set_length(total);
                 bar.set_position(done);
             }
-            (Event::Window(window), Some(lines)) => lines.write("window", window)?,
-            (Event::Answer(answer), Some(lines)) => lines.write("answer", answer)?,
+            (Event::Record(record), Some(lines)) => lines.write("record", record)?,
             _ => {}
         }
         Ok(())

@@ -1,81 +1,23 @@
 //! The whole harness on the embedded model: exact recipes are exact, and planted bugs are seen.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cachalot_kernels::Team;
-use cachalot_kv::{CacheConfig, KvCache, KvFormat, Rope, Segment};
-use cachalot_lab::quality::{Event, Outcome, QualitySettings, measure};
+mod support;
+
+use cachalot_kv::{KvCache, Rope, Segment};
+use cachalot_lab::quality::{Answer, Event, QualitySettings, measure};
 use cachalot_lab::{Candidate, LabError, Subject, Text, candidate};
 use cachalot_model::spec::ModelSpec;
-use cachalot_model::{Decoder, LoadOptions, Loaded, Model, ModelError};
-use std::num::NonZeroUsize;
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use cachalot_model::{Decoder, ModelError};
+use std::sync::Arc;
+use support::{Planted, loaded, named, run, settings, subject, text};
 
-fn team() -> Arc<Team> {
-    Arc::new(Team::new(NonZeroUsize::new(2).unwrap()))
-}
-
-fn loaded() -> &'static Loaded {
-    static CALF: LazyLock<Loaded> = LazyLock::new(|| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf");
-        Model::load(&path, &LoadOptions::new(team())).unwrap()
-    });
-    &CALF
-}
-
-fn subject() -> Subject<'static> {
-    Subject::new(loaded(), team())
-}
-
-/// Prose of our own: sentences from a small grammar, different all along.
-fn text(sentences: usize) -> Text {
-    let who = ["The keeper", "An old sailor", "Her brother", "The miller", "A child", "Our neighbour", "The doctor"];
-    let did = ["walked to", "painted", "remembered", "sold", "looked for", "asked about", "left behind", "came from"];
-    let what = ["the harbour", "a small boat", "the lamp", "the long road", "an empty house", "the river", "a letter"];
-    let when = ["before sunrise", "in the rain", "that winter", "without a word", "for many years"];
-    let mut random = cachalot_lab::statistics::Random::new(9);
-    let mut out = String::new();
-    for i in 0..sentences {
-        let mut pick = |of: &[&'static str]| of[random.below(of.len())];
-        out += &format!("{} {} {} {}.", pick(&who), pick(&did), pick(&what), pick(&when));
-        out += if i % 9 == 8 { "\n\n" } else { " " };
-    }
-    Text::new(Path::new("grammar.txt"), out.into_bytes()).unwrap()
-}
-
-fn settings() -> QualitySettings {
-    QualitySettings {
-        window: 300,
-        windows: 2,
-        chunk: 128,
-        decode: 2,
-        questions: 0,
-        question_tokens: 400,
-        resamples: 200,
-        ..QualitySettings::new(candidate::resolve("f16", &[]).unwrap(), 1 << 30)
-    }
-}
-
-fn run(subject: &Subject<'_>, recipes: &[Arc<dyn Candidate>], settings: &QualitySettings) -> Vec<Outcome> {
-    measure(subject, &text(400), recipes, settings, &mut |_| Ok(())).unwrap()
-}
-
-fn named(list: &str) -> Vec<Arc<dyn Candidate>> {
-    candidate::resolve_list(list, &[]).unwrap()
-}
-
-/// A cache that someone got wrong: its geometry is not the model's.
-struct Planted(&'static str, fn(&mut CacheConfig));
-
-impl Candidate for Planted {
-    fn name(&self) -> &str {
-        self.0
-    }
-
-    fn cache(&self, subject: &Subject<'_>, budget_bytes: u64) -> Result<KvCache, LabError> {
-        let mut config = CacheConfig::new(subject.layers.clone(), budget_bytes, "f16".parse::<KvFormat>()?);
-        (self.1)(&mut config);
-        Ok(KvCache::new(config, subject.team.clone(), subject.isa)?)
+/// Collects what recipes answered, with their names.
+fn answers_into(into: &mut Vec<(String, Answer)>) -> impl FnMut(Event<'_>) -> Result<(), LabError> {
+    |event| {
+        if let Event::Record(record) = event {
+            into.extend(record.answers.iter().map(|answer| (record.recipe.clone(), answer.clone())));
+        }
+        Ok(())
     }
 }
 
@@ -185,19 +127,13 @@ fn needles_are_found_and_lost() {
     let mut answers = Vec::new();
     // Without its chat template the model is asked in the words it was trained on.
     let subject = Subject { template: None, ..subject() };
-    let outcomes = measure(&subject, &text(400), &recipes, &settings, &mut |event| {
-        if let Event::Answer(answer) = event {
-            answers.push(answer.clone());
-        }
-        Ok(())
-    });
-    let outcomes = outcomes.unwrap();
+    let outcomes = measure(&subject, &text(400), &recipes, &settings, &mut answers_into(&mut answers)).unwrap();
     let right: Vec<usize> = outcomes.iter().map(|o| o.answers[0].right).collect();
     assert!(right[0] >= 5 && right[1] >= 5 && right[2] == 0, "{right:?} {answers:#?}");
     assert_eq!(outcomes[0].answers[0].same_as_reference, 6);
     assert_eq!(answers.len(), 18);
-    assert!(answers.iter().all(|a| (330..=400).contains(&a.prompt_tokens)), "{answers:#?}");
-    let mut depths: Vec<f64> = answers.iter().filter(|a| a.recipe == "f16").map(|a| a.depth).collect();
+    assert!(answers.iter().all(|(_, a)| (330..=400).contains(&a.prompt_tokens)), "{answers:#?}");
+    let mut depths: Vec<f64> = answers.iter().filter(|(recipe, _)| recipe == "f16").map(|(_, a)| a.depth).collect();
     depths.sort_by(f64::total_cmp);
     assert!(depths.iter().enumerate().all(|(i, depth)| (depth - (i as f64 + 0.5) / 6.0).abs() < 1e-9), "{depths:?}");
 }
@@ -262,7 +198,7 @@ fn settings_that_cannot_be_met_say_what_would() {
 #[test]
 fn an_observer_that_fails_ends_the_run() {
     let result = measure(&subject(), &text(400), &named("f32"), &settings(), &mut |event| match event {
-        Event::Window(_) => Err(LabError::Settings("disk full".into())),
+        Event::Record(_) => Err(LabError::Settings("disk full".into())),
         _ => Ok(()),
     });
     assert_eq!(result.unwrap_err().to_string(), "disk full");
@@ -274,20 +210,20 @@ fn questions_that_share_their_text_are_answered_as_if_alone() {
     let ask = |needles, chunk| {
         let mut answers = Vec::new();
         let settings = QualitySettings { windows: 0, questions: needles, question_tokens: 500, chunk, ..settings() };
-        let mut total = (0, 0);
+        let (mut collect, mut total) = (answers_into(&mut answers), (0, 0));
         let mut observe = |event: Event<'_>| {
-            match event {
-                Event::Answer(answer) => answers.push(answer.clone()),
-                Event::Progress { done, total: all } => total = (done, all),
-                Event::Window(_) => {}
+            if let Event::Progress { done, total: all } = event {
+                total = (done, all);
             }
-            Ok(())
+            collect(event)
         };
         measure(&subject(), &text(400), &named("int3"), &settings, &mut observe).unwrap();
+        drop(observe);
+        drop(collect);
         assert_eq!(total.0, total.1);
         answers
             .into_iter()
-            .map(|a| (a.recipe, a.index, a.answer, a.prompt_tokens, a.prefill_tokens))
+            .map(|(recipe, a)| (recipe, a.index, a.answer, a.prompt_tokens, a.prefill_tokens))
             .collect::<Vec<_>>()
     };
     let (together, again) = (ask(12, 128), ask(12, 33));

@@ -1,93 +1,67 @@
 //! Questions, answered greedily.
 
-use super::outcome::Collected;
+use super::Run;
+use super::answer::Answer;
+use super::record::{ItemName, Record};
 use super::trial::Trial;
-use super::{Event, Progress, QualitySettings};
 use crate::measures::Row;
 use crate::tasks::Case;
-use crate::{LabError, Subject};
+use crate::{Candidate, LabError, Subject};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// What a recipe answered to one question.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Answer {
-    /// The recipe.
-    pub recipe: String,
-    /// Kind of task.
-    pub task: &'static str,
-    /// Which of the cases of the seed.
-    pub index: usize,
-    /// Where the fact lies, as a share of the text.
-    pub depth: f64,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// What the answer must contain.
-    pub expected: Vec<String>,
-    /// The answer.
-    pub answer: String,
-    /// The share of what was expected that it contains.
-    pub score: f64,
-    /// Those that were computed for it; the others it shares with the question before.
-    pub prefill_tokens: usize,
-    /// Seconds that they took.
-    pub prefill_seconds: f64,
-}
-
-/// Every case to the reference and every recipe that has not failed.
+/// Cases that begin alike, to the reference and every recipe.
 ///
-/// Cases that begin alike are asked in a row: what the next one shares is computed once, and the rest on a branch. The
-/// answers are those of whole prompts, since a cache's results do not depend on how tokens were cut into steps.
+/// What the next one shares is computed once, and the rest on a branch. The answers are those of whole prompts, since a
+/// cache's results do not depend on how tokens were cut into steps. Recipes that reduce a context do so before any
+/// question, or, where the name says that it is known, at the end of the whole prompt.
 pub(super) fn ask(
-    subject: &Subject<'_>,
+    run: &mut Run<'_>,
+    name: &ItemName,
     cases: &[Case],
-    settings: &QualitySettings,
-    all: &mut [Collected],
-    progress: &mut Progress<'_, '_>,
-) -> Result<(), LabError> {
-    for cases in rows(cases) {
-        for (i, collected) in all.iter_mut().enumerate() {
-            if collected.has_failed() {
-                progress.advance(tokens(cases))?;
-                continue;
+    recipes: &[Arc<dyn Candidate>],
+) -> Result<Vec<Record>, LabError> {
+    let (subject, chunk) = (run.subject, run.settings.chunk);
+    let mut records = run.records(name, recipes);
+    let longest = cases.iter().map(|case| case.prompt.len() + case.answer_tokens).max().unwrap_or(0);
+    let context = cases.iter().map(|case| case.context).min().unwrap_or(0);
+    let reference = run.settings.reference.clone();
+    for (candidate, record) in [&reference].into_iter().chain(recipes).zip(&mut records) {
+        let mut asked = Asked { trial: Trial::new(subject, candidate, longest, chunk), subject, chunk, have: 0 };
+        let keeps = asked.trial.keeps();
+        let known = name.known == Some(true) && keeps;
+        if keeps && !known {
+            asked.trial.expect(context);
+        }
+        let mut steps = Vec::new();
+        for (at, case) in cases.iter().enumerate() {
+            let mut common = cases.get(at + 1).map_or(0, |next| case.common(next));
+            if known {
+                asked.trial.restart();
+                asked.have = 0;
+                asked.trial.expect(case.prompt.len());
+                common = 0;
+            } else if keeps {
+                common = common.min(context);
             }
-            let longest = cases.iter().map(|case| case.prompt.len() + case.answer_tokens).max().unwrap_or(0);
-            let mut asked = Asked {
-                trial: Trial::new(subject, &collected.candidate, longest, settings.chunk),
-                subject,
-                chunk: settings.chunk,
-                recipe: collected.candidate.name().to_owned(),
-                have: 0,
-            };
-            let keeps = asked.trial.keeps();
-            let known = settings.question_known && keeps;
-            let context = cases.iter().map(|case| case.context).min().unwrap_or(0);
-            if keeps && !known {
-                asked.trial.expect(context);
+            let again = at + 1 < cases.len() && !known;
+            let Some(answer) = asked.case(case, common, again, &mut steps, run)? else { break };
+            record.time.prefill(answer.prefill_tokens, Duration::from_secs_f64(answer.prefill_seconds));
+            if answer.prefill_tokens == answer.prompt_tokens {
+                record.time.first.push(answer.prefill_seconds);
             }
-            for (at, case) in cases.iter().enumerate() {
-                let mut common = cases.get(at + 1).map_or(0, |next| case.common(next));
-                if known {
-                    asked.trial.restart();
-                    asked.trial.expect(case.prompt.len());
-                    common = 0;
-                } else if keeps {
-                    common = common.min(context);
-                }
-                let answer = asked.case(case, common, progress)?;
-                if i == 0 {
-                    asked.trial.must_run()?;
-                }
-                match answer {
-                    Some(answer) => {
-                        (progress.observe)(Event::Answer(&answer))?;
-                        collected.answered(answer);
-                    }
-                    None => collected.failed(asked.trial.failure()),
-                }
-            }
+            record.answers.push(answer);
+        }
+        record.time.steps(&steps);
+        match asked.trial.failure() {
+            Some(reason) => record.failed(reason),
+            None => record.memory = asked.trial.memory(),
+        }
+        if record.is_reference {
+            asked.trial.must_run()?;
         }
     }
-    Ok(())
+    Ok(records)
 }
 
 /// Tokens that [`ask`] computes of prompts.
@@ -98,7 +72,7 @@ pub(super) fn tokens(cases: &[Case]) -> usize {
 }
 
 /// Cases in a row that share more and more with the next.
-fn rows(cases: &[Case]) -> Vec<&[Case]> {
+pub(super) fn rows(cases: &[Case]) -> Vec<&[Case]> {
     let (mut rows, mut start, mut have) = (Vec::new(), 0, 0);
     for (at, pair) in cases.windows(2).enumerate() {
         let common = pair[0].common(&pair[1]);
@@ -120,7 +94,6 @@ struct Asked<'a> {
     trial: Trial<'a>,
     subject: &'a Subject<'a>,
     chunk: usize,
-    recipe: String,
     /// Tokens of the prompts that the trunk holds.
     have: usize,
 }
@@ -132,7 +105,7 @@ impl Asked<'_> {
         tokens: &[u32],
         wanted: bool,
         time: &mut Duration,
-        progress: &mut Progress<'_, '_>,
+        run: &mut Run<'_>,
     ) -> Result<Option<u32>, LabError> {
         let mut next = None;
         let mut left = tokens.len();
@@ -143,45 +116,37 @@ impl Asked<'_> {
                 *time += step.time;
                 next = if rows.is_empty() { None } else { best(&mut self.trial, &step.logits) };
             }
-            progress.advance(tokens.len())?;
+            run.advance(tokens.len())?;
         }
         Ok(next)
     }
 
-    /// The answer; the trunk grows to the first `common` tokens of the prompt.
+    /// The answer; the trunk grows to the first `common` tokens of the prompt, and is there `again` afterwards if it is wanted.
     fn case(
         &mut self,
         case: &Case,
         common: usize,
-        progress: &mut Progress<'_, '_>,
+        again: bool,
+        steps: &mut Vec<f64>,
+        run: &mut Run<'_>,
     ) -> Result<Option<Answer>, LabError> {
         let Asked { subject, have, .. } = *self;
         let mut prefill = Duration::ZERO;
         if common > have {
-            self.read(&case.prompt[have..common], false, &mut prefill, progress)?;
+            self.read(&case.prompt[have..common], false, &mut prefill, run)?;
             self.have = common;
         }
-        let trunk = self.trial.branch();
-        let mut next = self.read(&case.prompt[self.have..], true, &mut prefill, progress)?;
-        let trial = &mut self.trial;
-        let mut ids = Vec::new();
-        while let Some(token) = next.filter(|token| !subject.tokenizer.eos().contains(token)) {
-            ids.push(token);
-            if ids.len() == case.answer_tokens {
-                break;
-            }
-            next = trial.step(&[token], &[0]).and_then(|step| best(trial, &step.logits));
-        }
+        let trunk = if again { self.trial.branch() } else { None };
+        let next = self.read(&case.prompt[self.have..], true, &mut prefill, run)?;
+        let ids = greedy(&mut self.trial, next, case.answer_tokens, subject.tokenizer.eos(), steps);
         if let Some(trunk) = trunk {
-            trial.back_to(trunk);
+            self.trial.back_to(trunk);
         }
-        if trial.failure().is_some() {
+        if self.trial.failure().is_some() {
             return Ok(None);
         }
         let answer = subject.tokenizer.decode(&ids);
         Ok(Some(Answer {
-            recipe: self.recipe.clone(),
-            task: case.task,
             index: case.index,
             depth: case.depth,
             prompt_tokens: case.prompt.len(),
@@ -194,8 +159,30 @@ impl Asked<'_> {
     }
 }
 
+/// The tokens that are most likely to follow, `next` and at most `most` in all, to the end of the text; and how many seconds
+/// each but the first took.
+pub(super) fn greedy(
+    trial: &mut Trial<'_>,
+    mut next: Option<u32>,
+    most: usize,
+    eos: &[u32],
+    steps: &mut Vec<f64>,
+) -> Vec<u32> {
+    let mut ids = Vec::new();
+    while let Some(token) = next.filter(|token| !eos.contains(token)) {
+        ids.push(token);
+        if ids.len() == most {
+            break;
+        }
+        let step = trial.step(&[token], &[0]);
+        steps.extend(step.as_ref().map(|step| step.time.as_secs_f64()));
+        next = step.and_then(|step| best(trial, &step.logits));
+    }
+    ids
+}
+
 /// The most likely token; logits that are no numbers end the trial.
-fn best(trial: &mut Trial<'_>, logits: &[f32]) -> Option<u32> {
+pub(super) fn best(trial: &mut Trial<'_>, logits: &[f32]) -> Option<u32> {
     match Row::new(logits) {
         Ok(row) => row.first(),
         Err(reason) => {

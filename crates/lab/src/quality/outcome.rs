@@ -1,19 +1,12 @@
 //! What a run found, recipe by recipe.
 
+use super::record::{BlockSums, Memory, Record, WindowScore};
 use super::{Answer, QualitySettings};
-use crate::Candidate;
-use crate::measures::{TOP, TokenMeasure};
-use crate::statistics::{Interval, bootstrap, median, quantile, wilson};
+use crate::statistics::{Interval, bootstrap, median, wilson};
 use serde::Serialize;
-use std::sync::Arc;
-use std::time::Duration;
 
 /// Parts of a window that are also reported on their own.
 const DEPTHS: usize = 8;
-
-/// Sums over consecutive tokens: how many, and their divergence, agreements of the first, shares of the first five that
-/// agree, negative log-likelihood of the reference, and of the recipe.
-pub type BlockSums = [f64; 6];
 
 /// Everything about one recipe.
 #[derive(Clone, Debug, Serialize)]
@@ -80,28 +73,11 @@ pub struct DepthScore {
     pub perplexity_ratio: f64,
 }
 
-/// One recipe on one window.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct WindowScore {
-    /// The recipe.
-    pub recipe: String,
-    /// Which window.
-    pub window: usize,
-    /// Tokens of each block but the last.
-    pub block: usize,
-    /// Sums of each block.
-    pub blocks: Vec<BlockSums>,
-    /// Greatest divergence of a token, in nats.
-    pub kl_max: f64,
-    /// The token of the window whose prediction diverges most.
-    pub kl_max_at: usize,
-}
-
 /// Questions of one kind, answered.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AnswerScore {
     /// The kind.
-    pub task: &'static str,
+    pub task: String,
     /// Questions.
     pub of: usize,
     /// Answered in full.
@@ -112,21 +88,6 @@ pub struct AnswerScore {
     pub interval: Interval,
     /// Answers equal to the reference's, letter by letter.
     pub same_as_reference: usize,
-}
-
-/// A cache after a window.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Memory {
-    /// Tokens in it.
-    pub tokens: usize,
-    /// Bytes of pages, by the ledger.
-    pub bytes: u64,
-    /// Bytes that the cache predicts for so many tokens.
-    pub predicted_bytes: u64,
-    /// Bits per key or value, with metadata, padding, and what a recipe keeps exact.
-    pub bits_per_element: f64,
-    /// The same of one more token of a long sequence: what is kept exact at its ends does not count any more.
-    pub bits_per_element_long: f64,
 }
 
 /// Tokens per second, from steps that took turns with the reference's.
@@ -140,33 +101,55 @@ pub struct Speed {
     pub decode: Option<f64>,
 }
 
-impl WindowScore {
-    pub(super) fn of(recipe: &str, window: usize, tokens: &[TokenMeasure], settings: &QualitySettings) -> WindowScore {
-        let worst = tokens.iter().enumerate().max_by(|a, b| a.1.kl.total_cmp(&b.1.kl));
-        WindowScore {
-            recipe: recipe.to_owned(),
-            window,
-            block: settings.block,
-            blocks: tokens.chunks(settings.block).map(sums).collect(),
-            kl_max: worst.map_or(0.0, |(_, token)| token.kl),
-            kl_max_at: worst.map_or(0, |(at, _)| at + 1),
+impl Outcome {
+    /// Of a recipe's records; `reference` are the reference's own.
+    pub(super) fn of(records: &[Record], reference: &[Record], settings: &QualitySettings) -> Outcome {
+        let windows: Vec<&WindowScore> = records.iter().filter_map(|record| record.window.as_ref()).collect();
+        let rate = |scored: bool| {
+            let of = records.iter().map(|record| &record.time).filter(|time| time.scored == scored);
+            let (tokens, seconds) = of.fold((0, 0.0), |(tokens, seconds), time| {
+                (tokens + time.prefill_tokens, seconds + time.prefill_seconds)
+            });
+            (tokens > 0).then(|| tokens as f64 / seconds)
+        };
+        let steps = records.iter().filter(|record| record.window.is_some());
+        let steps: Vec<f64> = steps.filter_map(|record| record.time.step_seconds).collect();
+        Outcome {
+            recipe: records.first().map_or_else(String::new, |record| record.recipe.clone()),
+            is_reference: records.first().is_some_and(|record| record.is_reference),
+            failure: records.iter().find_map(|record| record.failure.clone()),
+            scores: Scores::of(&windows, settings.resamples, settings.seed),
+            answers: settings
+                .tasks
+                .iter()
+                .filter_map(|task| AnswerScore::of(task.name(), records, reference))
+                .collect(),
+            memory: records
+                .iter()
+                .filter(|record| record.window.is_some())
+                .filter_map(|record| record.memory)
+                .next_back(),
+            speed: Speed {
+                scoring: rate(true),
+                prefill: rate(false),
+                decode: (!steps.is_empty()).then(|| 1.0 / median(&steps)),
+            },
         }
     }
 }
 
 impl Scores {
-    /// Of the tokens of each window. `None` without tokens.
-    fn of(windows: &[Vec<TokenMeasure>], settings: &QualitySettings) -> Option<Scores> {
-        let blocks: Vec<BlockSums> = windows.iter().flat_map(|w| w.chunks(settings.block)).map(sums).collect();
-        let divergences: Vec<f64> = windows.iter().flatten().map(|token| token.kl).collect();
+    /// Of windows; `None` without predictions.
+    pub fn of(windows: &[&WindowScore], resamples: usize, seed: u64) -> Option<Scores> {
+        let blocks: Vec<BlockSums> = windows.iter().flat_map(|window| window.blocks.iter().copied()).collect();
         let total = add(&blocks);
-        let interval = |of: fn(&BlockSums) -> f64| bootstrap(&blocks, settings.resamples, settings.seed, of);
-        (!divergences.is_empty()).then(|| Scores {
-            tokens: divergences.len(),
+        let interval = |of: fn(&BlockSums) -> f64| bootstrap(&blocks, resamples, seed, of);
+        (total[0] > 0.0).then(|| Scores {
+            tokens: total[0] as usize,
             kl_mean: kl_mean(&total),
             kl_interval: interval(kl_mean),
-            kl_p99: quantile(&divergences, 0.99),
-            kl_max: divergences.iter().copied().fold(0.0, f64::max),
+            kl_p99: upper(windows.iter().flat_map(|window| &window.tail).copied().collect(), total[0] as usize, 0.99),
+            kl_max: windows.iter().filter_map(|window| window.tail.first()).copied().fold(0.0, f64::max),
             top1: top1(&total),
             top1_interval: interval(top1),
             top5: top5(&total),
@@ -179,26 +162,40 @@ impl Scores {
     }
 }
 
-fn by_depth(windows: &[Vec<TokenMeasure>]) -> Vec<DepthScore> {
-    let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
+/// The quantile `q` of `count` values, of which only the largest are there.
+fn upper(mut largest: Vec<f64>, count: usize, q: f64) -> f64 {
+    largest.sort_by(|a, b| b.total_cmp(a));
+    // Counted from the greatest, as [`crate::statistics::quantile`] counts from the least.
+    let at = (1.0 - q) * count.saturating_sub(1) as f64;
+    let (above, share) = (at.floor() as usize, at.fract());
+    match (largest.get(above), largest.get(above + 1)) {
+        (Some(&high), Some(&low)) => high + share * (low - high),
+        _ => largest.last().copied().unwrap_or(f64::NAN),
+    }
+}
+
+/// In whole blocks.
+fn by_depth(windows: &[&WindowScore]) -> Vec<DepthScore> {
+    let longest = windows.iter().map(|window| window.blocks.len()).max().unwrap_or(0);
+    let block = windows.first().map_or(1, |window| window.block);
+    let tokens = windows.iter().map(|window| window.tokens()).max().unwrap_or(0);
     let each = longest.div_ceil(DEPTHS).max(1);
     let part = |from: usize| {
         let to = (from + each).min(longest);
-        let of: Vec<BlockSums> = windows.iter().map(|w| sums(w.get(from..to).unwrap_or_default())).collect();
-        let total = add(&of);
+        let of =
+            windows.iter().flat_map(|window| window.blocks.get(from..to.min(window.blocks.len())).unwrap_or_default());
+        let total = add(&of.copied().collect::<Vec<_>>());
         // Position 0 has no prediction.
-        let (kl_mean, top1, perplexity_ratio) = (kl_mean(&total), top1(&total), perplexity_ratio(&total));
-        DepthScore { from: from + 1, to: to + 1, kl_mean, top1, perplexity_ratio }
+        let (from, to) = (from * block + 1, (to * block).min(tokens) + 1);
+        DepthScore {
+            from,
+            to,
+            kl_mean: kl_mean(&total),
+            top1: top1(&total),
+            perplexity_ratio: perplexity_ratio(&total),
+        }
     };
     (0..longest).step_by(each).map(part).collect()
-}
-
-fn sums(tokens: &[TokenMeasure]) -> BlockSums {
-    let of = |token: &TokenMeasure| {
-        let (top1, top5) = (f64::from(u8::from(token.same_top1)), f64::from(token.shared_top5) / TOP as f64);
-        [1.0, token.kl, top1, top5, token.reference_nll, token.nll]
-    };
-    add(&tokens.iter().map(of).collect::<Vec<_>>())
 }
 
 fn add(blocks: &[BlockSums]) -> BlockSums {
@@ -221,105 +218,34 @@ fn perplexity_ratio(sums: &BlockSums) -> f64 {
     ((sums[5] - sums[4]) / sums[0]).exp()
 }
 
-/// What one recipe has come to so far.
-pub(super) struct Collected {
-    pub candidate: Arc<dyn Candidate>,
-    windows: Vec<Vec<TokenMeasure>>,
-    memory: Option<Memory>,
-    scoring: (usize, Duration),
-    decoding: Vec<f64>,
-    answers: Vec<Answer>,
-    failure: Option<String>,
-}
-
-impl Collected {
-    pub fn new(candidate: &Arc<dyn Candidate>) -> Collected {
-        Collected {
-            candidate: candidate.clone(),
-            windows: Vec::new(),
-            memory: None,
-            scoring: (0, Duration::ZERO),
-            decoding: Vec::new(),
-            answers: Vec::new(),
-            failure: None,
-        }
+impl AnswerScore {
+    /// How one kind of question went; `None` where there was none.
+    fn of(task: &str, records: &[Record], reference: &[Record]) -> Option<AnswerScore> {
+        let answers = |records: &[Record]| -> Vec<Answer> {
+            records.iter().filter(|record| record.item.task == task).flat_map(|record| record.answers.clone()).collect()
+        };
+        let (own, others) = (answers(records), answers(reference));
+        let right = own.iter().filter(|answer| answer.score == 1.0).count();
+        let same =
+            |answer: &&Answer| others.iter().any(|other| other.index == answer.index && other.answer == answer.answer);
+        (!own.is_empty()).then(|| AnswerScore {
+            task: task.to_owned(),
+            of: own.len(),
+            right,
+            accuracy: own.iter().map(|answer| answer.score).sum::<f64>() / own.len() as f64,
+            interval: wilson(right, own.len()),
+            same_as_reference: own.iter().filter(same).count(),
+        })
     }
-
-    /// Adds the time of a scoring step, if it counts.
-    pub fn scoring(&mut self, counts: bool, tokens: usize, time: Duration) {
-        if counts {
-            self.scoring.0 += tokens;
-            self.scoring.1 += time;
-        }
-    }
-
-    pub fn decoded(&mut self, time: Duration) {
-        self.decoding.push(time.as_secs_f64());
-    }
-
-    /// Adds a window, and what the cache held after it.
-    pub fn window(&mut self, tokens: Vec<TokenMeasure>, memory: Option<Memory>) {
-        self.memory = memory;
-        self.windows.push(tokens);
-    }
-
-    pub fn answered(&mut self, answer: Answer) {
-        self.answers.push(answer);
-    }
-
-    pub fn failed(&mut self, reason: Option<&str>) {
-        if let Some(reason) = reason {
-            self.failure.get_or_insert_with(|| reason.to_owned());
-        }
-    }
-
-    pub fn has_failed(&self) -> bool {
-        self.failure.is_some()
-    }
-
-    pub fn answers(&self) -> Vec<Answer> {
-        self.answers.clone()
-    }
-
-    pub fn outcome(self, settings: &QualitySettings, is_reference: bool, reference: &[Answer]) -> Outcome {
-        let rate = |(tokens, time): (usize, Duration)| (tokens > 0).then(|| tokens as f64 / time.as_secs_f64());
-        let asked = self.answers.iter().fold((0, Duration::ZERO), |(tokens, time), answer| {
-            (tokens + answer.prefill_tokens, time + Duration::from_secs_f64(answer.prefill_seconds))
-        });
-        Outcome {
-            recipe: self.candidate.name().to_owned(),
-            is_reference,
-            scores: Scores::of(&self.windows, settings),
-            answers: settings.tasks.iter().filter_map(|task| answered(task.name(), &self.answers, reference)).collect(),
-            memory: self.memory,
-            speed: Speed {
-                scoring: rate(self.scoring),
-                prefill: rate(asked),
-                decode: (!self.decoding.is_empty()).then(|| 1.0 / median(&self.decoding)),
-            },
-            failure: self.failure,
-        }
-    }
-}
-
-/// How one kind of question went; `None` where there was none.
-fn answered(task: &'static str, answers: &[Answer], reference: &[Answer]) -> Option<AnswerScore> {
-    let own: Vec<&Answer> = answers.iter().filter(|answer| answer.task == task).collect();
-    let right = own.iter().filter(|answer| answer.score == 1.0).count();
-    let others = reference.iter().filter(|answer| answer.task == task);
-    (!own.is_empty()).then(|| AnswerScore {
-        task,
-        of: own.len(),
-        right,
-        accuracy: own.iter().map(|answer| answer.score).sum::<f64>() / own.len() as f64,
-        interval: wilson(right, own.len()),
-        same_as_reference: own.iter().zip(others).filter(|(answer, other)| answer.answer == other.answer).count(),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::measures::TokenMeasure;
+    use crate::statistics::quantile;
+    use proptest::prelude::*;
 
     fn token(kl: f64, nll: f64, same_top1: bool, shared_top5: u8) -> TokenMeasure {
         TokenMeasure { kl, nll, reference_nll: 1.0, same_top1, shared_top5 }
@@ -327,13 +253,12 @@ mod tests {
 
     #[test]
     fn scores_by_hand() {
-        let settings =
-            QualitySettings { block: 2, ..QualitySettings::new(crate::candidate::resolve("f16", &[]).unwrap(), 0) };
-        let windows = vec![
+        let windows = [
             vec![token(0.0, 1.0, true, 5), token(0.2, 1.5, false, 4)],
             vec![token(0.1, 0.5, true, 5), token(0.5, 2.0, true, 1)],
         ];
-        let scores = Scores::of(&windows, &settings).unwrap();
+        let windows = windows.map(|tokens| WindowScore::of(&tokens, 1, 2));
+        let scores = Scores::of(&windows.each_ref(), 200, 1).unwrap();
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
         assert_eq!(scores.tokens, 4);
         close(scores.kl_mean, 0.2);
@@ -343,15 +268,25 @@ mod tests {
         close(scores.top5, 0.75);
         close(scores.perplexity, 1.25f64.exp());
         close(scores.perplexity_ratio, 0.25f64.exp());
-        // Two blocks with mean divergences 0.1 and 0.3.
-        close(scores.kl_interval.low, 0.1);
-        close(scores.kl_interval.high, 0.3);
+        assert!(scores.kl_interval.low < 0.1 && scores.kl_interval.high > 0.3);
         assert_eq!(scores.by_depth.len(), 2);
         close(scores.by_depth[1].kl_mean, 0.35);
         assert_eq!((scores.by_depth[1].from, scores.by_depth[1].to), (2, 3));
-        assert!(Scores::of(&[], &settings).is_none());
-        let window = WindowScore::of("r", 1, &windows[1], &settings);
-        assert_eq!(window.blocks, [[2.0, 0.6, 2.0, 1.2, 2.0, 2.5]]);
-        assert_eq!(window.kl_max_at, 2);
+        assert!(Scores::of(&[], 200, 1).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn percentiles_need_only_the_largest(values in prop::collection::vec(0.0f64..1.0, 1..400), cut in 1usize..4) {
+            let windows: Vec<Vec<f64>> = values.chunks(values.len().div_ceil(cut)).map(<[f64]>::to_vec).collect();
+            let tail = values.len() / 100 + 2;
+            let largest = windows.into_iter().flat_map(|mut window| {
+                window.sort_by(|a, b| b.total_cmp(a));
+                window.truncate(tail);
+                window
+            });
+            let found = upper(largest.collect(), values.len(), 0.99);
+            prop_assert!((found - quantile(&values, 0.99)).abs() < 1e-12);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! What a run does, and whether it can.
 
-use crate::tasks::{self, Case, Needles, Task};
+use super::{Item, ItemName, Named, RunSettings, ask};
+use crate::tasks::{self, Needles, Task};
 use crate::{Candidate, LabError, Subject, Text};
-use std::ops::Range;
 use std::sync::Arc;
 
 /// What a run measures.
@@ -99,15 +99,6 @@ impl QualitySettings {
         Ok(())
     }
 
-    pub(super) fn cases(&self, subject: &Subject<'_>, text: &Text) -> Result<Vec<Case>, LabError> {
-        let mut cases = Vec::new();
-        for task in &self.tasks {
-            let Self { question_tokens, questions, questions_per_text, seed, .. } = *self;
-            cases.extend(tasks::cases(*task, subject, text, question_tokens, questions, questions_per_text, seed)?);
-        }
-        Ok(cases)
-    }
-
     fn asks(&self) -> bool {
         self.questions > 0 && !self.tasks.is_empty()
     }
@@ -117,46 +108,35 @@ impl QualitySettings {
         self.tasks.iter().map(|task| task.answer_tokens()).max().unwrap_or(0)
     }
 
-    /// Tokens of the longest sequence.
-    pub(super) fn longest(&self) -> usize {
-        let window = if self.windows > 0 { self.window + self.decode } else { 0 };
-        let question = if self.asks() { self.question_tokens + self.answer_tokens() } else { 0 };
-        window.max(question)
+    /// How items are gone through.
+    pub(super) fn run(&self) -> RunSettings {
+        RunSettings {
+            reference: self.reference.clone(),
+            chunk: self.chunk,
+            decode: self.decode,
+            block: self.block,
+            tail: self.windows * self.window / 100 + 2,
+            kv_budget_bytes: self.kv_budget_bytes,
+        }
     }
 
-    /// Ranges of recipes whose caches fit into memory together with the reference's.
-    pub(super) fn groups(
-        &self,
-        subject: &Subject<'_>,
-        recipes: &[Arc<dyn Candidate>],
-    ) -> Result<Vec<Range<usize>>, LabError> {
-        let bytes = |candidate: &Arc<dyn Candidate>| -> Result<u64, LabError> {
-            let cache = candidate.cache(subject, 0)?;
-            Ok(cache.peak_bytes(&cache.config().plan, self.longest(), self.chunk))
+    /// Windows, then questions.
+    pub(super) fn items(&self, subject: &Subject<'_>, text: &Text) -> Result<Vec<Named>, LabError> {
+        let windows = text.windows(subject.tokenizer, self.windows, self.window)?;
+        let name = |task: &str, tokens, known, index| ItemName { task: task.to_owned(), tokens, known, index };
+        let window = |(index, tokens)| Named {
+            name: name("perplexity", self.window, None, index),
+            item: Item::Window { tokens, context: self.context },
         };
-        let reference = bytes(&self.reference)
-            .map_err(|e| LabError::Reference { name: self.reference.name().into(), reason: e.to_string() })?;
-        let (mut groups, mut start, mut held) = (Vec::new(), 0, reference);
-        for (i, recipe) in recipes.iter().enumerate() {
-            // Where recipe and model do not go together there is nothing to hold.
-            let more = bytes(recipe).unwrap_or(0);
-            if reference + more > self.kv_budget_bytes {
-                return Err(LabError::Settings(format!(
-                    "the caches of {} and {} take {} bytes together, the budget is {}; choose shorter windows and \
-                     prompts or a larger budget",
-                    self.reference.name(),
-                    recipe.name(),
-                    reference + more,
-                    self.kv_budget_bytes
-                )));
-            }
-            if held + more > self.kv_budget_bytes {
-                groups.push(start..i);
-                (start, held) = (i, reference);
-            }
-            held += more;
+        let mut items: Vec<Named> = windows.into_iter().enumerate().map(window).collect();
+        for task in &self.tasks {
+            let Self { question_tokens, questions, questions_per_text, seed, .. } = *self;
+            let cases = tasks::cases(*task, subject, text, question_tokens, questions, questions_per_text, seed)?;
+            items.extend(ask::rows(&cases).into_iter().enumerate().map(|(index, cases)| Named {
+                name: name(task.name(), question_tokens, Some(self.question_known), index),
+                item: Item::Questions(cases.to_vec()),
+            }));
         }
-        groups.push(start..recipes.len());
-        Ok(groups)
+        Ok(items)
     }
 }

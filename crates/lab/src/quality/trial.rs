@@ -1,6 +1,6 @@
 //! One recipe at work: its cache, its sequence, and how long its steps take.
 
-use super::Memory;
+use super::record::Memory;
 use crate::{Candidate, LabError, Subject};
 use cachalot_kv::{KvCache, Segment, SequenceKv};
 use cachalot_model::passes;
@@ -33,8 +33,7 @@ impl<'a> Trial<'a> {
             // Twice, for a branch: what it shares with the trunk is not there twice.
             let budget = 2 * sized.peak_bytes(&sized.config().plan, tokens, chunk);
             let cache = candidate.cache(subject, budget)?;
-            let words = Arc::new(passes::words(subject.tokenizer)?);
-            let sequence = cache.create().with_words(&words);
+            let sequence = cache.create();
             Ok((cache, sequence))
         });
         match opened {
@@ -71,7 +70,7 @@ impl<'a> Trial<'a> {
     /// Begins an empty sequence.
     pub fn restart(&mut self) {
         if let Some((cache, seq)) = &mut self.running {
-            *seq = cache.create().with_words(&seq.words());
+            *seq = cache.create();
             self.read.clear();
         }
     }
@@ -137,6 +136,7 @@ impl<'a> Trial<'a> {
             tokens: seq.len(),
             bytes,
             predicted_bytes: cache.bytes_of(seq),
+            peak_bytes: cache.ledger().peak(),
             bits_per_element: 8.0 * bytes as f64 / self.subject.elements(seq.len()).max(1) as f64,
             bits_per_element_long: 8.0 * cache.bytes_per_token() / each.max(1) as f64,
         })

@@ -7,7 +7,8 @@ use crate::statistics::Interval;
 pub fn table(outcomes: &[Outcome]) -> String {
     let reference = outcomes.iter().find(|outcome| outcome.is_reference);
     let name = reference.map_or("the reference", |outcome| &outcome.recipe);
-    let tasks: Vec<&str> = reference.iter().flat_map(|outcome| &outcome.answers).map(|answers| answers.task).collect();
+    let tasks: Vec<&str> =
+        reference.iter().flat_map(|outcome| &outcome.answers).map(|answers| &answers.task[..]).collect();
     let heads: String = tasks.iter().map(|task| format!(" | {task} [95%]")).collect();
     let rules: String = tasks.iter().map(|_| "---:|").collect();
     let mut text = format!(
@@ -54,7 +55,7 @@ fn row(outcome: &Outcome, reference: Option<&Outcome>, tasks: &[&str]) -> String
         None => cells.extend(none(7)),
     }
     for task in tasks {
-        match outcome.answers.iter().find(|answers| answers.task == *task) {
+        match outcome.answers.iter().find(|answers| answers.task == **task) {
             Some(a) => {
                 let share = interval(a.interval, |share| format!("{:.0}%", 100.0 * share));
                 // Answers may be right in part.
@@ -123,7 +124,7 @@ mod tests {
             failure: None,
             scores: None,
             answers: vec![AnswerScore {
-                task: "needle",
+                task: "needle".to_owned(),
                 of: 20,
                 right: 19,
                 accuracy: 0.95,
@@ -134,6 +135,7 @@ mod tests {
                 tokens: 64,
                 bytes: 1 << 20,
                 predicted_bytes: 1 << 20,
+                peak_bytes: 1 << 20,
                 bits_per_element: 16.0,
                 bits_per_element_long: 15.5,
             }),

@@ -1,0 +1,79 @@
+//! What the laboratory's tests share: the embedded model, a text of our own, caches that someone got wrong.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use cachalot_kernels::Team;
+use cachalot_kv::{CacheConfig, KvCache, KvFormat};
+use cachalot_lab::quality::{Outcome, QualitySettings, measure};
+use cachalot_lab::{Candidate, LabError, Subject, Text, candidate};
+use cachalot_model::{LoadOptions, Loaded, Model};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+pub fn team() -> Arc<Team> {
+    Arc::new(Team::new(NonZeroUsize::new(2).unwrap()))
+}
+
+pub fn loaded() -> &'static Loaded {
+    static CALF: LazyLock<Loaded> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf");
+        Model::load(&path, &LoadOptions::new(team())).unwrap()
+    });
+    &CALF
+}
+
+pub fn subject() -> Subject<'static> {
+    Subject::new(loaded(), team())
+}
+
+/// Prose of our own: sentences from a small grammar, different all along.
+pub fn text(sentences: usize) -> Text {
+    let who = ["The keeper", "An old sailor", "Her brother", "The miller", "A child", "Our neighbour", "The doctor"];
+    let did = ["walked to", "painted", "remembered", "sold", "looked for", "asked about", "left behind", "came from"];
+    let what = ["the harbour", "a small boat", "the lamp", "the long road", "an empty house", "the river", "a letter"];
+    let when = ["before sunrise", "in the rain", "that winter", "without a word", "for many years"];
+    let mut random = cachalot_lab::statistics::Random::new(9);
+    let mut out = String::new();
+    for i in 0..sentences {
+        let mut pick = |of: &[&'static str]| of[random.below(of.len())];
+        out += &format!("{} {} {} {}.", pick(&who), pick(&did), pick(&what), pick(&when));
+        out += if i % 9 == 8 { "\n\n" } else { " " };
+    }
+    Text::new(Path::new("grammar.txt"), out.into_bytes()).unwrap()
+}
+
+pub fn settings() -> QualitySettings {
+    QualitySettings {
+        window: 300,
+        windows: 2,
+        chunk: 128,
+        decode: 2,
+        questions: 0,
+        question_tokens: 400,
+        resamples: 200,
+        ..QualitySettings::new(candidate::resolve("f16", &[]).unwrap(), 1 << 30)
+    }
+}
+
+pub fn run(subject: &Subject<'_>, recipes: &[Arc<dyn Candidate>], settings: &QualitySettings) -> Vec<Outcome> {
+    measure(subject, &text(400), recipes, settings, &mut |_| Ok(())).unwrap()
+}
+
+pub fn named(list: &str) -> Vec<Arc<dyn Candidate>> {
+    candidate::resolve_list(list, &[]).unwrap()
+}
+
+/// A cache that someone got wrong: its geometry is not the model's.
+pub struct Planted(pub &'static str, pub fn(&mut CacheConfig));
+
+impl Candidate for Planted {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn cache(&self, subject: &Subject<'_>, budget_bytes: u64) -> Result<KvCache, LabError> {
+        let mut config = CacheConfig::new(subject.layers.clone(), budget_bytes, "f16".parse::<KvFormat>()?);
+        (self.1)(&mut config);
+        Ok(KvCache::new(config, subject.team.clone(), subject.isa)?)
+    }
+}
