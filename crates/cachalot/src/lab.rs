@@ -59,18 +59,27 @@ struct QualityArgs {
     /// Tokens to decode after each window, for speed.
     #[arg(long, default_value_t = 16)]
     decode: usize,
-    /// Kinds of questions, separated by commas: needle, multi-needle, kv-retrieval.
+    /// Where questions come from, separated by commas: needle, multi-key, multi-value, multi-query, passkey, kv-retrieval,
+    /// variable-tracking, common-words, frequent-words, copy, two-hop, many-shot; jsonl:PATH, ruler:PATH, longbench:PATH,
+    /// scbench:PATH for files, or folders with a file for each dataset (docs/tasks.md).
     #[arg(long, default_value = "needle", value_name = "LIST")]
     tasks: String,
-    /// Questions of each kind, their answers at as many depths; 0 for none.
+    /// Questions of each kind, their answers at as many depths, or the first of each file; 0 for none.
     #[arg(long, alias = "needles", default_value_t = 20)]
     questions: usize,
     /// Questions about one text, which is then read once for all of them.
     #[arg(long, alias = "needles-per-text", default_value_t = 5)]
     questions_per_text: usize,
-    /// Tokens of a question with its text.
+    /// How questions share texts: `single` (one each), `shared` (several, each as if it were the only one), `turns` (one after
+    /// the other, with the right answers to those before).
+    #[arg(long, default_value_t, value_name = "MODE")]
+    mode: tasks::Mode,
+    /// Tokens of a question with its text. Longer prompts of benchmarks are cut in the middle.
     #[arg(long, alias = "needle-tokens", default_value_t = 3500)]
     question_tokens: usize,
+    /// Cut prompts of jsonl files in the middle where the model has no room for them; else they are errors.
+    #[arg(long)]
+    cut: bool,
     /// Whether recipes that reduce a text see the question before they do.
     #[arg(long)]
     question_known: bool,
@@ -108,9 +117,12 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
         questions: args.questions,
         questions_per_text: args.questions_per_text,
         question_tokens: args.question_tokens,
+        mode: args.mode,
+        cut: args.cut,
         seed: args.seed,
         ..QualitySettings::new(candidate::resolve(&args.reference, &profiles)?, load::budget_or_half(args.kv_budget))
     };
+    warn(&settings);
     let text = Text::read(&args.text)?;
     let ready = load::load(&args.model)?;
     let subject = Subject::new(&ready.loaded, ready.team.clone());
@@ -145,8 +157,8 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
     }
     if settings.questions > 0 {
         println!(
-            "{} questions of each kind in prompts of {} tokens, {} to a text, seed {}",
-            settings.questions, settings.question_tokens, settings.questions_per_text, settings.seed
+            "{} questions of each kind in prompts of {} tokens, {} to a text, {} mode, seed {}",
+            settings.questions, settings.question_tokens, settings.questions_per_text, settings.mode, settings.seed
         );
         if keeps {
             let when = if settings.question_known { "before" } else { "after" };
@@ -160,6 +172,18 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
     match outcomes.iter().filter(|outcome| outcome.failure.is_some()).count() {
         0 => Ok(()),
         failed => Err(format!("{failed} of {} recipes failed; the table says why", recipes.len()).into()),
+    }
+}
+
+/// Lines of files that were left out.
+fn warn(settings: &QualitySettings) {
+    const SHOWN: usize = 10;
+    for source in &settings.tasks {
+        let warnings = source.warnings();
+        warnings.iter().take(SHOWN).for_each(|warning| eprintln!("warning: {warning}"));
+        if warnings.len() > SHOWN {
+            eprintln!("warning: {}: {} more lines were left out", source.name(), warnings.len() - SHOWN);
+        }
     }
 }
 
@@ -194,6 +218,8 @@ fn run(args: &QualityArgs, ready: &Ready, text: &Text, settings: &QualitySetting
             "tasks": settings.tasks.iter().map(|task| task.name()).collect::<Vec<_>>(),
             "questions": settings.questions,
             "questions_per_text": settings.questions_per_text,
+            "mode": settings.mode.to_string(),
+            "cut": settings.cut,
             "question_tokens": settings.question_tokens,
             "seed": settings.seed,
             "block": settings.block,

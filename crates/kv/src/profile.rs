@@ -286,7 +286,8 @@ impl Profile {
         Err(ProfileError::Heads { made_for, recipe, measure: measure.name() })
     }
 
-    fn checksum(&self) -> String {
+    /// BLAKE3 of everything in it, in hexadecimal.
+    pub fn checksum(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             // Lengths keep the fields apart.

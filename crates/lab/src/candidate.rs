@@ -19,6 +19,16 @@ pub trait Candidate: Send + Sync {
         false
     }
 
+    /// The recipe behind it, where there is one.
+    fn recipe(&self) -> Option<&Recipe> {
+        None
+    }
+
+    /// What its results depend on besides model and program: everything the name stands for.
+    fn digest(&self) -> String {
+        blake3::hash(self.name().as_bytes()).to_hex().to_string()
+    }
+
     /// A cache of at most `budget_bytes` for the subject's model, whose sequences are written as the setting wants.
     ///
     /// # Errors
@@ -41,6 +51,15 @@ impl Candidate for FromRecipe {
 
     fn keeps(&self) -> bool {
         self.recipe.keep.is_some()
+    }
+
+    fn recipe(&self) -> Option<&Recipe> {
+        Some(&self.recipe)
+    }
+
+    fn digest(&self) -> String {
+        let profile = self.profile.as_ref().map(|profile| profile.checksum());
+        blake3::hash(format!("{:?} {profile:?}", self.recipe).as_bytes()).to_hex().to_string()
     }
 
     fn cache(&self, subject: &Subject<'_>, budget_bytes: u64) -> Result<KvCache, LabError> {

@@ -120,6 +120,7 @@ fn item(subject: &Subject<'_>, list: &str, item: Item) -> Vec<Record> {
         block: 64,
         tail: 10,
         kv_budget_bytes: 1 << 30,
+        recipes_alone: false,
     };
     let name = ItemName { task: "test".into(), tokens: 0, known: None, index: 0 };
     let mut run = Run { subject, settings, progress: &mut |_| Ok(()) };

@@ -133,7 +133,8 @@ fn needles_are_found_and_lost() {
     assert_eq!(outcomes[0].answers[0].same_as_reference, 6);
     assert_eq!(answers.len(), 18);
     assert!(answers.iter().all(|(_, a)| (330..=400).contains(&a.prompt_tokens)), "{answers:#?}");
-    let mut depths: Vec<f64> = answers.iter().filter(|(recipe, _)| recipe == "f16").map(|(_, a)| a.depth).collect();
+    let mut depths: Vec<f64> =
+        answers.iter().filter(|(recipe, _)| recipe == "f16").map(|(_, a)| a.depth.unwrap()).collect();
     depths.sort_by(f64::total_cmp);
     assert!(depths.iter().enumerate().all(|(i, depth)| (depth - (i as f64 + 0.5) / 6.0).abs() < 1e-9), "{depths:?}");
 }

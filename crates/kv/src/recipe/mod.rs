@@ -91,6 +91,19 @@ pub struct Recipe {
     pub(crate) places: Places,
 }
 
+impl Recipe {
+    /// What kind of method it is, by the verbs that it makes a choice for.
+    pub fn family(&self) -> &'static str {
+        let encodes = [Side::Keys, Side::Values].into_iter().any(|side| self.encode.all_stages(side).next().is_some());
+        match (self.keep.is_some(), encodes) {
+            (false, false) => "exact",
+            (false, true) => "encode",
+            (true, false) => "keep",
+            (true, true) => "keep and encode",
+        }
+    }
+}
+
 /// What stays of a context, as written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeepSpec {

@@ -26,7 +26,12 @@ pub(super) fn ask(
     let longest = cases.iter().map(|case| case.prompt.len() + case.answer_tokens).max().unwrap_or(0);
     let context = cases.iter().map(|case| case.context).min().unwrap_or(0);
     let reference = run.settings.reference.clone();
-    for (candidate, record) in [&reference].into_iter().chain(recipes).zip(&mut records) {
+    if run.settings.recipes_alone {
+        records.remove(0);
+    }
+    let reference = (!run.settings.recipes_alone).then_some(&reference);
+    let asked = reference.into_iter().chain(recipes);
+    for (candidate, record) in asked.zip(&mut records) {
         let mut asked = Asked { trial: Trial::new(subject, candidate, longest, chunk), subject, chunk, have: 0 };
         let keeps = asked.trial.keeps();
         let known = name.known == Some(true) && keeps;
@@ -72,7 +77,7 @@ pub(super) fn tokens(cases: &[Case]) -> usize {
 }
 
 /// Cases in a row that share more and more with the next.
-pub(super) fn rows(cases: &[Case]) -> Vec<&[Case]> {
+pub fn rows(cases: &[Case]) -> Vec<&[Case]> {
     let (mut rows, mut start, mut have) = (Vec::new(), 0, 0);
     for (at, pair) in cases.windows(2).enumerate() {
         let common = pair[0].common(&pair[1]);
@@ -148,10 +153,14 @@ impl Asked<'_> {
         let answer = subject.tokenizer.decode(&ids);
         Ok(Some(Answer {
             index: case.index,
+            turn: case.turn,
+            id: case.id.clone(),
             depth: case.depth,
             prompt_tokens: case.prompt.len(),
+            cut: case.cut,
             prefill_tokens: case.prompt.len() - have,
             expected: case.expected.clone(),
+            scoring: case.scoring.name().to_owned(),
             score: case.score(&answer),
             answer,
             prefill_seconds: prefill.as_secs_f64(),

@@ -66,7 +66,8 @@ pub struct Named {
     pub item: Item,
 }
 
-/// Every recipe and the reference on one item, in groups that fit into memory. The reference's own record comes first.
+/// Every recipe and the reference on one item, in groups that fit into memory. The reference's own record comes first, where
+/// there is one ([`super::RunSettings::recipes_alone`]).
 ///
 /// # Errors
 /// Where the reference fails, or the observer; a recipe that fails has a record that says so.
@@ -85,7 +86,7 @@ pub fn measure_item(run: &mut Run<'_>, named: &Named, recipes: &[Arc<dyn Candida
             }
         };
         // The reference goes along with every group, and is looked at once.
-        records.extend(found.into_iter().skip(usize::from(i > 0)));
+        records.extend(found.into_iter().filter(|record| i == 0 || !record.is_reference));
     }
     Ok(records)
 }

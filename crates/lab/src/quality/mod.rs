@@ -16,6 +16,7 @@ mod trial;
 mod window;
 
 pub use answer::Answer;
+pub use ask::rows;
 pub use item::{Item, Named, measure_item};
 pub use outcome::{AnswerScore, DepthScore, Outcome, Scores, Speed};
 pub use record::{BlockSums, Generation, ItemName, Memory, Record, Time, WindowScore};
@@ -40,6 +41,8 @@ pub struct RunSettings {
     pub tail: usize,
     /// Most bytes of all caches together.
     pub kv_budget_bytes: u64,
+    /// Whether questions are put to recipes alone, since what the reference answers is known.
+    pub recipes_alone: bool,
 }
 
 /// A model, how items are gone through, and who is told of it.

@@ -1,7 +1,7 @@
 //! What a run does, and whether it can.
 
 use super::{Item, ItemName, Named, RunSettings, ask};
-use crate::tasks::{self, Needles, Task};
+use crate::tasks::{Generated, Mode, Needles, Source, Wanted};
 use crate::{Candidate, LabError, Subject, Text};
 use std::sync::Arc;
 
@@ -20,14 +20,18 @@ pub struct QualitySettings {
     pub chunk: usize,
     /// Tokens decoded after each window, one at a time, for speed; 0 for none.
     pub decode: usize,
-    /// Kinds of questions.
-    pub tasks: Vec<&'static dyn Task>,
+    /// Where questions come from.
+    pub tasks: Vec<Arc<dyn Source>>,
     /// Questions of each kind; 0 for none.
     pub questions: usize,
     /// Questions about one text, which is read once for all of them.
     pub questions_per_text: usize,
     /// Tokens of a question with its text.
     pub question_tokens: usize,
+    /// How questions share texts.
+    pub mode: Mode,
+    /// Whether prompts of a user's file that the model has no room for are cut.
+    pub cut: bool,
     /// Whether recipes that reduce a context see the question first, or get it when the text is reduced.
     pub question_known: bool,
     /// Seed of tasks and intervals.
@@ -50,10 +54,12 @@ impl QualitySettings {
             context: 0,
             chunk: 512,
             decode: 16,
-            tasks: vec![&Needles],
+            tasks: vec![Arc::new(Generated(&Needles))],
             questions: 20,
             questions_per_text: 5,
             question_tokens: 3500,
+            mode: Mode::default(),
+            cut: false,
             question_known: false,
             seed: 1,
             kv_budget_bytes,
@@ -88,8 +94,9 @@ impl QualitySettings {
                  choose a shorter window"
             ));
         }
-        let answer = self.answer_tokens();
-        if self.asks() && self.question_tokens + answer > context {
+        let follows = self.tasks.iter().filter(|source| source.follows_length());
+        let answer = follows.map(|source| source.answer_tokens()).max();
+        if let Some(answer) = answer.filter(|answer| self.asks() && self.question_tokens + answer > context) {
             let tokens = self.question_tokens;
             return fail(format!(
                 "questions of {tokens} tokens and {answer} of answer do not fit the model's context of {context}; \
@@ -103,11 +110,6 @@ impl QualitySettings {
         self.questions > 0 && !self.tasks.is_empty()
     }
 
-    /// Most tokens of an answer.
-    fn answer_tokens(&self) -> usize {
-        self.tasks.iter().map(|task| task.answer_tokens()).max().unwrap_or(0)
-    }
-
     /// How items are gone through.
     pub(super) fn run(&self) -> RunSettings {
         RunSettings {
@@ -117,6 +119,7 @@ impl QualitySettings {
             block: self.block,
             tail: self.windows * self.window / 100 + 2,
             kv_budget_bytes: self.kv_budget_bytes,
+            recipes_alone: false,
         }
     }
 
@@ -130,8 +133,12 @@ impl QualitySettings {
         };
         let mut items: Vec<Named> = windows.into_iter().enumerate().map(window).collect();
         for task in &self.tasks {
-            let Self { question_tokens, questions, questions_per_text, seed, .. } = *self;
-            let cases = tasks::cases(*task, subject, text, question_tokens, questions, questions_per_text, seed)?;
+            let (tokens, per_text) = (self.question_tokens, self.questions_per_text);
+            let Self { question_tokens, questions, mode, seed, cut, .. } = *self;
+            if questions == 0 {
+                continue;
+            }
+            let cases = task.cases(subject, &Wanted { text, tokens, questions, per_text, mode, seed, cut })?;
             items.extend(ask::rows(&cases).into_iter().enumerate().map(|(index, cases)| Named {
                 name: name(task.name(), question_tokens, Some(self.question_known), index),
                 item: Item::Questions(cases.to_vec()),

@@ -1,14 +1,14 @@
 //! One JSON object per line, appended as results come, each with the run that it belongs to.
 
 use crate::LabError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Everything needed to repeat a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
     /// The command line.
     pub command: Vec<String>,
@@ -64,6 +64,11 @@ impl Lines {
         lines.end_broken_line().map_err(io("read"))?;
         lines.write("run", run)?;
         Ok(lines)
+    }
+
+    /// Name of the run.
+    pub fn run(&self) -> &str {
+        &self.run
     }
 
     /// The file.

@@ -1,14 +1,16 @@
 //! Numbers about numbers. Everything random is drawn from a seed.
 
 mod bootstrap;
+mod paired;
 mod quantile;
 mod random;
 mod wilson;
 
 pub use bootstrap::bootstrap;
+pub use paired::paired;
 pub use quantile::{median, quantile};
 pub use random::Random;
-pub use wilson::wilson;
+pub use wilson::{wilson, wilson_mean};
 
 /// A 95% interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]

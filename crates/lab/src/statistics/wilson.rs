@@ -5,17 +5,24 @@ use super::Interval;
 /// The 95% score interval of `right` successes in `of` trials (Wilson, "Probable inference, the law of succession, and
 /// statistical inference", 1927). Unlike a bootstrap it does not shrink to nothing where all trials agree.
 pub fn wilson(right: usize, of: usize) -> Interval {
+    wilson_mean(right as f64, of)
+}
+
+/// The same of the mean of `of` values in `[0, 1]` whose sum is `right`. No such values vary more than zeros and ones, so the
+/// interval is rather too wide.
+pub fn wilson_mean(right: f64, of: usize) -> Interval {
     const Z: f64 = 1.959_963_984_540_054;
     if of == 0 {
         return Interval { low: 0.0, high: 1.0 };
     }
-    let (n, p) = (of as f64, right as f64 / of as f64);
+    let n = of as f64;
+    let p = right / n;
     let scale = 1.0 + Z * Z / n;
     let middle = (p + Z * Z / (2.0 * n)) / scale;
     let half = Z / scale * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     // The ends are exact where all trials agree; rounding must not move them.
-    let low = if right == 0 { 0.0 } else { (middle - half).max(0.0) };
-    let high = if right == of { 1.0 } else { (middle + half).min(1.0) };
+    let low = if right <= 0.0 { 0.0 } else { (middle - half).max(0.0) };
+    let high = if right >= n { 1.0 } else { (middle + half).min(1.0) };
     Interval { low, high }
 }
 

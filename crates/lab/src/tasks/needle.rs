@@ -1,18 +1,19 @@
 //! Facts in a long text, asked for one at a time: the needle in a haystack (Kamradt, 2023). Several may share a text, as
 //! questions do in SCBench (Li et al., 2024).
 
-use super::{Posed, Question, Task, hidden, number};
+use super::facts::Facts;
+use super::{Posed, Question, Task};
 use crate::statistics::Random;
 
 /// A fact, the question for it, and what it can be about. Facts of different kinds are not easily confused: a small model
 /// that is asked for one of five codes tends to name the last.
-pub(super) struct Kind {
-    pub fact: [&'static str; 3],
-    pub question: [&'static str; 2],
-    pub about: [&'static str; 8],
+struct Kind {
+    fact: [&'static str; 3],
+    question: [&'static str; 2],
+    about: [&'static str; 8],
 }
 
-pub(super) const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 5] = [
     Kind {
         fact: ["The secret code of ", " is ", "."],
         question: ["What is the secret code of ", "?"],
@@ -64,25 +65,30 @@ impl Task for Needles {
         24
     }
 
+    fn questions_of_a_text(&self) -> usize {
+        KINDS.iter().map(|kind| kind.about.len()).sum()
+    }
+
     fn pose(&self, sentences: &[&str], depths: &[f64], random: &mut Random) -> Posed {
-        let mut facts: Vec<(usize, String)> = Vec::new();
-        let mut questions: Vec<Question> = Vec::new();
+        let (mut facts, mut questions, mut asked) = (Facts::among(sentences), Vec::new(), Vec::new());
         for (&depth, kind) in depths.iter().zip(KINDS.iter().cycle()) {
-            let about = kind.about[random.below(kind.about.len())];
-            let known = |number: &str| questions.iter().any(|question| question.expected[0] == number);
-            let number = number(sentences, known, random);
-            let at = (depth.clamp(0.0, 1.0) * sentences.len() as f64).round() as usize;
+            let first = random.below(kind.about.len());
+            // Two facts about one thing would contradict each other.
+            let mut abouts = kind.about.iter().cycle().skip(first).take(kind.about.len());
+            let about = abouts.find(|about| !asked.contains(about)).unwrap_or(&kind.about[first]);
+            asked.push(about);
+            let number = facts.number(5, random);
             let [begin, middle, end] = kind.fact;
-            facts.push((at.min(sentences.len()), format!("{begin}{about}{middle}{number}{end}")));
+            facts.hide(depth, format!("{begin}{about}{middle}{number}{end}"));
             let [begin, end] = kind.question;
-            let text = format!("{begin}{about}{end}");
-            questions.push(Question { text, prefix: String::new(), expected: vec![number] });
+            questions.push(Question::new(format!("{begin}{about}{end}"), vec![number], depth));
         }
         Posed {
             introduction: INTRODUCTION.into(),
-            text: hidden(sentences, &facts),
+            text: facts.text(),
             questions,
             instruction: "Answer with the number only.".into(),
+            ..Posed::default()
         }
     }
 }
@@ -113,5 +119,15 @@ mod tests {
         assert_eq!(pose(&sentences, 1), pose(&sentences, 1));
         assert_eq!(pose(&sentences, 1).questions, pose(&sentences[..2], 1).questions);
         assert_ne!(pose(&sentences, 1).questions, pose(&sentences, 2).questions);
+    }
+
+    #[test]
+    fn no_thing_has_two_facts() {
+        let most = Needles.questions_of_a_text();
+        let posed = Needles.pose(&["a."; 50], &vec![0.5; most], &mut Random::new(7));
+        let mut texts: Vec<&str> = posed.questions.iter().map(|question| &question.text[..]).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        assert_eq!(texts.len(), most);
     }
 }

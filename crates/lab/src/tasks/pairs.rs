@@ -1,7 +1,7 @@
 //! Values by their keys, in a text that has nothing else (Liu et al., "Lost in the Middle", 2023). Keys and values
 //! are words instead of random letters, so that a small model can read them.
 
-use super::{Posed, Question, Task};
+use super::{Posed, Question, Task, lexicon};
 use crate::statistics::Random;
 
 const NAMES: [&str; 48] = [
@@ -19,8 +19,10 @@ const WORDS: [&str; 48] = [
 ];
 const INTRODUCTION: &str = "Below is a JSON object with keys and their values. Remember it. You will be asked for the value of \
                             one of the keys afterwards.";
-/// Pairs for each sentence that the filler would have: about as long.
-const PAIRS: usize = 2;
+/// Keys of two words; longer objects have keys of three as well.
+const SHORT: usize = NAMES.len() * WORDS.len();
+/// A stride that has no divisor in common with the number of keys of three words, so that all come before one comes again.
+const STRIDE: usize = 100_003;
 
 /// An object of keys with a word each; a question asks for the word of one. Several keys may have the same word.
 pub struct KeyValue;
@@ -34,34 +36,43 @@ impl Task for KeyValue {
         8
     }
 
+    fn made_up(&self) -> bool {
+        true
+    }
+
     fn pose(&self, sentences: &[&str], depths: &[f64], random: &mut Random) -> Posed {
-        let count = (PAIRS * sentences.len()).clamp(depths.len(), NAMES.len() * WORDS.len());
-        let mut keys: Vec<(&str, &str)> =
-            NAMES.iter().flat_map(|&name| WORDS.iter().map(move |&word| (name, word))).collect();
-        for at in 0..keys.len() {
-            let other = at + random.below(keys.len() - at);
-            keys.swap(at, other);
-        }
-        // For all keys, so that a shorter object has the same ones.
-        let values: Vec<&str> = keys.iter().map(|_| WORDS[random.below(WORDS.len())]).collect();
-        // Those that are asked for come first of all, and go to their depths.
+        let count = sentences.len().max(depths.len());
+        let mut keys: Vec<usize> = (0..SHORT).collect();
+        random.shuffle(&mut keys);
+        let first = random.below(NAMES.len() * lexicon::PAIRS);
+        let key = |at: usize| match keys.get(at) {
+            Some(key) => format!("{} {}", NAMES[key / WORDS.len()], WORDS[key % WORDS.len()]),
+            None => {
+                let key = (first + (at - SHORT) * STRIDE) % (NAMES.len() * lexicon::PAIRS);
+                format!("{} {}", NAMES[key / lexicon::PAIRS], lexicon::pair(key % lexicon::PAIRS))
+            }
+        };
+        // Those that are asked for come first of all, and go to their depths, so that a shorter object has the same ones.
+        let values: Vec<&str> = (0..count).map(|_| WORDS[random.below(WORDS.len())]).collect();
         let mut order: Vec<usize> = (depths.len()..count).collect();
         for (at, &depth) in depths.iter().enumerate() {
             let place = (depth.clamp(0.0, 1.0) * count as f64) as usize;
             order.insert(place.min(order.len()), at);
         }
-        let pair = |&at: &usize| format!("\"{} {}\": \"{}\"", keys[at].0, keys[at].1, values[at]);
-        let pairs: Vec<String> = order.iter().map(pair).collect();
-        let question = |at: usize| {
-            let key = format!("{} {}", keys[at].0, keys[at].1);
-            let text = format!("What is the value of \"{key}\"?");
-            Question { text, prefix: format!("\"{key}\": \""), expected: vec![values[at].to_owned()] }
+        let pairs: Vec<String> = order.iter().map(|&at| format!("\"{}\": \"{}\"", key(at), values[at])).collect();
+        let question = |(at, &depth): (usize, &f64)| {
+            let text = format!("What is the value of \"{}\"?", key(at));
+            let mut question = Question::new(text, vec![values[at].to_owned()], depth);
+            question.prefix = format!("\"{}\": \"", key(at));
+            question.answer = format!("{}\"", values[at]);
+            question
         };
         Posed {
             introduction: INTRODUCTION.into(),
             text: format!("{{{}}}", pairs.join(",\n")),
-            questions: (0..depths.len()).map(question).collect(),
+            questions: depths.iter().enumerate().map(question).collect(),
             instruction: "Answer with the pair only.".into(),
+            ..Posed::default()
         }
     }
 }
@@ -72,7 +83,7 @@ mod tests {
 
     #[test]
     fn every_key_has_one_value_and_those_asked_for_lie_at_their_depths() {
-        let sentences = ["a."; 20];
+        let sentences = [""; 40];
         let depths = [0.05, 0.5, 0.95];
         let posed = KeyValue.pose(&sentences, &depths, &mut Random::new(3));
         let lines: Vec<&str> = posed.text.lines().collect();
@@ -83,7 +94,19 @@ mod tests {
             assert!((at as f64 / 40.0 - depth).abs() < 0.1, "{at} {depth}");
             assert_eq!(posed.text.matches(&question.prefix).count(), 1);
         }
-        let shorter = KeyValue.pose(&sentences[..5], &depths, &mut Random::new(3));
+        let shorter = KeyValue.pose(&sentences[..10], &depths, &mut Random::new(3));
         assert_eq!(posed.questions, shorter.questions);
+    }
+
+    #[test]
+    fn long_objects_have_no_key_twice() {
+        let posed = KeyValue.pose(&vec![""; 20_000], &[0.5], &mut Random::new(3));
+        let mut keys: Vec<&str> = posed.text.lines().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(keys.len(), 20_000);
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 20_000);
+        let all = NAMES.len() * lexicon::PAIRS;
+        assert!((2..STRIDE).all(|divisor| STRIDE % divisor != 0 || all % divisor != 0));
     }
 }
