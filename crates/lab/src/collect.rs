@@ -117,7 +117,9 @@ fn divergence(records: &[&Record]) -> Option<Divergence> {
 }
 
 fn answered(records: &[&Record], reference: &[&Record]) -> Option<Answered> {
-    let own: Vec<&Answer> = records.iter().flat_map(|record| &record.answers).collect();
+    // What nobody knows the answer to has no score.
+    let own = records.iter().flat_map(|record| &record.answers).filter(|answer| !answer.expected.is_empty());
+    let own: Vec<&Answer> = own.collect();
     let others: HashMap<usize, &Answer> =
         reference.iter().flat_map(|record| &record.answers).map(|answer| (answer.index, answer)).collect();
     if own.is_empty() {

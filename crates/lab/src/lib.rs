@@ -19,6 +19,7 @@ pub mod cell;
 pub mod collect;
 pub mod data;
 pub mod error;
+mod made_up;
 pub mod measures;
 pub mod quality;
 pub mod report;

@@ -191,7 +191,7 @@ fn settings_that_cannot_be_met_say_what_would() {
     assert!(fails(&long, QualitySettings { window: 1, ..settings() }).contains("predicts nothing"));
     assert!(fails(&long, QualitySettings { questions: 1, question_tokens: 10, ..settings() }).contains("at least"));
     let short = fails(&text(20), QualitySettings { windows: 1, ..settings() });
-    assert!(short.contains("grammar.txt") && short.contains("a window 300"), "{short}");
+    assert!(short.contains("made-up sentences") && short.contains("a window 300"), "{short}");
     let filler = fails(&text(20), QualitySettings { windows: 0, questions: 1, ..settings() });
     assert!(filler.contains("too short to fill"), "{filler}");
 }

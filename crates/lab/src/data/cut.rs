@@ -1,5 +1,5 @@
-//! Prompts that are too long lose their middle, as in LongBench (Bai et al., 2023): what is wanted and how often stands at
-//! the ends.
+//! Prompts that are too long lose their middle, as in LongBench (Bai et al., 2023): what is wanted and how often
+//! stands at the ends.
 
 use crate::tasks::{Mode, Posed, Prompts, prompts};
 use crate::{LabError, Subject};
@@ -7,8 +7,8 @@ use cachalot_model::tokenizer::Specials;
 
 /// Prompts of at most `limit` tokens; `posed` is cut to what they have. `None` where not even the rest fits.
 ///
-/// As many tokens stay before the cut as behind it, counted from the ends of the whole prompt. LongBench cuts prompts; here
-/// it is their longest part that is cut, so that no question is.
+/// As many tokens stay before the cut as behind it, counted from the ends of the whole prompt. LongBench cuts
+/// prompts; here it is their longest part that is cut, so that no question is.
 pub(super) fn fit(
     subject: &Subject<'_>,
     posed: &mut Posed,

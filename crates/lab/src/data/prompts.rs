@@ -1,8 +1,8 @@
 //! A user's own prompts and chats.
 //!
-//! `{"prompt": "..."}` is a text that the answer continues, `{"messages": [{"role": "user", "content": "..."}]}` a chat. Besides:
-//! `context`, a text before the prompt or the last message; what is right, `answer` (one), `answers` (any of
-//! them will do) or `expected` (all of them); `max_tokens` of the answer; `id`.
+//! `{"prompt": "..."}` is a text that the answer continues, `{"messages": [{"role": "user", "content": "..."}]}` a
+//! chat. Besides: `context`, a text before the prompt or the last message; what is right, `answer` (one), `answers`
+//! (any of them will do) or `expected` (all of them); `max_tokens` of the answer; `id`.
 
 use super::fields::Fields;
 use crate::tasks::{Form, Posed, Question, Scoring};

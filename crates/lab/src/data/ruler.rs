@@ -1,5 +1,5 @@
-//! RULER (Hsieh et al., 2024): files that its scripts write, `{"input", "outputs", "answer_prefix", ...}`. Make them without
-//! a model's template (`base`); the model's own comes around them here.
+//! RULER (Hsieh et al., 2024): files that its scripts write, `{"input", "outputs", "answer_prefix", ...}`. Make them
+//! without a model's template (`base`); the model's own comes around them here.
 
 use super::fields::Fields;
 use crate::tasks::{Form, Posed, Question, Scoring};
@@ -9,8 +9,8 @@ const ANSWER_TOKENS: [(&str, usize); 5] = [("niah", 128), ("vt", 30), ("cwe", 12
 
 pub(super) fn read(dataset: &str, fields: &Fields) -> Result<Posed, String> {
     let input = fields.text("input")?.trim_end();
-    // The question is the last line. What is written in one line cannot be told apart, nor is a line that has most of the
-    // text a question.
+    // The question is the last line. What is written in one line cannot be told apart, nor is a line that has most of
+    // the text a question.
     let (text, question) = match input.rsplit_once('\n') {
         Some((text, question)) if question.len() < text.len() && !text.trim().is_empty() => (text, question),
         _ => ("", input),

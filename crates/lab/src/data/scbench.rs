@@ -1,6 +1,7 @@
-//! SCBench (Li et al., 2024): `{"id", "context", "multi_turns": [{"input", "answer", "options", "task"}]}`. Instructions are our
-//! own words; lengths of answers and metrics are SCBench's. Answers are taken as wholes: SCBench's script walks along the
-//! letters of those that are a string where it expects a list (many-shot, Chinese questions).
+//! SCBench (Li et al., 2024): `{"id", "context", "multi_turns": [{"input", "answer", "options", "task"}]}`.
+//! Instructions are our own words; lengths of answers and metrics are SCBench's. Answers are taken as wholes:
+//! SCBench's script walks along the letters of those that are a string where it expects a list (many-shot, Chinese
+//! questions).
 
 use super::fields::Fields;
 use crate::tasks::{Form, Posed, Question, Scoring};
@@ -59,7 +60,7 @@ static DATASETS: [Dataset; 14] = [
     dataset("summary", "", BARE, 200, Scoring::RougeLsum),
     dataset(
         "repoqa",
-        "Functions of the following code will be described. Repeat the one that is meant, letter by letter, between lines of ```.",
+        "Functions of this code will be described. Repeat the one that is meant, letter by letter, between lines of ```.",
         BARE,
         1024,
         // The others come with the line.

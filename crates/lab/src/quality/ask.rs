@@ -34,7 +34,8 @@ pub(super) fn ask(
     for (candidate, record) in asked.zip(&mut records) {
         let mut asked = Asked { trial: Trial::new(subject, candidate, longest, chunk), subject, chunk, have: 0 };
         let keeps = asked.trial.keeps();
-        let known = name.known == Some(true) && keeps;
+        // Where context and question cannot be told apart, the prompt is reduced as a whole.
+        let known = (name.known == Some(true) || context == 0) && keeps;
         if keeps && !known {
             asked.trial.expect(context);
         }

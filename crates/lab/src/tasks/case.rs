@@ -22,8 +22,8 @@ pub struct Case {
     pub context: usize,
     /// Whether the middle of the text was left out for the prompt to fit.
     pub cut: bool,
-    /// What the answer must contain or be, as `scoring` has it. Empty where nobody knows: such answers can only be compared
-    /// with those of the reference.
+    /// What the answer must contain or be, as `scoring` has it. Empty where nobody knows: such answers can only be
+    /// compared with those of the reference.
     pub expected: Vec<String>,
     /// How answers are scored.
     pub scoring: Scoring,

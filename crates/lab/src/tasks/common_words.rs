@@ -5,14 +5,15 @@ use crate::statistics::Random;
 
 /// Common words, as in RULER.
 const COMMON: usize = 10;
-/// How often a list of so many words has a common and another word; RULER has the first from 4,096 tokens on, the second
-/// below. Shorter lists have common words less often.
+/// How often a list of so many words has a common and another word; RULER has the first from 4,096 tokens on, the
+/// second below. Shorter lists have common words less often.
 const REPEATS: [(usize, usize, usize); 2] = [(600, 30, 3), (120, 6, 1)];
 
 const INTRODUCTION: &str = "The following is a numbered list of words. Some stand in it more often than others. Remember those that \
-                            stand in it most often.";
+     stand in it most often.";
 
-/// A numbered list of made-up words of two; ten stand in it several times as often as the others. A text has one question.
+/// A numbered list of made-up words of two; ten stand in it several times as often as the others. A text has one
+/// question.
 pub struct CommonWords;
 
 impl Task for CommonWords {
@@ -56,7 +57,7 @@ impl Task for CommonWords {
             words[..COMMON].iter().map(|word| lexicon::pair(*word)).collect(),
             0.0,
         );
-        question.prefix = "The ten words that stand in the list most often are".into();
+        question = question.prefix("The ten words that stand in the list most often are".into());
         question.depth = None;
         Posed {
             introduction: INTRODUCTION.into(),

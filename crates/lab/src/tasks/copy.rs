@@ -1,4 +1,5 @@
-//! A passage to be repeated word by word. Ours: every token of the answer depends on the cache, and nothing can be guessed.
+//! A passage to be repeated word by word. Ours: every token of the answer depends on the cache, and nothing can be
+//! guessed.
 
 use super::facts::Facts;
 use super::{Posed, Question, Scoring, Task, lexicon};
@@ -8,10 +9,10 @@ use crate::statistics::Random;
 const WORDS: usize = 24;
 
 const INTRODUCTION: &str = "The following text has passages with names between the marks BEGIN and END. Remember them word by word. You \
-                            will be asked to repeat one of them afterwards.";
+     will be asked to repeat one of them afterwards.";
 
-/// Passages of random words, each with a name; a question asks for one of them. Scored by how much of it the answer gets
-/// right before the first mistake.
+/// Passages of random words, each with a name; a question asks for one of them. Scored by how much of it the answer
+/// gets right before the first mistake.
 pub struct VerbatimCopy;
 
 impl Task for VerbatimCopy {
@@ -35,7 +36,7 @@ impl Task for VerbatimCopy {
             facts.hide(depth, format!("BEGIN {name}: {passage} END."));
             let text = format!("What stands between BEGIN {name} and END?");
             let mut question = Question::new(text, vec![passage], depth);
-            question.prefix = format!("BEGIN {name}:");
+            question = question.prefix(format!("BEGIN {name}:"));
             question.scoring = Scoring::Beginning;
             questions.push(question);
         }

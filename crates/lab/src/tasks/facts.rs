@@ -39,8 +39,8 @@ impl<'a> Facts<'a> {
         self.new_one(|more| (0..letters + more).map(|_| char::from(b'A' + random.below(26) as u8)).collect())
     }
 
-    /// The first that stands nowhere so far: neither in a sentence nor in a fact, nor in what was drawn before. One that
-    /// the filler happens to have would prove nothing. After many failures `draw` is told to make longer ones.
+    /// The first that stands nowhere so far: neither in a sentence nor in a fact, nor in what was drawn before. One
+    /// that the filler happens to have would prove nothing. After many failures `draw` is told to make longer ones.
     fn new_one(&mut self, mut draw: impl FnMut(usize) -> String) -> String {
         let mut failures = 0;
         loop {

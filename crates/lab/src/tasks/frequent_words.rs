@@ -52,7 +52,7 @@ impl Task for FrequentWords {
         random.shuffle(&mut text);
         let expected = words[1..=ASKED].to_vec();
         let mut question = Question::new("Which three coded words stand in the text most often?".into(), expected, 0.0);
-        question.prefix = "The three coded words that stand in the text most often are".into();
+        question = question.prefix("The three coded words that stand in the text most often are".into());
         question.depth = None;
         Posed {
             introduction: INTRODUCTION.into(),

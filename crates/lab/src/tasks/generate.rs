@@ -1,13 +1,14 @@
 //! Made-up texts of the right length.
 
+use super::prompt::prompt_tokens;
 use super::{Case, Filler, Mode, Posed, Prompts, Source, Task, Wanted, prompts};
 use crate::statistics::Random;
 use crate::{LabError, Subject};
 
 /// A generated kind as a source of cases.
 ///
-/// Prompts have at most the tokens wanted, and hardly fewer. The facts lie at depths `(i + ½) / count`; neighbouring cases
-/// are questions about one text, whose facts are spread over it.
+/// Prompts have at most the tokens wanted, and hardly fewer. The facts lie at depths `(i + ½) / count`; neighbouring
+/// cases are questions about one text, whose facts are spread over it.
 pub struct Generated(pub &'static dyn Task);
 
 impl Source for Generated {
@@ -34,16 +35,14 @@ impl Source for Generated {
             };
             let depths: Vec<f64> = (index..count).step_by(texts).map(|i| (i as f64 + 0.5) / count as f64).collect();
             let pose = |keep: usize| {
-                let mut random = random.clone();
-                let mut posed = task.pose(&sentences[..keep], &depths, &mut random);
+                let mut posed = task.pose(&sentences[..keep], &depths, &mut random.clone());
                 if wanted.mode == Mode::Turns {
                     // Else later turns would always be about later facts.
-                    random.shuffle(&mut posed.questions);
+                    Random::of_item(wanted.seed, !(index as u64)).shuffle(&mut posed.questions);
                 }
-                let prompts = prompts(subject, &posed, wanted.mode)?;
-                Ok((posed, prompts))
+                posed
             };
-            let (posed, prompts) = fit(task.name(), sentences.len(), wanted.tokens, pose)?;
+            let (posed, prompts) = fit(subject, task.name(), sentences.len(), wanted, pose)?;
             for (turn, (question, prompt)) in posed.questions.into_iter().zip(prompts.ids).enumerate() {
                 cases.push(Case {
                     task: task.name().to_owned(),
@@ -64,36 +63,47 @@ impl Source for Generated {
     }
 }
 
-/// With as many sentences as have at most `tokens` tokens. Tokens grow with sentences nearly evenly, so a few guesses
-/// between what fits and what does not find the number.
+/// With as many sentences as have at most the tokens wanted. Tokens grow with sentences nearly evenly, so a few guesses
+/// between what fits and what does not find the number. The prompt that is longest without any is longest with them.
 fn fit(
+    subject: &Subject<'_>,
     name: &str,
     most: usize,
-    tokens: usize,
-    pose: impl Fn(usize) -> Result<(Posed, Prompts), LabError>,
+    wanted: &Wanted<'_>,
+    pose: impl Fn(usize) -> Posed,
 ) -> Result<(Posed, Prompts), LabError> {
-    let (mut fits, mut best) = (0, pose(0)?);
-    if best.1.longest() > tokens {
-        let least = best.1.longest();
+    let (tokens, mode) = (wanted.tokens, wanted.mode);
+    let lengths: Vec<usize> = prompts(subject, &pose(0), mode)?.ids.iter().map(Vec::len).collect();
+    let (longest, least) = lengths.into_iter().enumerate().max_by_key(|length| length.1).unwrap_or_default();
+    if least > tokens {
         let reason = format!("a prompt of {name} has at least {least} tokens; {tokens} were asked for");
         return Err(LabError::Settings(reason));
     }
+    let (mut fits, mut below) = (0, least);
     // A sentence of filler more than there is does not fit; its tokens are guessed.
-    let (mut above, mut above_tokens) = (most + 1, 2 * tokens.max(best.1.longest()) + 1);
-    let mut guesses = 0;
-    while above - fits > 1 {
-        let have = best.1.longest();
-        let share = (tokens - have) as f64 / (above_tokens - have) as f64;
-        // Halving now and then bounds the guesses where growth is not even.
-        let share = if guesses % 4 == 3 { 0.5 } else { share };
-        let next = fits + (((above - fits) as f64 * share) as usize).clamp(1, above - fits - 1);
-        let posed = pose(next)?;
-        if posed.1.longest() <= tokens {
-            (fits, best) = (next, posed);
-        } else {
-            (above, above_tokens) = (next, posed.1.longest());
+    let (mut fails, mut above) = (most + 1, 2 * tokens + 1);
+    for guess in 1.. {
+        if fails - fits <= 1 {
+            break;
         }
-        guesses += 1;
+        let share = (tokens - below) as f64 / (above - below) as f64;
+        // Halving now and then bounds the guesses where growth is not even.
+        let share = if guess % 4 == 0 { 0.5 } else { share };
+        let next = fits + (((fails - fits) as f64 * share) as usize).clamp(1, fails - fits - 1);
+        let length = prompt_tokens(subject, &pose(next), mode, longest)?;
+        if length <= tokens {
+            (fits, below) = (next, length);
+        } else {
+            (fails, above) = (next, length);
+        }
     }
-    Ok(best)
+    loop {
+        let posed = pose(fits);
+        let prompts = prompts(subject, &posed, mode)?;
+        // Facts that other sentences push to other draws may have a token more.
+        if prompts.longest() <= tokens || fits == 0 {
+            return Ok((posed, prompts));
+        }
+        fits -= 1;
+    }
 }

@@ -11,10 +11,10 @@ const CLASSES: usize = 5;
 const THINGS: usize = 24;
 
 const INTRODUCTION: &str = "Each of the following lines has a thing and the group that it belongs to. Things of the same noun belong to \
-                            the same group. Learn from them. You will be asked for the group of another thing afterwards.";
+     the same group. Learn from them. You will be asked for the group of another thing afterwards.";
 
-/// Examples of adjective, noun and class, where the noun decides; a question is about a pair that has no example, but its
-/// noun has one at the question's depth and perhaps others.
+/// Examples of adjective, noun and class, where the noun decides; a question is about a pair that has no example, but
+/// its noun has one at the question's depth and perhaps others.
 pub struct ManyShot;
 
 impl Task for ManyShot {
@@ -63,7 +63,7 @@ impl Task for ManyShot {
             let (adjective, noun) = (adjectives[at], nouns[at]);
             let text = format!("To which group does \"{adjective} {noun}\" belong?");
             let mut question = Question::new(text, vec![classes[class[at]].clone()], depth);
-            question.prefix = format!("{adjective} {noun}:");
+            question = question.prefix(format!("{adjective} {noun}:"));
             question.scoring = Scoring::Classification { classes: known.clone() };
             question
         });

@@ -99,11 +99,12 @@ pub trait Task: Sync {
 }
 
 /// Sources by their names, separated by commas: kinds of [`TASKS`], and `jsonl:PATH`, `ruler:PATH`, `longbench:PATH`,
-/// `scbench:PATH` for files, or for folders with one file a dataset. Paths with commas cannot be given. What is named twice
-/// is there once.
+/// `scbench:PATH` for files, or for folders with one file a dataset. Paths with commas cannot be given. What is named
+/// twice is there once.
 ///
 /// # Errors
-/// [`LabError::Settings`] for a name that is none, [`LabError::Io`] and [`LabError::Text`] for files without a good line.
+/// [`LabError::Settings`] for a name that is none, [`LabError::Io`] and [`LabError::Text`] for files without a good
+/// line.
 pub fn named(list: &str) -> Result<Vec<Arc<dyn Source>>, LabError> {
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
     for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {

@@ -13,8 +13,8 @@ const MOST: usize = 100;
 /// Digits of a number, as in RULER.
 pub(super) const DIGITS: u32 = 7;
 
-pub(super) const INTRODUCTION: &str = "Reference numbers of several things are hidden in the following text. Remember them. You will be \
-                                       asked for some of them afterwards.";
+pub(super) const INTRODUCTION: &str = "Reference numbers of several things are hidden in the following text. Remember them. You will be asked for \
+     some of them afterwards.";
 
 /// What says that a thing has a number.
 pub(super) fn fact(key: &str, number: &str) -> String {
@@ -39,7 +39,7 @@ impl Task for MultiKey {
             let (key, number) = (facts.key(random), facts.number(DIGITS, random));
             facts.hide(depth, fact(&key, &number));
             let mut question = Question::new(format!("What is the reference number of {key}?"), vec![number], depth);
-            question.prefix = format!("The reference number of {key} is");
+            question = question.prefix(format!("The reference number of {key} is"));
             questions.push(question);
         }
         for _ in depths.len()..(sentences.len() / EVERY).clamp(LEAST, MOST) {

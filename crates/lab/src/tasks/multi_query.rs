@@ -34,7 +34,7 @@ impl Task for MultiQuery {
             let last = keys.pop().unwrap_or_default();
             let keys = format!("{}, and {last}", keys.join(", "));
             let mut question = Question::new(format!("What are the reference numbers of {keys}?"), numbers, depth);
-            question.prefix = format!("The reference numbers of {keys} are");
+            question = question.prefix(format!("The reference numbers of {keys} are"));
             questions.push(question);
         }
         let instruction = format!("Answer with the {KEYS} numbers only.");

@@ -32,7 +32,7 @@ impl Task for MultiValue {
             }
             let text = format!("What are all the reference numbers of {key} that the text names?");
             let mut question = Question::new(text, numbers, depth);
-            question.prefix = format!("The reference numbers of {key} are");
+            question = question.prefix(format!("The reference numbers of {key} are"));
             questions.push(question);
         }
         let instruction = format!("Answer with the {VALUES} numbers only.");

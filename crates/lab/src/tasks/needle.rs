@@ -1,12 +1,12 @@
-//! Facts in a long text, asked for one at a time: the needle in a haystack (Kamradt, 2023). Several may share a text, as
-//! questions do in SCBench (Li et al., 2024).
+//! Facts in a long text, asked for one at a time: the needle in a haystack (Kamradt, 2023). Several may share a text,
+//! as questions do in SCBench (Li et al., 2024).
 
 use super::facts::Facts;
 use super::{Posed, Question, Task};
 use crate::statistics::Random;
 
-/// A fact, the question for it, and what it can be about. Facts of different kinds are not easily confused: a small model
-/// that is asked for one of five codes tends to name the last.
+/// A fact, the question for it, and what it can be about. Facts of different kinds are not easily confused: a small
+/// model that is asked for one of five codes tends to name the last.
 struct Kind {
     fact: [&'static str; 3],
     question: [&'static str; 2],
@@ -50,8 +50,8 @@ const KINDS: [Kind; 5] = [
     },
 ];
 
-const INTRODUCTION: &str = "Some facts with numbers are hidden in the following text. Remember them. You will be asked for \
-                            one of the numbers afterwards.";
+const INTRODUCTION: &str = "Some facts with numbers are hidden in the following text. Remember them. You will be asked for one of the \
+     numbers afterwards.";
 
 /// Facts with a number of five digits, the first of a text a secret code; a question asks for one of them.
 pub struct Needles;

@@ -17,11 +17,12 @@ const WORDS: [&str; 48] = [
     "carpet", "donkey", "engine", "feather", "guitar", "helmet", "jacket", "lantern", "needle", "onion", "pencil",
     "rabbit",
 ];
-const INTRODUCTION: &str = "Below is a JSON object with keys and their values. Remember it. You will be asked for the value of \
-                            one of the keys afterwards.";
+const INTRODUCTION: &str = "Below is a JSON object with keys and their values. Remember it. You will be asked for the value of one of \
+     the keys afterwards.";
 /// Keys of two words; longer objects have keys of three as well.
 const SHORT: usize = NAMES.len() * WORDS.len();
-/// A stride that has no divisor in common with the number of keys of three words, so that all come before one comes again.
+/// A stride that has no divisor in common with the number of keys of three words, so that all come before one comes
+/// again.
 const STRIDE: usize = 100_003;
 
 /// An object of keys with a word each; a question asks for the word of one. Several keys may have the same word.
@@ -52,7 +53,8 @@ impl Task for KeyValue {
                 format!("{} {}", NAMES[key / lexicon::PAIRS], lexicon::pair(key % lexicon::PAIRS))
             }
         };
-        // Those that are asked for come first of all, and go to their depths, so that a shorter object has the same ones.
+        // Those that are asked for come first of all, and go to their depths, so that a shorter object has the same
+        // ones.
         let values: Vec<&str> = (0..count).map(|_| WORDS[random.below(WORDS.len())]).collect();
         let mut order: Vec<usize> = (depths.len()..count).collect();
         for (at, &depth) in depths.iter().enumerate() {
@@ -107,6 +109,6 @@ mod tests {
         keys.dedup();
         assert_eq!(keys.len(), 20_000);
         let all = NAMES.len() * lexicon::PAIRS;
-        assert!((2..STRIDE).all(|divisor| STRIDE % divisor != 0 || all % divisor != 0));
+        assert!((2..STRIDE).all(|divisor| !STRIDE.is_multiple_of(divisor) || !all.is_multiple_of(divisor)));
     }
 }

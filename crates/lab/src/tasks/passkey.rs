@@ -4,8 +4,8 @@ use super::facts::Facts;
 use super::{Posed, Question, Task};
 use crate::statistics::Random;
 
-const INTRODUCTION: &str = "Something important is hidden in a lot of text that does not matter. Find it and remember it. You will \
-                            be asked for it afterwards.";
+const INTRODUCTION: &str = "Something important is hidden in a lot of text that does not matter. Find it and remember it. You will be \
+     asked for it afterwards.";
 
 /// A number of five digits that is called the pass key. A text has one.
 pub struct PassKey;
@@ -29,7 +29,7 @@ impl Task for PassKey {
         let depth = depths.first().copied().unwrap_or(0.5);
         facts.hide(depth, format!("The pass key is {number}. Remember it."));
         let mut question = Question::new("What is the pass key?".into(), vec![number], depth);
-        question.prefix = "The pass key is".into();
+        question = question.prefix("The pass key is".into());
         Posed {
             introduction: INTRODUCTION.into(),
             text: facts.text(),

@@ -64,4 +64,9 @@ impl Question {
         let (prefix, depth) = (String::new(), Some(depth));
         Question { text, prefix, answer, expected, scoring: Scoring::MatchAll, answer_tokens: 0, depth }
     }
+
+    /// With the words before the answer, which a blank separates from it.
+    pub fn prefix(self, prefix: String) -> Question {
+        Question { answer: format!(" {}", self.answer), prefix, ..self }
+    }
 }

@@ -23,12 +23,19 @@ impl Prompts {
 
 /// One prompt for each question, in turns with those before it and their right answers.
 pub(crate) fn prompts(subject: &Subject<'_>, posed: &Posed, mode: Mode) -> Result<Prompts, LabError> {
-    let mut ids = Vec::with_capacity(posed.questions.len());
-    for (at, question) in posed.questions.iter().enumerate() {
-        let before = if mode == Mode::Turns { &posed.questions[..at] } else { &[] };
-        ids.push(prompt(subject, posed, before, question)?);
-    }
+    let ids = (0..posed.questions.len()).map(|at| asked(subject, posed, mode, at));
+    let ids = ids.collect::<Result<Vec<_>, _>>()?;
     Ok(Prompts { context: context(subject, posed, &ids)?, ids })
+}
+
+/// Tokens of the prompt of one question.
+pub(super) fn prompt_tokens(subject: &Subject<'_>, posed: &Posed, mode: Mode, at: usize) -> Result<usize, LabError> {
+    Ok(asked(subject, posed, mode, at)?.len())
+}
+
+fn asked(subject: &Subject<'_>, posed: &Posed, mode: Mode, at: usize) -> Result<Vec<u32>, LabError> {
+    let before = if mode == Mode::Turns { &posed.questions[..at] } else { &[] };
+    prompt(subject, posed, before, &posed.questions[at])
 }
 
 /// What comes before any question, also before ones that nobody asks.
@@ -58,7 +65,7 @@ fn prompt(
                 let begin = if at == 0 { beginning(posed) } else { String::new() };
                 messages.push(Message::new("user", begin + &ask(posed, question, true)));
                 if at < before.len() {
-                    messages.push(Message::new("assistant", format!("{}{}", question.prefix, question.answer)));
+                    messages.push(Message::new("assistant", answer(question)));
                 }
             }
             let mut ids = template.encode(subject.tokenizer, &messages, true, None, None)?;
@@ -74,7 +81,7 @@ fn prompt(
             let mut text = beginning(posed);
             for question in before {
                 text += &ask(posed, question, false);
-                text += &after(&text, &format!("{}{}", question.prefix, question.answer));
+                text += &after(&text, &answer(question));
                 text += "\n\n";
             }
             text += &ask(posed, question, false);
@@ -103,6 +110,11 @@ fn ask(posed: &Posed, question: &Question, chat: bool) -> String {
         Form::Asked => format!("Question: {}\nAnswer:", question.text),
         Form::Chat { .. } | Form::Plain { .. } => question.text.clone(),
     }
+}
+
+/// The whole right answer.
+fn answer(question: &Question) -> String {
+    format!("{}{}", question.prefix, question.answer).trim_start().to_owned()
 }
 
 /// An answer as it goes on after a text.

@@ -24,8 +24,8 @@ pub trait Source: Send + Sync {
     /// The cases, those of one text in a row.
     ///
     /// # Errors
-    /// [`LabError::Settings`] where not even the question fits, [`LabError::Text`] where the text has too little filler or
-    /// a line of a file is too long.
+    /// [`LabError::Settings`] where not even the question fits, [`LabError::Text`] where the text has too little
+    /// filler or a line of a file is too long.
     fn cases(&self, subject: &Subject<'_>, wanted: &Wanted<'_>) -> Result<Vec<Case>, LabError>;
 }
 

@@ -11,9 +11,10 @@ const LEAST: usize = 4;
 const DIGITS: u32 = 5;
 
 const INTRODUCTION: &str = "The following text says of some things where they are kept, and of some places which number they have. \
-                            Remember it. You will be asked for the number of the place of one of the things afterwards.";
+     Remember it. You will be asked for the number of the place of one of the things afterwards.";
 
-/// Where a thing is kept, and, half the text away, the number of that place; a question asks for the number by the thing.
+/// Where a thing is kept, and, half the text away, the number of that place; a question asks for the number by the
+/// thing.
 pub struct TwoHop;
 
 impl Task for TwoHop {

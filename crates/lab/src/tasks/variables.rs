@@ -11,8 +11,8 @@ const LETTERS: usize = 5;
 /// Digits of a value, as in RULER.
 const DIGITS: u32 = 5;
 
-const INTRODUCTION: &str = "Assignments of variables are hidden in the following text. Follow which variable has which value. You \
-                            will be asked for all variables with one of the values afterwards.";
+const INTRODUCTION: &str = "Assignments of variables are hidden in the following text. Follow which variable has which value. You will \
+     be asked for all variables with one of the values afterwards.";
 
 /// A chain of assignments for each question, each behind the one before at random places; the question asks for the
 /// names of all variables of its chain. The other chains are there to be mistaken for it.
@@ -40,8 +40,7 @@ impl Task for VariableTracking {
             }
             let mut question =
                 Question::new(format!("Which variables have the value {value} in the text?"), names, 0.0);
-            question.prefix = format!("The {} variables with the value {value} are", HOPS + 1);
-            question.answer = question.expected.join(" ");
+            question = question.prefix(format!("The {} variables with the value {value} are", HOPS + 1));
             // The whole chain is the answer.
             question.depth = None;
             questions.push(question);

@@ -1,6 +1,8 @@
 //! What the laboratory's tests share: the embedded model, a text of our own, caches that someone got wrong.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod solve;
+
 use cachalot_kernels::Team;
 use cachalot_kv::{CacheConfig, KvCache, KvFormat};
 use cachalot_lab::quality::{Outcome, QualitySettings, measure};
@@ -26,20 +28,8 @@ pub fn subject() -> Subject<'static> {
     Subject::new(loaded(), team())
 }
 
-/// Prose of our own: sentences from a small grammar, different all along.
 pub fn text(sentences: usize) -> Text {
-    let who = ["The keeper", "An old sailor", "Her brother", "The miller", "A child", "Our neighbour", "The doctor"];
-    let did = ["walked to", "painted", "remembered", "sold", "looked for", "asked about", "left behind", "came from"];
-    let what = ["the harbour", "a small boat", "the lamp", "the long road", "an empty house", "the river", "a letter"];
-    let when = ["before sunrise", "in the rain", "that winter", "without a word", "for many years"];
-    let mut random = cachalot_lab::statistics::Random::new(9);
-    let mut out = String::new();
-    for i in 0..sentences {
-        let mut pick = |of: &[&'static str]| of[random.below(of.len())];
-        out += &format!("{} {} {} {}.", pick(&who), pick(&did), pick(&what), pick(&when));
-        out += if i % 9 == 8 { "\n\n" } else { " " };
-    }
-    Text::new(Path::new("grammar.txt"), out.into_bytes()).unwrap()
+    Text::made_up(sentences, 9).unwrap()
 }
 
 pub fn settings() -> QualitySettings {
@@ -76,4 +66,11 @@ impl Candidate for Planted {
         (self.1)(&mut config);
         Ok(KvCache::new(config, subject.team.clone(), subject.isa)?)
     }
+}
+
+/// Sentences, then lines without any full stop. No question marks.
+pub fn log(lines: usize) -> Text {
+    let ends = |i: usize| if i.is_multiple_of(3) { "ends." } else { "goes on" };
+    let text: String = (0..lines).map(|i| format!("Line {i} of the log {}\n", ends(i))).collect();
+    Text::new(Path::new("log.txt"), text.into_bytes()).unwrap()
 }

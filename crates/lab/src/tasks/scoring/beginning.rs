@@ -1,6 +1,7 @@
 //! How much of a passage an answer repeats before it first goes wrong.
 
-/// The share of the words of `right` that `answer` begins with. Quotation marks and blanks around the answer do not count.
+/// The share of the words of `right` that `answer` begins with. Quotation marks and blanks around the answer do not
+/// count.
 pub(super) fn score(answer: &str, right: &str) -> f64 {
     let answer = answer.trim().trim_start_matches(['"', '“', '`', '\'']);
     let wanted = right.split_whitespace().count();

@@ -44,7 +44,7 @@ mod tests {
         {
             assert_eq!(score(answer, &right), 1.0, "{answer}");
         }
-        for answer in ["A", "Because it is B", "the answer is: C", "the answer:", "", "none", "I say A or B"] {
+        for answer in ["A", "A bit unsure, but B", "the answer is: C", "the answer:", "", "none", "I say A or B"] {
             assert_eq!(score(answer, &right), 0.0, "{answer}");
         }
     }

@@ -2,18 +2,17 @@
 
 /// One over the number of classes named where `right` is among them.
 ///
-/// A class whose name is part of the right one's is not counted. LongBench takes such names from the list while it walks
-/// along it, so that the one behind each is not looked at; so does this.
+/// A class whose name is part of the right one's is not counted. LongBench takes such names from the list while it
+/// walks along it, so that the one behind each is not looked at; so does this.
 pub(super) fn score(answer: &str, right: &str, classes: &[String]) -> f64 {
     let mut named: Vec<&str> = classes.iter().map(String::as_str).filter(|class| answer.contains(class)).collect();
     let mut at = 0;
     while at < named.len() {
         let class = named[at];
         if right.contains(class) && class != right {
-            named.retain({
-                let mut gone = false;
-                move |other| gone || *other != class || !std::mem::replace(&mut gone, true)
-            });
+            // Of classes of one name the first goes.
+            let first = named.iter().position(|other| *other == class).unwrap_or(at);
+            named.remove(first);
         }
         at += 1;
     }

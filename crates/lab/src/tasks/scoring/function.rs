@@ -36,7 +36,8 @@ mod tests {
 
     const SUM: &str =
         "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result";
-    const MAX: &str = "def most(values):\n    result = 0\n    for value in values:\n        result = max(result, value)\n    return result";
+    const MAX: &str = "def most(values):\n    result = 0\n    for value in values:\n        result = max(result, value)\n\
+                       return result";
 
     #[test]
     fn the_right_function_must_be_the_most_alike() {

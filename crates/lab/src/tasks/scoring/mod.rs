@@ -18,7 +18,8 @@ mod words;
 
 use std::sync::Arc;
 
-/// A metric. All give a share from 0 to 1, of the best where several answers are right, and 0 where nothing is expected.
+/// A metric. All give a share from 0 to 1, of the best where several answers are right, and 0 where nothing is
+/// expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scoring {
     /// The share of the expected strings that the answer contains, whatever the case of letters (`string_match_all` of

@@ -1,19 +1,17 @@
-//! LongBench (Bai et al., 2023): `{"input", "context", "answers", "all_classes", "dataset", ...}`. The prompts are our own
-//! words in LongBench's order: an instruction, the context, the question. Lengths of answers, metrics, and which datasets
-//! go without a chat template are LongBench's.
+//! What LongBench's datasets are asked and how they are scored.
 
-use super::fields::Fields;
-use crate::tasks::{Form, Posed, Question, Scoring};
+use crate::tasks::{Form, Scoring};
 
 /// How a dataset is asked and scored.
-struct Dataset {
-    name: &'static str,
-    introduction: &'static str,
+pub(super) struct Dataset {
+    pub name: &'static str,
+    pub introduction: &'static str,
     /// Before and behind the input.
-    ask: [&'static str; 2],
-    form: Form,
-    answer_tokens: usize,
-    scoring: fn(Vec<String>) -> Scoring,
+    pub ask: [&'static str; 2],
+    pub form: Form,
+    pub answer_tokens: usize,
+    /// By the names of all classes.
+    pub scoring: fn(Vec<String>) -> Scoring,
 }
 
 const CHAT: Form = Form::Chat { join: "\n\n" };
@@ -63,7 +61,7 @@ const BRIEFLY: [&str; 2] = ["Answer from the passages, with the answer only.\n\n
 const NOTHING: [&str; 2] = ["", ""];
 const NEXT_LINE: [&str; 2] = ["", "The next line of code:\n"];
 
-const DATASETS: [Dataset; 21] = [
+pub(super) const DATASETS: [Dataset; 21] = [
     dataset(
         "narrativeqa",
         "Read this story. A question about it follows.",
@@ -188,83 +186,3 @@ const DATASETS: [Dataset; 21] = [
     dataset("lcc", "Complete this code.", NEXT_LINE, Form::Plain { join: "" }, 64, code),
     dataset("repobench-p", "Complete this code.", NEXT_LINE, Form::Plain { join: "" }, 64, code),
 ];
-
-pub(super) fn read(file: &str, fields: &Fields) -> Result<Posed, String> {
-    // Lines name their dataset; those of LongBench-E have files with an ending.
-    let name = fields.text_or("dataset", file)?;
-    let name = name.strip_suffix("_e").unwrap_or(name);
-    let Some(dataset) = DATASETS.iter().find(|dataset| dataset.name == name) else {
-        let names: Vec<&str> = DATASETS.iter().map(|dataset| dataset.name).collect();
-        return Err(format!(
-            "there is no dataset `{name}` in LongBench; name the file after one of {}",
-            names.join(", ")
-        ));
-    };
-    let text = fields.text("context")?;
-    if text.trim().is_empty() {
-        return Err("`context` is empty".into());
-    }
-    let expected = fields.texts("answers")?;
-    if expected.is_empty() {
-        return Err("has no `answers`".into());
-    }
-    let [before, behind] = dataset.ask;
-    let question = Question {
-        text: format!("{before}{}{behind}", fields.text_or("input", "")?),
-        prefix: String::new(),
-        answer: expected[0].clone(),
-        expected,
-        scoring: (dataset.scoring)(fields.texts("all_classes")?),
-        answer_tokens: dataset.answer_tokens,
-        depth: None,
-    };
-    Ok(Posed {
-        introduction: dataset.introduction.into(),
-        text: text.into(),
-        questions: vec![question],
-        form: dataset.form,
-        ..Posed::default()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn every_dataset_can_be_read() {
-        for dataset in &DATASETS {
-            let line = json!({ "input": "IN", "context": "CONTEXT", "answers": ["A"], "all_classes": ["A", "B"], "dataset": dataset.name });
-            let fields = Fields(line.as_object().unwrap().clone());
-            let posed = read("any", &fields).unwrap();
-            assert!(!posed.questions[0].text.is_empty() || matches!(dataset.form, Form::Plain { .. }));
-            // What classes, lines of code and others are is told apart by the metric.
-            let right = posed.questions[0].scoring.score("A", &["A".into()]);
-            assert!(
-                right > 0.99
-                    || matches!(posed.questions[0].scoring, Scoring::RetrievedNumber | Scoring::Count | Scoring::F1)
-            );
-        }
-    }
-
-    #[test]
-    fn metrics_follow_the_dataset() {
-        let scoring = |name: &str| {
-            let line = json!({ "input": "", "context": "c", "answers": ["A"], "all_classes": ["A", "B"] });
-            let posed = read(name, &Fields(line.as_object().unwrap().clone())).unwrap();
-            (
-                posed.questions[0].scoring.name(),
-                posed.questions[0].answer_tokens,
-                matches!(posed.form, Form::Plain { .. }),
-            )
-        };
-        // Names, tokens and forms of LongBench's configuration.
-        assert_eq!(scoring("hotpotqa_e"), ("f1", 32, false));
-        assert_eq!(scoring("gov_report"), ("rouge-l", 512, false));
-        assert_eq!(scoring("trec"), ("classification", 64, true));
-        assert_eq!(scoring("samsum_e"), ("rouge-l", 128, true));
-        assert_eq!(scoring("repobench-p"), ("code-similarity", 64, true));
-        assert_eq!(scoring("passage_count"), ("count", 32, false));
-    }
-}

@@ -1,34 +1,19 @@
-//! `cachalot lab`: what a setting of the KV cache costs in answers, memory and speed.
+//! `cachalot lab quality`: recipes beside a full-precision cache on one text, in one table.
 
+use super::describe;
 use crate::args::ModelArgs;
 use crate::bench::machine;
-use crate::load::{self, Ready};
+use crate::load;
 use crate::{Failure, size};
-use cachalot_kv::profile::Profile;
 use cachalot_lab::quality::{self, Event, QualitySettings};
-use cachalot_lab::report::{Lines, Run, table};
+use cachalot_lab::report::{Lines, table};
 use cachalot_lab::{LabError, Subject, Text, candidate, tasks};
-use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
+use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Args)]
-pub struct LabArgs {
-    #[command(subcommand)]
-    command: LabCommand,
-}
-
-#[derive(Subcommand)]
-enum LabCommand {
-    /// Compare KV recipes with a full-precision cache on a text: divergence, perplexity, needles, bytes and speed.
-    Quality(QualityArgs),
-}
-
-#[derive(Args)]
-struct QualityArgs {
+pub struct QualityArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The text that is predicted, and that needles are hidden in.
@@ -94,16 +79,9 @@ struct QualityArgs {
     out: Option<PathBuf>,
 }
 
-pub fn lab(args: LabArgs) -> Result<(), Failure> {
-    match args.command {
-        LabCommand::Quality(args) => quality(&args),
-    }
-}
-
-fn quality(args: &QualityArgs) -> Result<(), Failure> {
+pub fn quality(args: &QualityArgs) -> Result<(), Failure> {
     // Names and text first: they cost nothing, a model may take long to load.
-    let profiles = args.kv_profile.iter().map(|path| Ok(Arc::new(Profile::read(path)?)));
-    let profiles = profiles.collect::<Result<Vec<_>, Failure>>()?;
+    let profiles = describe::profiles(&args.kv_profile)?;
     let recipes = candidate::resolve_list(&args.recipes, &profiles)?;
     let keeps = recipes.iter().any(|recipe| recipe.keeps());
     let settings = QualitySettings {
@@ -122,16 +100,16 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
         seed: args.seed,
         ..QualitySettings::new(candidate::resolve(&args.reference, &profiles)?, load::budget_or_half(args.kv_budget))
     };
-    warn(&settings);
+    describe::warn(settings.tasks.iter().flat_map(|source| source.warnings()));
     let text = Text::read(&args.text)?;
     let ready = load::load(&args.model)?;
     let subject = Subject::new(&ready.loaded, ready.team.clone());
-    let run = run(args, &ready, &text, &settings);
+    let run = describe::run(&args.model, &ready, &text, described(args, &settings));
     let mut lines = match &args.out {
         Some(folder) => Some(Lines::open(folder, "quality.jsonl", &run)?),
         None => None,
     };
-    let bar = bar();
+    let bar = describe::bar("measuring");
     let mut observe = |event: Event<'_>| -> Result<(), LabError> {
         match (event, &mut lines) {
             (Event::Progress { done, total }, _) => {
@@ -175,70 +153,24 @@ fn quality(args: &QualityArgs) -> Result<(), Failure> {
     }
 }
 
-/// Lines of files that were left out.
-fn warn(settings: &QualitySettings) {
-    const SHOWN: usize = 10;
-    for source in &settings.tasks {
-        let warnings = source.warnings();
-        warnings.iter().take(SHOWN).for_each(|warning| eprintln!("warning: {warning}"));
-        if warnings.len() > SHOWN {
-            eprintln!("warning: {}: {} more lines were left out", source.name(), warnings.len() - SHOWN);
-        }
-    }
-}
-
-fn run(args: &QualityArgs, ready: &Ready, text: &Text, settings: &QualitySettings) -> Run {
-    let loaded = &ready.loaded;
-    let digest: String = loaded.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let program =
-        std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
-    Run {
-        command: std::env::args().collect(),
-        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        program_digest: program.ok(),
-        model: json!({
-            "name": loaded.name,
-            "source": loaded.source,
-            "digest": digest,
-            "architecture": loaded.model.spec.architecture,
-            "context": loaded.model.spec.context,
-            "exact_weights": args.model.exact_weights,
-        }),
-        text: json!({ "path": text.path(), "bytes": text.bytes(), "digest": text.digest() }),
-        settings: json!({
-            "recipes": args.recipes,
-            "reference": settings.reference.name(),
-            "window": settings.window,
-            "windows": settings.windows,
-            "context": settings.context,
-            "question_known": settings.question_known,
-            "chunk": settings.chunk,
-            "decode": settings.decode,
-            "tasks": settings.tasks.iter().map(|task| task.name()).collect::<Vec<_>>(),
-            "questions": settings.questions,
-            "questions_per_text": settings.questions_per_text,
-            "mode": settings.mode.to_string(),
-            "cut": settings.cut,
-            "question_tokens": settings.question_tokens,
-            "seed": settings.seed,
-            "block": settings.block,
-            "resamples": settings.resamples,
-        }),
-        machine: json!({
-            "processor": machine::processor(),
-            "isa": ready.isa.name(),
-            "threads": ready.team.threads(),
-            "os": std::env::consts::OS,
-            "arch": std::env::consts::ARCH,
-        }),
-    }
-}
-
-/// Time left on standard error; invisible where that is not a terminal.
-fn bar() -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("measuring {bar:32} {percent:>3}% {human_pos} of {human_len} tokens, {eta} left");
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = style { bar.with_style(style) } else { bar }
+fn described(args: &QualityArgs, settings: &QualitySettings) -> serde_json::Value {
+    json!({
+        "recipes": args.recipes,
+        "reference": settings.reference.name(),
+        "window": settings.window,
+        "windows": settings.windows,
+        "context": settings.context,
+        "question_known": settings.question_known,
+        "chunk": settings.chunk,
+        "decode": settings.decode,
+        "tasks": settings.tasks.iter().map(|task| task.name()).collect::<Vec<_>>(),
+        "questions": settings.questions,
+        "questions_per_text": settings.questions_per_text,
+        "mode": settings.mode.to_string(),
+        "cut": settings.cut,
+        "question_tokens": settings.question_tokens,
+        "seed": settings.seed,
+        "block": settings.block,
+        "resamples": settings.resamples,
+    })
 }
