@@ -7,7 +7,7 @@ use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::recipe::{Needs, Recipe, Registry};
 use cachalot_kv::{CacheConfig, KvCache};
 use cachalot_model::passes;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A setting of the key-value cache that can be measured.
 pub trait Candidate: Send + Sync {
@@ -42,6 +42,8 @@ struct FromRecipe {
     profile: Option<Arc<Profile>>,
     /// The plan for the last model; making one may take a while.
     plan: Mutex<Option<Arc<CachePlan>>>,
+    /// Profiles are long.
+    digest: OnceLock<String>,
 }
 
 impl Candidate for FromRecipe {
@@ -58,8 +60,11 @@ impl Candidate for FromRecipe {
     }
 
     fn digest(&self) -> String {
-        let profile = self.profile.as_ref().map(|profile| profile.checksum());
-        blake3::hash(format!("{:?} {profile:?}", self.recipe).as_bytes()).to_hex().to_string()
+        let digest = self.digest.get_or_init(|| {
+            let profile = self.profile.as_ref().map(|profile| profile.checksum());
+            blake3::hash(format!("{:?} {profile:?}", self.recipe).as_bytes()).to_hex().to_string()
+        });
+        digest.clone()
     }
 
     fn cache(&self, subject: &Subject<'_>, budget_bytes: u64) -> Result<KvCache, LabError> {
@@ -125,7 +130,7 @@ pub fn resolve_list(list: &str, profiles: &[Arc<Profile>]) -> Result<Vec<Arc<dyn
 
 fn candidate(recipe: Recipe, profiles: &[Arc<Profile>]) -> Arc<dyn Candidate> {
     let profile = recipe.profile_among(profiles).cloned();
-    Arc::new(FromRecipe { recipe, profile, plan: Mutex::default() })
+    Arc::new(FromRecipe { recipe, profile, plan: Mutex::default(), digest: OnceLock::new() })
 }
 
 fn split(list: &str) -> Vec<&str> {
