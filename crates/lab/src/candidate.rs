@@ -99,6 +99,14 @@ pub fn resolve(name: &str, profiles: &[Arc<Profile>]) -> Result<Arc<dyn Candidat
     Ok(candidate(Recipe::parse(name, Files::Allowed)?, profiles))
 }
 
+/// The candidate of a recipe file's text; `path` is for messages.
+///
+/// # Errors
+/// [`LabError::Recipe`] with line and column.
+pub fn from_toml(text: &str, path: &str, profiles: &[Arc<Profile>]) -> Result<Arc<dyn Candidate>, LabError> {
+    Ok(candidate(Recipe::from_toml(text, path)?, profiles))
+}
+
 /// Candidates from a list separated by commas, each once; `all` is everything in the registry that can run at once or has
 /// a profile. Commas within brackets separate nothing, nor does the one of `k=q8_0,v=q4_0`.
 ///

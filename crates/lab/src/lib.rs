@@ -12,6 +12,7 @@
 //! - [`quality`]: items and their records.
 //! - [`sweep`]: recipes by tasks by lengths.
 //! - [`collect`]: records to cells, [`cell`]: what is known about a recipe on one task at one length.
+//! - [`tune`]: a quality budget in, a recipe out.
 //! - [`report`]: JSON lines with everything needed to repeat it, and what people read.
 
 pub mod candidate;
@@ -28,6 +29,7 @@ pub mod subject;
 pub mod sweep;
 pub mod tasks;
 pub mod text;
+pub mod tune;
 
 pub use candidate::Candidate;
 pub use error::LabError;

@@ -4,6 +4,7 @@ mod describe;
 mod quality;
 mod report;
 mod sweep;
+mod tune;
 
 use crate::Failure;
 use clap::{Args, Subcommand};
@@ -20,6 +21,8 @@ enum LabCommand {
     Quality(Box<quality::QualityArgs>),
     /// Measure recipes on many tasks at many lengths, in a folder that can be continued in, and make a report.
     Sweep(Box<sweep::SweepArgs>),
+    /// Find a recipe: the smallest cache that is good enough, or the best within so many bytes.
+    Tune(Box<tune::TuneArgs>),
     /// Make the report of a folder again.
     Report(report::ReportArgs),
 }
@@ -28,6 +31,7 @@ pub fn lab(args: LabArgs) -> Result<(), Failure> {
     match args.command {
         LabCommand::Quality(args) => quality::quality(&args),
         LabCommand::Sweep(args) => sweep::sweep(&args),
+        LabCommand::Tune(args) => tune::tune(&args),
         LabCommand::Report(args) => report::report(&args),
     }
 }
