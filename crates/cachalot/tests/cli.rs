@@ -1,48 +1,13 @@
 //! The program as people and scripts meet it: exit codes, messages and JSON, with the embedded model.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod support;
+
 use cachalot_kv::Profile;
 use serde_json::Value;
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
-
-fn cachalot(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cachalot"));
-    command.args(arguments).stdin(Stdio::null());
-    // The embedded model is laid out in a folder of the tests', and nobody's settings leak in.
-    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
-    for name in ["CACHALOT_MODEL", "CACHALOT_ISA", "CACHALOT_LOG", "CACHALOT_KV_PROFILE"] {
-        command.env_remove(name);
-    }
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    cachalot(arguments).output().unwrap()
-}
-
-/// Standard output of a run that must succeed.
-fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn json(arguments: &[&str]) -> Value {
-    serde_json::from_str(&stdout(arguments)).unwrap()
-}
-
-/// Standard error of a run that must fail with this code, and say nothing on standard output.
-fn stderr_of_failure(arguments: &[&str], code: i32) -> String {
-    failure(run(arguments), code)
-}
-
-fn failure(output: Output, code: i32) -> String {
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{message}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    message
-}
+use std::process::Stdio;
+use support::{cachalot, failure, json, prose, run, stderr_of_failure, stdout};
 
 fn with_stdin(arguments: &[&str], input: &[u8]) -> Output {
     let mut command = cachalot(arguments);
@@ -333,73 +298,4 @@ fn bench_takes_recipes_in_turn() {
         assert_eq!(row["kv_bytes"], row["kv_predicted_bytes"], "{row}");
     }
     assert!(stderr_of_failure(&["bench", "--kv", "f17"], 1).contains("did you mean `f16`"));
-}
-
-/// Sentences that differ, enough for a few windows.
-fn prose(dir: &std::path::Path) -> String {
-    let line = |i: usize| {
-        format!("Ship {i} came into the harbour with {} sailors and a cargo of {}.\n\n", i % 37, i * i % 101)
-    };
-    let path = dir.join("prose.txt");
-    std::fs::write(&path, (0..200).map(line).collect::<String>()).unwrap();
-    path.display().to_string()
-}
-
-#[test]
-fn lab_leaves_a_table_and_lines() {
-    let dir = tempfile::tempdir().unwrap();
-    let (text, out) = (prose(dir.path()), dir.path().join("results").display().to_string());
-    let quality = |more: &[&str]| {
-        let fixed =
-            ["lab", "quality", "--text", &text, "--window", "200", "--windows", "2", "--chunk", "64", "--needles"];
-        stdout(&[&fixed[..], &["2", "--needle-tokens", "300", "--decode", "2", "--recipes", "f16,bf16"], more].concat())
-    };
-    let table = quality(&["--out", &out]);
-    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).collect();
-    assert_eq!(rows.len(), 5, "{table}");
-    let name = |row: &str| row.split('|').nth(1).unwrap().trim().to_owned();
-    assert_eq!(rows[2..].iter().map(|row| name(row)).collect::<Vec<_>>(), ["f16 (reference)", "f16", "bf16"]);
-    assert!(rows[3].contains("| 0 [0, 0] | 0 | 0 | 100.00 [100.00, 100.00] | 100.00 |"), "{table}");
-    assert!(!rows[4].contains("| 0 [0, 0]"), "{table}");
-
-    quality(&["--out", &out, "--seed", "2"]);
-    let lines = std::fs::read_to_string(dir.path().join("results/quality.jsonl")).unwrap();
-    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).collect::<Vec<_>>();
-    // Two runs; each two recipes on two windows, three caches asked two questions, three outcomes.
-    assert_eq!([of("run"), of("window"), of("answer"), of("quality")].map(|l| l.len()), [2, 8, 12, 6]);
-    let run = of("run")[0];
-    assert_eq!(run["text"]["digest"], blake3::hash(&std::fs::read(&text).unwrap()).to_hex().as_str());
-    assert_eq!(run["settings"]["window"], 200);
-    assert!(run["command"].as_array().unwrap().iter().any(|word| word == "--recipes"));
-    assert!(run["model"]["digest"].as_str().unwrap().len() == 64 && run["machine"]["processor"].is_string());
-    let scores = |run: &Value| {
-        let own = of("quality").into_iter().filter(|line| line["run"] == run["run"]);
-        own.map(|line| line["scores"]["kl_mean"].as_f64().unwrap()).collect::<Vec<_>>()
-    };
-    // The text does not depend on the seed, and no number on the machine's mood.
-    assert_eq!(scores(run), scores(of("run")[1]));
-    assert_eq!(scores(run)[1], 0.0);
-}
-
-#[test]
-fn lab_says_what_it_cannot_measure() {
-    let dir = tempfile::tempdir().unwrap();
-    let text = prose(dir.path());
-    let fails = |more: &[&str]| stderr_of_failure(&[&["lab", "quality", "--recipes", "bf16"], more].concat(), 1);
-    let file = |name: &str, bytes: &[u8]| {
-        std::fs::write(dir.path().join(name), bytes).unwrap();
-        dir.path().join(name).display().to_string()
-    };
-    assert!(fails(&["--text", &file("empty.txt", b" \n")]).contains("empty.txt: is empty"));
-    assert!(fails(&["--text", &file("binary.txt", b"\x7fELF\xff\xfe")]).contains("not UTF-8"));
-    assert!(fails(&["--text", "no/such.txt"]).contains("no/such.txt"));
-    // The embedded model has a context of 2,048.
-    assert!(fails(&["--text", &text]).contains("context of 2048"));
-    let short = fails(&["--text", &text, "--window", "2000", "--windows", "9", "--needles", "0"]);
-    assert!(short.contains("part 1 of 9") && short.contains("a window 2000"), "{short}");
-    let unknown = stderr_of_failure(&["lab", "quality", "--text", &text, "--recipes", "f16,q17"], 1);
-    assert!(unknown.contains("q17"), "{unknown}");
-    let path = file("x.profile", b"nothing");
-    assert!(fails(&["--text", &text, "--kv-profile", &path]).contains("x.profile is damaged"));
 }
