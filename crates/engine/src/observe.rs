@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `cachalot_queue_length` | gauge | sequences | waiting: not yet begun, or set aside for want of memory |
 //! | `cachalot_batch_size` | histogram | sequences | in a step |
-//! | `cachalot_batch_tokens` | histogram | tokens | rows of a step, prompts and decodes together |
+//! | `cachalot_batch_tokens` | histogram | tokens | rows of a step: prompts, decodes and replays together |
 //! | `cachalot_ttft_seconds` | histogram | seconds | from submission to the first token of a request |
 //! | `cachalot_inter_token_seconds` | histogram | seconds | between two tokens of one choice |
 //! | `cachalot_prompt_tokens_total` | counter | tokens | prompts computed, each once however often it was set aside |

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::background::Watch;
+use super::replays::Watch;
 use super::{Ending, Submission};
 use crate::constraint::Constraint;
 use crate::observe;

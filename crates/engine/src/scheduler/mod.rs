@@ -20,6 +20,7 @@ mod batch;
 mod commit;
 mod group;
 mod plan;
+mod replays;
 mod sequence;
 
 use std::collections::{HashMap, VecDeque};
@@ -31,9 +32,9 @@ use cachalot_kv::reduce::Words;
 use cachalot_kv::{CachePlan, KvCache};
 use tokio::sync::mpsc::UnboundedSender;
 
-use background::Replays;
 pub use batch::Batch;
 use group::Group;
+use replays::Replays;
 use sequence::{Sequence, Ticket};
 
 use crate::constraint::Constraint;

@@ -1,5 +1,6 @@
 mod limits;
 mod replays;
+mod shadows;
 mod simulation;
 mod single;
 
