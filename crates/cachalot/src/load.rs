@@ -3,7 +3,7 @@
 use crate::args::{KvArgs, ModelArgs};
 use crate::bench::machine;
 use crate::{Failure, embedded};
-use cachalot_engine::{Engine, EngineConfig};
+use cachalot_engine::{Engine, EngineConfig, ReplayConfig};
 use cachalot_kernels::{Isa, Team};
 use cachalot_kv::Profile;
 use cachalot_model::{LoadOptions, LoadProgress, Loaded, Model, WeightMode, hub};
@@ -45,6 +45,17 @@ fn path(args: &ModelArgs) -> Result<PathBuf, Failure> {
 
 /// An engine for `max_batch` sequences over a cache as the arguments want it.
 pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Result<Engine, Failure> {
+    engine_with(ready, kv, max_batch, queue, ReplayConfig::default())
+}
+
+/// See [`engine`]; answers are compared with the exact cache as `replay` says.
+pub fn engine_with(
+    ready: &Ready,
+    kv: &KvArgs,
+    max_batch: usize,
+    queue: usize,
+    replay: ReplayConfig,
+) -> Result<Engine, Failure> {
     let config = EngineConfig {
         max_batch,
         queue,
@@ -52,6 +63,7 @@ pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Res
         kv: kv.kv.clone(),
         kv_profiles: profiles(ready, kv)?,
         kv_budget_bytes: budget(kv),
+        replay,
         ..EngineConfig::default()
     };
     let cache = config.cache(ready.loaded.model.layer_geometry(), ready.team.clone(), ready.isa)?;

@@ -171,6 +171,7 @@ pub fn answer(
                 ids.push(id);
             }
             Event::Finished { reason: why, .. } => reason = why,
+            Event::Report { .. } => {}
             Event::Done(usage) => {
                 bar.finish_and_clear();
                 return match failed {

@@ -2,6 +2,8 @@
 
 use crate::args::{KvArgs, ModelArgs};
 use crate::{Failure, load, size};
+use cachalot_engine::ReplayConfig;
+use cachalot_kv::KvFormat;
 use cachalot_server::{EngineBackend, Server, ServerConfig};
 use clap::Args;
 use std::sync::Arc;
@@ -49,11 +51,51 @@ pub struct ServeArgs {
     /// Most open connections.
     #[arg(long, default_value_t = 4096)]
     max_connections: usize,
+    #[command(flatten)]
+    replay: ReplayArgs,
+}
+
+/// Comparing answers with the exact cache: what a request's `"kv": {"report": true}` asks for, and what shadows do unasked.
+#[derive(Args)]
+struct ReplayArgs {
+    /// Share of all requests that are compared with the exact cache, unasked, as in 1%; `/metrics` tells.
+    #[arg(long, default_value = "0%", value_parser = percentage, value_name = "PERCENT")]
+    kv_shadow: f64,
+    /// The exact cache that answers are compared with: f16, bf16, f32, or k=f32,v=f16.
+    #[arg(long, default_value = "f16", value_name = "FORMAT")]
+    kv_reference: KvFormat,
+    /// Seconds after its answer when a comparison is given up.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    kv_replay_seconds: u64,
+    /// Most rows (tokens) that comparisons add to a step in which requests have rows, too.
+    #[arg(long, default_value_t = 16, value_name = "ROWS")]
+    kv_replay_rows: usize,
+}
+
+impl ReplayArgs {
+    fn config(&self) -> ReplayConfig {
+        ReplayConfig {
+            reference: self.kv_reference,
+            shadow: self.kv_shadow,
+            beside: self.kv_replay_rows,
+            patience: Duration::from_secs(self.kv_replay_seconds),
+            ..ReplayConfig::default()
+        }
+    }
+}
+
+/// A percentage as a share. Without its sign, 1 could be all or a hundredth.
+fn percentage(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match number.filter(|number| (0.0..=100.0).contains(number)) {
+        Some(number) => Ok(number / 100.0),
+        None => Err(format!("`{text}` is not a percentage; write 0% to 100%, such as 0.5%")),
+    }
 }
 
 pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let ready = load::load(&args.model)?;
-    let engine = load::engine(&ready, &args.kv, args.max_batch, args.queue)?;
+    let engine = load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config())?;
     let config = ServerConfig {
         host: args.host,
         port: args.port,
@@ -99,5 +141,18 @@ async fn stopped() {
     // Without a handler there is nothing to wait for, and serving goes on until the process is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_have_their_sign() {
+        assert_eq!((percentage("0%"), percentage("1 %"), percentage("0.5%")), (Ok(0.0), Ok(0.01), Ok(0.005)));
+        for bad in ["1", "", "%", "-1%", "101%", "NaN%", "a%"] {
+            assert!(percentage(bad).unwrap_err().contains("such as 0.5%"), "{bad}");
+        }
     }
 }

@@ -76,10 +76,10 @@ fn a_sweep_leaves_a_report_and_is_continued() {
         let small = ["--windows", "1", "--questions", "2", "--decode", "2", "--out", &out, "--recipes", recipes];
         stdout(&[&fixed[..], &small].concat())
     };
-    // A window, a text with two questions and one look at attention, at two lengths, of two caches.
-    assert!(sweep("q8_0").contains("12 results are new, 0 were there"));
-    assert!(sweep("q8_0,q4_0").contains("6 results are new, 12 were there"));
-    assert!(sweep("q4_0").contains("0 results are new, 18 were there"));
+    // A window, two texts with a question each and one look at attention, at two lengths, of two caches.
+    assert!(sweep("q8_0").contains("16 results are new, 0 were there"));
+    assert!(sweep("q8_0,q4_0").contains("8 results are new, 16 were there"));
+    assert!(sweep("q4_0").contains("0 results are new, 24 were there"));
     let read = |name: &str| std::fs::read_to_string(dir.path().join("sweep").join(name)).unwrap();
     let (html, csv) = (read("report.html"), read("results.csv"));
     for recipe in ["f16", "q8_0", "q4_0"] {

@@ -6,6 +6,7 @@ use cachalot_kernels::{Isa, Team};
 use cachalot_kv::{CacheConfig, KvCache, LayerGeometry, Profile, Recipe};
 
 use crate::EngineError;
+use crate::replay::ReplayConfig;
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct EngineConfig {
     pub kv_profiles: Vec<Arc<Profile>>,
     /// Bytes of key-value cache all sequences share.
     pub kv_budget_bytes: u64,
+    /// How answers are compared with the exact cache.
+    pub replay: ReplayConfig,
 }
 
 impl Default for EngineConfig {
@@ -37,6 +40,7 @@ impl Default for EngineConfig {
             kv: Recipe::default(),
             kv_profiles: Vec::new(),
             kv_budget_bytes: 1 << 30,
+            replay: ReplayConfig::default(),
         }
     }
 }
@@ -60,6 +64,8 @@ pub struct EngineStats {
     pub queued: usize,
     /// Sequences in the batch.
     pub running: usize,
+    /// Answers being compared with the exact cache, or waiting for it.
+    pub replays: usize,
     /// Bytes of key-value cache in use.
     pub kv_bytes: u64,
     /// Bytes of key-value cache there are.

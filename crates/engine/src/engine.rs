@@ -84,7 +84,7 @@ impl Engine {
         let cache = Arc::new(cache.with_words(vocabulary.words()));
         let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
         let recipes = Recipes::new(cache.config().layers.clone(), config.kv_profiles, cache.config().plan.clone());
-        let scheduler = Scheduler::new(cache.clone(), vocabulary.clone(), limits.clone());
+        let scheduler = Scheduler::new(cache.clone(), vocabulary.clone(), limits.clone(), config.replay);
         let shared = Arc::new(Shared {
             decoder,
             cache,
@@ -173,10 +173,11 @@ impl EngineHandle {
         let submitted = shared.now();
         let constraint = request.constraint.as_ref().map(|spec| shared.constraints.compile(spec)).transpose()?;
         let seed = request.sampling.seed.unwrap_or_else(|| shared.random_seed());
+        let label = shared.recipes.label(request.kv.as_deref());
         let (events, receiver) = unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let generation = Generation::new(receiver, cancelled.clone());
-        let submission = Submission { request, plan, constraint, seed, events, cancelled, place, submitted };
+        let submission = Submission { request, plan, label, constraint, seed, events, cancelled, place, submitted };
         self.commands.send(Command::Submit(Box::new(submission))).map_err(|_| EngineError::ShuttingDown)?;
         Ok(generation)
     }
@@ -211,6 +212,10 @@ fn run(mut scheduler: Scheduler, commands: &Receiver<Command>, shared: &Shared) 
         let state = shared.state.load(SeqCst);
         if !take_commands(&mut scheduler, commands, shared, state != OPEN) {
             break;
+        }
+        if state != OPEN {
+            // Clients are waited for, metrics are not.
+            scheduler.end_shadows(shared.now());
         }
         if state == ABORTING {
             scheduler.cancel_all(shared.now());

@@ -9,6 +9,7 @@
 //! - [`stop`], [`text`]: from tokens to text that ends where it should.
 //! - [`limits`], [`queue`]: what is refused, and when.
 //! - [`recipes`]: how requests want their cache kept.
+//! - [`replay`]: answers compared with what the exact cache would have said.
 //! - [`observe`]: the table of metrics.
 
 pub mod config;
@@ -20,6 +21,7 @@ pub mod limits;
 pub mod observe;
 pub mod queue;
 pub mod recipes;
+pub mod replay;
 pub mod request;
 pub mod sampling;
 pub mod scheduler;
@@ -34,6 +36,7 @@ pub use engine::{Engine, EngineHandle};
 pub use error::{EngineError, ErrorKind};
 pub use generation::Generation;
 pub use observe::describe as describe_metrics;
+pub use replay::{Divergence, KvReport, ReplayConfig, ReportSpec, Skipped};
 pub use request::{Event, FinishReason, Request, Timings, Usage};
 pub use sampling::{Sampling, TokenLogprobs, TopLogprob};
 

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `cachalot_queue_length` | gauge | sequences | waiting: not yet begun, or set aside for want of memory |
 //! | `cachalot_batch_size` | histogram | sequences | in a step |
-//! | `cachalot_batch_tokens` | histogram | tokens | rows of a step, prompts and decodes together |
+//! | `cachalot_batch_tokens` | histogram | tokens | rows of a step: prompts, decodes and replays together |
 //! | `cachalot_ttft_seconds` | histogram | seconds | from submission to the first token of a request |
 //! | `cachalot_inter_token_seconds` | histogram | seconds | between two tokens of one choice |
 //! | `cachalot_prompt_tokens_total` | counter | tokens | prompts computed, each once however often it was set aside |
@@ -15,13 +15,22 @@
 //! | `cachalot_kv_corrupt_pages_total` | counter | pages | whose checksum was wrong; the sequence failed |
 //! | `cachalot_kv_kept_share` | histogram | share | of a context's tokens that stayed when it was reduced, mean over lanes |
 //! | `cachalot_preemptions_total` | counter | sequences | set aside for want of memory |
+//! | `cachalot_kv_shadow_kl{recipe}` | histogram | nats | KL(exact ‖ lossy) of a compared step of a shadowed request |
+//! | `cachalot_kv_shadow_steps_total{recipe}` | counter | steps | compared |
+//! | `cachalot_kv_shadow_agreeing_steps_total{recipe}` | counter | steps | of them, with the same most likely token |
+//! | `cachalot_kv_replays_total{for,outcome}` | counter | requests | drawn for a `report` or as a `shadow`: `compared`, or why not (`no_steps`, `memory`, `deadline`, `queue`, `exact`, `cancelled`, `closing`, `failed`) |
+//! | `cachalot_kv_replay_rows_total{for}` | counter | tokens | computed again over the exact cache: the cost |
+//! | `cachalot_kv_replay_seconds{for}` | histogram | seconds | engine time of a replay: of its steps by its share of their rows, and comparing |
 //! | `cachalot_requests_total{outcome}` | counter | requests | `stop`, `length`, `cancelled`, `error`, or `refused` at submission |
+//!
+//! `recipe` is the engine's own, one of the registry, or `other`: see [`crate::recipes::Recipes::label`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cachalot_kv::KvCache;
 use metrics::{Unit, counter, gauge, histogram};
 
+use crate::replay::Kind;
 use crate::{EngineStats, FinishReason};
 
 /// Tells the recorder units and descriptions. Call once, after it is installed.
@@ -40,6 +49,12 @@ pub fn describe() {
     c!("cachalot_kv_corrupt_pages_total", Unit::Count, "Pages whose checksum was wrong");
     h!("cachalot_kv_kept_share", Unit::Count, "Share of a context's tokens that stayed when it was reduced");
     c!("cachalot_preemptions_total", Unit::Count, "Sequences set aside for want of memory");
+    h!("cachalot_kv_shadow_kl", Unit::Count, "KL(exact || lossy) of compared steps of shadowed requests, in nats");
+    c!("cachalot_kv_shadow_steps_total", Unit::Count, "Compared steps of shadowed requests");
+    c!("cachalot_kv_shadow_agreeing_steps_total", Unit::Count, "Compared steps with the same most likely token");
+    c!("cachalot_kv_replays_total", Unit::Count, "Answers to be compared with the exact cache, by outcome");
+    c!("cachalot_kv_replay_rows_total", Unit::Count, "Tokens computed again over the exact cache");
+    h!("cachalot_kv_replay_seconds", Unit::Seconds, "Engine time that comparing one answer took");
     c!("cachalot_requests_total", Unit::Count, "Requests, by outcome");
 }
 
@@ -77,6 +92,33 @@ pub(crate) fn finished(reason: FinishReason) {
         FinishReason::Error => "error",
     };
     counter!("cachalot_requests_total", "outcome" => outcome).increment(1);
+}
+
+/// A step of a shadowed request was compared.
+pub(crate) fn compared(recipe: &str, kl: f64, agrees: bool) {
+    histogram!("cachalot_kv_shadow_kl", "recipe" => recipe.to_owned()).record(kl);
+    counter!("cachalot_kv_shadow_steps_total", "recipe" => recipe.to_owned()).increment(1);
+    counter!("cachalot_kv_shadow_agreeing_steps_total", "recipe" => recipe.to_owned()).increment(u64::from(agrees));
+}
+
+/// A step has so many rows of a replay.
+pub(crate) fn replay_rows(kind: Kind, rows: usize) {
+    counter!("cachalot_kv_replay_rows_total", "for" => kind.name()).increment(rows as u64);
+}
+
+/// A replay ended, or did not begin.
+pub(crate) fn replayed(kind: Kind, outcome: &'static str, spent: Duration) {
+    counter!("cachalot_kv_replays_total", "for" => kind.name(), "outcome" => outcome).increment(1);
+    if !spent.is_zero() {
+        histogram!("cachalot_kv_replay_seconds", "for" => kind.name()).record(spent.as_secs_f64());
+    }
+}
+
+/// How long something takes; for metrics alone, nothing may depend on it.
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let begun = Instant::now();
+    let result = work();
+    (result, begun.elapsed())
 }
 
 pub(crate) fn refused() {

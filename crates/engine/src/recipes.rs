@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cachalot_kv::recipe::expression::Files;
-use cachalot_kv::{CachePlan, LayerGeometry, Profile, Recipe, RecipeError};
+use cachalot_kv::{CachePlan, LayerGeometry, Profile, Recipe, RecipeError, Registry};
 
 /// Plans that are remembered; a plan may hold megabytes of codebooks.
 const KEPT: usize = 16;
@@ -46,6 +46,15 @@ impl Recipes {
             plans.pop_front();
         }
         Ok(plan)
+    }
+
+    /// A recipe's name for metrics. What clients write has no end, and a series each would fill the server: the engine's own
+    /// recipe and those of the registry have their names, all else is `other`.
+    pub fn label(&self, expression: Option<&str>) -> Arc<str> {
+        match expression.map(str::trim).filter(|&name| name != self.default.name) {
+            None => self.default.name.as_str().into(),
+            Some(name) => Registry::find(name).map_or("other", |recipe| &recipe.name).into(),
+        }
     }
 
     fn remembered(&self, expression: &str) -> Option<Arc<CachePlan>> {
@@ -104,6 +113,20 @@ mod tests {
         }
         assert_eq!(recipes.plans.lock().unwrap().len(), KEPT);
         assert!(!Arc::ptr_eq(&first, &recipes.plan(Some("bf16(window=0)")).unwrap()));
+    }
+
+    #[test]
+    fn metrics_have_names_of_ours_only() {
+        let recipes = recipes();
+        for (asked, label) in [
+            (None, "f16"),
+            (Some(" f16 "), "f16"),
+            (Some("kivi-2"), "kivi-2"),
+            (Some("kivi-2(window=64)"), "other"),
+            (Some("a name\"} 1\n"), "other"),
+        ] {
+            assert_eq!(&*recipes.label(asked), label);
+        }
     }
 
     #[test]

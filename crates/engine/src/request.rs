@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::EngineError;
 use crate::constraint::ConstraintSpec;
+use crate::replay::{KvReport, ReportSpec};
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling, TokenLogprobs};
 use crate::stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
 
@@ -33,6 +34,8 @@ pub struct Request {
     pub kv: Option<String>,
     /// Stretches of the prompt, in tokens, that recipes may treat by themselves, such as images: ascending, apart.
     pub spans: Vec<Range<usize>>,
+    /// Compare the answer with what the exact cache would have said; see [`Event::Report`].
+    pub report: Option<ReportSpec>,
     /// What the text must look like.
     pub constraint: Option<ConstraintSpec>,
     /// Treat the model's end-of-generation tokens as any other.
@@ -54,6 +57,7 @@ impl Default for Request {
             logprobs: None,
             kv: None,
             spans: Vec::new(),
+            report: None,
             constraint: None,
             ignore_eos: false,
             starts_text: false,
@@ -85,6 +89,9 @@ impl Request {
             end = span.end;
         }
         self.sampling.validate(vocab)?;
+        if let Some(spec) = self.report.filter(|spec| !(0.0..=1.0).contains(&spec.share)) {
+            return Err(EngineError::invalid("kv.report.share", spec.share, "between 0 and 1"));
+        }
         if self.n == 0 || self.n > MAX_CHOICES {
             return Err(EngineError::invalid("n", self.n, format!("between 1 and {MAX_CHOICES}")));
         }
@@ -121,7 +128,7 @@ pub enum FinishReason {
 }
 
 /// What a client is told, in this order: progress of the prompt; tokens of all choices, interleaved; one `Finished` for
-/// each choice; `Done`, always last. An `Error` comes before the `Finished` of the choices it ended.
+/// each choice; one `Report` for each choice that was compared; `Done`, always last. An `Error` comes before the `Finished` of the choices it ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// So many of the prompt's tokens are computed.
@@ -149,6 +156,14 @@ pub enum Event {
         choice: usize,
         /// Why.
         reason: FinishReason,
+    },
+    /// How far a choice was from what the exact cache would have said, where the request asked for that and generated it
+    /// to its end.
+    Report {
+        /// Which choice.
+        choice: usize,
+        /// The comparison, or why there is none.
+        report: KvReport,
     },
     /// The request is complete.
     Done(Usage),
@@ -234,6 +249,9 @@ mod tests {
         assert_eq!(named(Request { n: 0, ..ok.clone() }), "n");
         assert_eq!(named(Request { n: MAX_CHOICES + 1, ..ok.clone() }), "n");
         assert_eq!(named(Request { logprobs: Some(21), ..ok.clone() }), "top_logprobs");
+        let share = |share| Some(ReportSpec { share, within: None });
+        assert_eq!(named(Request { report: share(1.1), ..ok.clone() }), "kv.report.share");
+        assert_eq!(named(Request { report: share(f64::NAN), ..ok.clone() }), "kv.report.share");
         assert_eq!(named(Request { stop: vec![String::new()], ..ok.clone() }), "stop");
         assert_eq!(named(Request { stop: vec!["x".repeat(MAX_STOP_BYTES + 1)], ..ok.clone() }), "stop");
         assert_eq!(named(Request { stop: vec!["x".into(); MAX_STOP_STRINGS + 1], ..ok }), "stop");

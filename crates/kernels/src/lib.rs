@@ -9,6 +9,7 @@
 
 pub mod attention;
 pub mod codes;
+pub mod divergence;
 pub mod float8;
 pub mod heap;
 pub mod isa;

@@ -1,8 +1,11 @@
 //! One HTTP request's generations: preparing them, and following their events under one deadline.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use cachalot_engine::{EngineError, ErrorKind, Event, FinishReason, Request, TokenLogprobs, Usage};
+use cachalot_engine::{
+    EngineError, ErrorKind, Event, FinishReason, KvReport, ReportSpec, Request, TokenLogprobs, Usage,
+};
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use tokio::sync::watch;
@@ -29,6 +32,13 @@ impl Clock {
         // A timeout beyond what the clock can hold is none.
         let deadline = arrived.checked_add(limit).unwrap_or(arrived + std::time::Duration::from_secs(1 << 30));
         Clock { arrived, deadline, limit: limit.as_secs_f64() }
+    }
+}
+
+impl Clock {
+    /// Time for everything but writing the answer: one that is complete is not to be lost to its report.
+    fn within(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()).mul_f64(0.95)
     }
 }
 
@@ -91,6 +101,7 @@ pub(crate) fn check_model(state: &AppState, asked: Option<&str>) -> Result<(), A
 /// 413 when the prompt leaves no room in the context, 400 when it is empty.
 pub(crate) fn engine_request(
     state: &AppState,
+    clock: Clock,
     common: &Common,
     logprobs: Option<usize>,
     prompt: Vec<u32>,
@@ -113,6 +124,7 @@ pub(crate) fn engine_request(
         logprobs,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
+        report: common.report.map(|share| ReportSpec { share, within: Some(clock.within()) }),
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()
@@ -182,12 +194,16 @@ pub(crate) enum Step {
 }
 
 /// Usage of all prompts of a request.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Totals {
     /// Sums; the timings are those of the last prompt that finished.
     pub usage: Usage,
     /// Number of prompts.
     pub prompts: usize,
+    /// How the cache was kept, where reports were asked for.
+    pub recipe: Option<String>,
+    /// What the cache did to each choice, in no order.
+    pub reports: Vec<(usize, KvReport)>,
 }
 
 /// The running generations of one HTTP request. Dropping it cancels them.
@@ -217,6 +233,9 @@ impl Run {
     ) -> Result<Run, ApiError> {
         let mut events = SelectAll::new();
         let (waiting, choices) = (requests.len(), requests.first().map_or(1, |r| r.n));
+        let own = || state.backend.info().kv_recipe.clone();
+        let reported = requests.first().filter(|request| request.report.is_some());
+        let recipe = reported.map(|request| request.kv.clone().unwrap_or_else(own));
         for (prompt, request) in requests.into_iter().enumerate() {
             let stream = state.backend.submit(request).map_err(|e| refusal(&e, param))?;
             // `None` marks an end of the stream, which must not come before `Done`.
@@ -227,7 +246,7 @@ impl Run {
             events,
             choices,
             waiting,
-            totals: Totals { prompts: waiting, ..Totals::default() },
+            totals: Totals { prompts: waiting, recipe, ..Totals::default() },
             clock,
             phase: state.phase.clone(),
             param,
@@ -278,6 +297,10 @@ impl Run {
             Event::Finished { reason: FinishReason::Cancelled, .. } => return Some(Err(ApiError::shutting_down())),
             Event::Finished { reason: FinishReason::Error, .. } => return Some(Err(lost())),
             Event::Finished { choice, reason } => Step::Finished { index: index(choice), reason },
+            Event::Report { choice, report } => {
+                self.totals.reports.push((index(choice), report));
+                return None;
+            }
             Event::Error(error) => return Some(Err(refusal(&error, self.param))),
             Event::Done(usage) => {
                 let sum = &mut self.totals.usage;
@@ -302,7 +325,7 @@ impl Run {
                         "answered"
                     );
                 });
-                Step::Done(self.totals)
+                Step::Done(std::mem::take(&mut self.totals))
             }
         }))
     }

@@ -17,11 +17,13 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 const ANSWER: &str = "cachalot_http_answer_seconds";
 
 /// Histograms that are not listed would come out as summaries, which cannot be added up over servers.
-const BUCKETS: [(&str, &[f64]); 5] = [
+const BUCKETS: [(&str, &[f64]); 7] = [
     ("cachalot_ttft_seconds", &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]),
     ("cachalot_inter_token_seconds", &[0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0]),
     ("cachalot_batch_size", &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]),
     ("cachalot_batch_tokens", &[1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0]),
+    ("cachalot_kv_shadow_kl", &[1e-6, 1e-5, 1e-4, 3e-4, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+    ("cachalot_kv_replay_seconds", &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]),
     (ANSWER, &[0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0]),
 ];
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use support::{Fake, check_error, client};
 
-const FIELDS: [&str; 32] = [
+const FIELDS: [&str; 35] = [
     "model",
     "messages",
     "prompt",
@@ -36,6 +36,9 @@ const FIELDS: [&str; 32] = [
     "best_of",
     "suffix",
     "kv",
+    "recipe",
+    "report",
+    "share",
     "chat_template_kwargs",
     "role",
     "content",

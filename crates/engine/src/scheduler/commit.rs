@@ -7,16 +7,17 @@ use super::batch::Batch;
 use super::group::Group;
 use super::sequence::{Sequence, Ticket, insert};
 use super::{Ending, Scheduler};
+use crate::replay::{Script, Skipped};
 use crate::sampling::{Sampler, token_logprobs};
 use crate::text::TextOutput;
 use crate::{EngineError, Event, FinishReason};
 
 /// Sealed pages whose checksums are checked after a step, over all its sequences: about a hundredth of the step's time.
-const SCRUB_PAGES: usize = 16;
+pub(super) const SCRUB_PAGES: usize = 16;
 
 impl Scheduler {
     /// Takes the batch back, with its logits or with the error that ends all its sequences.
-    pub fn commit(&mut self, batch: Batch, logits: Result<Vec<f32>, EngineError>, now: Duration) {
+    pub fn commit(&mut self, mut batch: Batch, logits: Result<Vec<f32>, EngineError>, now: Duration) {
         let vocab = self.limits.vocab;
         let expected = batch.logits_rows() * vocab;
         let logits = logits.and_then(|logits| match logits.len() == expected {
@@ -27,11 +28,26 @@ impl Scheduler {
             Ok(logits) => logits,
             Err(error) => {
                 let tickets: Vec<Ticket> = batch.parts.iter().map(|part| part.ticket).collect();
+                let replays: Vec<u64> = batch.replays.iter().map(|part| part.request).collect();
                 drop(batch);
+                for request in replays {
+                    self.end_replay(request, Skipped::Failed(error.clone()), now);
+                }
                 return tickets.into_iter().for_each(|ticket| self.end(ticket, Ending::Error(error.clone()), now));
             }
         };
-        let mut rows = logits.chunks_exact(vocab.max(1));
+        let (rows, step) = (batch.rows(), now.saturating_sub(batch.planned));
+        let mut replays = std::mem::take(&mut batch.replays);
+        self.settle_replays(&mut replays, step, rows, now);
+        let foreground = batch.parts.iter().filter(|part| part.logits).count();
+        let (logits, replayed) = logits.split_at(foreground * vocab);
+        self.commit_requests(batch, logits, now);
+        // Last: nobody's token waits for a comparison.
+        self.compare_replays(&replays, replayed, now);
+    }
+
+    fn commit_requests(&mut self, batch: Batch, logits: &[f32], now: Duration) {
+        let mut rows = logits.chunks_exact(self.limits.vocab.max(1));
         let scrubbed = SCRUB_PAGES.div_ceil(batch.parts.len().max(1));
         for part in batch.parts {
             // Taken first: a sequence that is gone must not shift the rows of the others.
@@ -47,6 +63,8 @@ impl Scheduler {
                 // Its bytes changed under us. Others do not read them, so they go on.
                 crate::observe::corrupt();
             }
+            // Reducing takes no more than the sequence has already.
+            while kv.rows_to_reduction() == 0 && self.cache.ledger().free() < kv.bytes() && self.make_room(now) {}
             let reduced = checked.and_then(|()| self.cache.reduce(&mut kv));
             if let Ok(Some(share)) = reduced {
                 crate::observe::reduced(share);
@@ -83,12 +101,16 @@ impl Scheduler {
     fn step_reached(&mut self, sequence: Sequence, logits: Option<&[f32]>, now: Duration) {
         let Some(logits) = logits else {
             // Nothing was to be generated.
-            let (ticket, forks) = (sequence.ticket, sequence.forks);
-            drop(sequence);
+            let Sequence { ticket, forks, tokens, kv, .. } = sequence;
+            drop(kv);
+            if let Some(watch) = self.groups.get_mut(&ticket.request).and_then(|group| group.watch.as_mut()) {
+                let script = |choice| Script { choice, tokens: tokens.clone(), rows: Default::default() };
+                watch.scripts.extend((ticket.choice..=ticket.choice + forks).map(script));
+            }
             return self.end_choices(ticket, forks, Ending::Reason(FinishReason::Length), now);
         };
         let mut sequence = sequence;
-        let siblings = self.fork(&mut sequence);
+        let siblings = self.fork(&mut sequence, now);
         for sequence in std::iter::once(sequence).chain(siblings) {
             self.advance(sequence, logits, now);
         }
@@ -96,28 +118,35 @@ impl Scheduler {
 
     /// The further choices of a request, at the end of its prompt. One whose cache finds no room gets none, and will
     /// compute it when it is its turn.
-    fn fork(&mut self, first: &mut Sequence) -> Vec<Sequence> {
+    fn fork(&mut self, first: &mut Sequence, now: Duration) -> Vec<Sequence> {
         let forks = std::mem::take(&mut first.forks);
-        let Some(group) = self.groups.get(&first.ticket.request).filter(|_| forks > 0) else { return Vec::new() };
-        let make = |choice: usize| Sequence {
-            ticket: Ticket { choice, ..first.ticket },
-            tokens: first.tokens.clone(),
-            prompt: first.prompt,
-            plan: first.plan.clone(),
-            spans: first.spans.clone(),
+        let request = first.ticket.request;
+        let mut made = Vec::with_capacity(forks);
+        for choice in 1..=forks {
             // Those beyond the batch have no use for a cache now.
-            kv: match self.running.len() + choice < self.limits.max_batch {
-                true => first.kv.as_ref().and_then(|kv| self.cache.fork(kv).ok()),
-                false => None,
-            },
-            logits: None,
-            sampler: Sampler::new(group.sampling.clone(), group.seed, choice, &first.tokens),
-            output: TextOutput::new(&*self.vocabulary, group.starts_text, &group.stop),
-            constraint: group.constraint.clone(),
-            forks: 0,
-            last_token: None,
-        };
-        (1..=forks).map(make).collect()
+            let kv = first.kv.as_ref().filter(|_| self.running.len() + choice < self.limits.max_batch);
+            let mut copy = kv.map(|kv| self.cache.fork(kv));
+            while copy.as_ref().is_some_and(Result::is_err) && self.make_room(now) {
+                copy = kv.map(|kv| self.cache.fork(kv));
+            }
+            let Some(group) = self.groups.get(&request) else { return Vec::new() };
+            made.push(Sequence {
+                ticket: Ticket { choice, ..first.ticket },
+                tokens: first.tokens.clone(),
+                prompt: first.prompt,
+                plan: first.plan.clone(),
+                spans: first.spans.clone(),
+                kv: copy.and_then(Result::ok),
+                logits: None,
+                sampler: Sampler::new(group.sampling.clone(), group.seed, choice, &first.tokens),
+                output: TextOutput::new(&*self.vocabulary, group.starts_text, &group.stop),
+                constraint: group.constraint.clone(),
+                record: self.replays.record(group.watch.as_ref(), group.seed, choice),
+                forks: 0,
+                last_token: None,
+            });
+        }
+        made
     }
 
     fn advance(&mut self, mut sequence: Sequence, logits: &[f32], now: Duration) {
@@ -129,12 +158,20 @@ impl Scheduler {
         let next = next.unwrap_or_else(|panic| Err(EngineError::Panicked(crate::panic_message(&*panic))));
         if next.is_ok() {
             self.counters.generated_tokens += 1;
+            let step = sequence.generated().saturating_sub(1);
+            if let Some(record) = &mut sequence.record {
+                record.see(step, logits);
+            }
         }
         match next {
             Ok(None) if sequence.kv.is_some() => insert(&mut self.running, sequence),
             Ok(None) => insert(&mut self.waiting, sequence),
             Ok(Some(reason)) => {
-                drop(sequence);
+                let Sequence { kv, tokens, record, .. } = sequence;
+                drop(kv);
+                if let (Some(watch), Some(record)) = (&mut group.watch, record) {
+                    watch.scripts.push(Script { choice: ticket.choice, tokens, rows: record.into_rows() });
+                }
                 self.end_choices(ticket, 0, Ending::Reason(reason), now);
             }
             Err(error) => {

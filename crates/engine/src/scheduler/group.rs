@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::replays::Watch;
 use super::{Ending, Submission};
 use crate::constraint::Constraint;
 use crate::observe;
@@ -29,6 +30,10 @@ pub(super) struct Group {
     /// Before the first token; each choice gets a copy.
     pub constraint: Option<Constraint>,
     pub moments: Moments,
+    /// Whether it will be compared with the exact cache, and what is there for that.
+    pub watch: Option<Watch>,
+    /// When the last choice was complete.
+    ended: Duration,
     prompt_tokens: usize,
     /// See [`Usage::kept_share`].
     pub kept_share: Option<f64>,
@@ -46,8 +51,9 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub fn new(submission: Submission, limit: usize) -> (Group, Vec<u32>) {
-        let Submission { request, plan: _, constraint, seed, events, cancelled, place, submitted } = submission;
+    pub fn new(submission: Submission, limit: usize, watch: Option<Watch>) -> (Group, Vec<u32>) {
+        let Submission { request, plan: _, label: _, constraint, seed, events, cancelled, place, submitted } =
+            submission;
         let group = Group {
             sampling: Arc::new(request.sampling),
             seed,
@@ -60,6 +66,8 @@ impl Group {
             limit,
             constraint,
             moments: Moments { submitted, ..Moments::default() },
+            watch,
+            ended: submitted,
             prompt_tokens: request.prompt.len(),
             kept_share: None,
             prompt_progress: 0,
@@ -136,7 +144,7 @@ impl Group {
         }
     }
 
-    /// One choice is complete. Whether it was the last; then the request is, too.
+    /// One choice is complete. Whether it was the last.
     pub fn finish(&mut self, choice: usize, reason: FinishReason, now: Duration) -> bool {
         let rank = |reason| match reason {
             FinishReason::Stop => 0,
@@ -152,14 +160,19 @@ impl Group {
         if !self.open.is_empty() {
             return false;
         }
+        self.ended = now;
         observe::finished(self.worst);
+        true
+    }
+
+    /// The request is complete.
+    pub fn done(self) {
         self.send(Event::Done(Usage {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
             cached_tokens: 0,
             kept_share: self.kept_share,
-            timings: self.moments.timings(now, self.completion_tokens, self.begun),
+            timings: self.moments.timings(self.ended, self.completion_tokens, self.begun),
         }));
-        true
     }
 }

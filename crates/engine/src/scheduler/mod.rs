@@ -9,15 +9,18 @@
 //! - **Memory** is reserved before each step, exactly for that step. When a sequence cannot get its next page, the
 //!   youngest is set aside: its cache is freed, it goes back to its place in the queue and will compute its tokens again.
 //!   The oldest is never set aside, so everybody finishes.
+//! - **Replays** compare answers with the exact cache in what all of that leaves over; see [`crate::replay`].
 //! - **Choices** (`n` above one) compute their prompt once and fork its cache.
 //!
 //! Kernels and cache give a row the same bits in any batch and any chunk, and random draws belong to a sequence and a
 //! position; so the text of a sequence depends on nothing here, only its time does.
 
+mod background;
 mod batch;
 mod commit;
 mod group;
 mod plan;
+mod replays;
 mod sequence;
 
 use std::collections::{HashMap, VecDeque};
@@ -30,14 +33,16 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use batch::Batch;
 use group::Group;
+use replays::Replays;
 use sequence::{Sequence, Ticket};
 
 use crate::constraint::Constraint;
 use crate::limits::Limits;
 use crate::queue::Place;
+use crate::replay::{ReplayConfig, Skipped};
 use crate::sampling::{Sampler, Scratch};
 use crate::text::{TextOutput, Vocabulary};
-use crate::{EngineError, EngineStats, Event, FinishReason, Request};
+use crate::{EngineError, EngineStats, Event, FinishReason, Request, observe};
 
 /// A request on its way in.
 pub struct Submission {
@@ -45,6 +50,8 @@ pub struct Submission {
     pub request: Request,
     /// How its cache is kept.
     pub plan: Arc<CachePlan>,
+    /// Its recipe as metrics may name it; see [`crate::recipes::Recipes::label`].
+    pub label: Arc<str>,
     /// Its constraint, compiled.
     pub constraint: Option<Constraint>,
     /// The request's seed, or a random one.
@@ -83,6 +90,7 @@ pub struct Scheduler {
     waiting: VecDeque<Sequence>,
     /// By ticket.
     running: VecDeque<Sequence>,
+    replays: Replays,
     requests: u64,
     scratch: Scratch,
     counters: Counters,
@@ -90,8 +98,14 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Nothing in flight.
-    pub fn new(cache: Arc<KvCache>, vocabulary: Arc<dyn Vocabulary>, limits: Limits) -> Scheduler {
+    pub fn new(
+        cache: Arc<KvCache>,
+        vocabulary: Arc<dyn Vocabulary>,
+        limits: Limits,
+        replays: ReplayConfig,
+    ) -> Scheduler {
         Scheduler {
+            replays: Replays::new(replays, &cache),
             cache,
             vocabulary,
             limits,
@@ -109,11 +123,12 @@ impl Scheduler {
         let plan = submission.plan.clone();
         let spans = submission.request.spans.clone().into();
         let limit = self.limits.check(&submission.request, &self.cache, &plan);
-        let (mut group, prompt) = Group::new(submission, *limit.as_ref().unwrap_or(&0));
+        let watch = limit.is_ok().then(|| self.replays.watch(&submission)).flatten();
+        let (mut group, prompt) = Group::new(submission, *limit.as_ref().unwrap_or(&0), watch);
         if let Err(error) = limit {
             group.send(Event::Error(error));
             (0..group.n).for_each(|choice| _ = group.finish(choice, FinishReason::Error, now));
-            return;
+            return group.done();
         }
         let ticket = Ticket { request: self.requests, choice: 0 };
         self.requests += 1;
@@ -128,6 +143,7 @@ impl Scheduler {
             spans,
             kv: None,
             logits: None,
+            record: self.replays.record(group.watch.as_ref(), group.seed, 0),
             forks: group.n.saturating_sub(1),
             last_token: None,
         });
@@ -136,7 +152,7 @@ impl Scheduler {
 
     /// Whether nothing is in flight.
     pub fn is_idle(&self) -> bool {
-        self.groups.is_empty()
+        self.groups.is_empty() && self.replays.is_idle()
     }
 
     /// Ends everything, as if every client had gone away.
@@ -155,6 +171,7 @@ impl Scheduler {
         EngineStats {
             queued: self.waiting.len(),
             running: self.running.len(),
+            replays: self.replays.len(),
             kv_bytes: ledger.used(),
             kv_budget_bytes: ledger.budget(),
             prompt_tokens: self.counters.prompt_tokens,
@@ -167,6 +184,7 @@ impl Scheduler {
         let mut requests: Vec<u64> = self.groups.keys().copied().collect();
         requests.sort_unstable();
         requests.into_iter().for_each(|request| self.end_request(request, ending.clone(), now));
+        self.end_shadows(now);
     }
 
     /// Ends all choices of a request that are still open. Asks the request, not its sequences: after a panic one may have
@@ -175,11 +193,23 @@ impl Scheduler {
         for list in [&mut self.running, &mut self.waiting] {
             list.retain(|sequence| sequence.ticket.request != request);
         }
+        let why = match &ending {
+            Ending::Reason(_) => Skipped::Cancelled,
+            Ending::Error(error) => Skipped::Failed(error.clone()),
+        };
+        let answered = self.groups.get(&request).is_some_and(|group| group.open_choices().is_empty());
+        if answered && self.end_replay(request, why.clone(), now) {
+            return;
+        }
         let Some(mut group) = self.groups.remove(&request) else { return };
+        if let Some(watch) = &group.watch {
+            observe::replayed(watch.kind, why.code(), Duration::ZERO);
+        }
         let reason = group.announce(ending, request);
         for choice in group.open_choices() {
             group.finish(choice, reason, now);
         }
+        group.done();
     }
 
     /// Removes a sequence, wherever it is, and ends its choice; before the fork, all choices of its request.
@@ -205,7 +235,7 @@ impl Scheduler {
             last = group.finish(choice, reason, now);
         }
         if last {
-            self.groups.remove(&ticket.request);
+            self.conclude(ticket.request, now);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cachalot_kv::KvError;
+use cachalot_kv::allot::Budget;
 
 use super::batch::Batch;
 use super::sequence::insert;
@@ -27,10 +28,11 @@ impl Scheduler {
     pub fn plan(&mut self, now: Duration) -> Option<Batch> {
         self.drop_abandoned(now);
         self.admit(now);
+        self.begin_replays(now);
         let decodes = self.running.iter().filter(|sequence| sequence.pending() == 1).count();
         let mut prompt_rows =
             self.limits.step_tokens.saturating_sub(decodes).max(MIN_CHUNK.min(self.limits.step_tokens));
-        let mut batch = Batch::new();
+        let mut batch = Batch::new(now);
         let mut index = 0;
         while let Some(sequence) = self.running.get(index) {
             let pending = sequence.pending();
@@ -50,6 +52,7 @@ impl Scheduler {
                 Granted::Left => {}
             }
         }
+        self.enlist_replays(&mut batch, now);
         (batch.rows() > 0).then_some(batch)
     }
 
@@ -86,7 +89,8 @@ impl Scheduler {
             let needed = self.limits.peak_bytes(&self.cache, &head.plan, head.tokens.len() + 1);
             if !self.running.is_empty() {
                 let promised = promised.get_or_insert_with(|| self.promised_bytes());
-                let free = self.cache.ledger().free();
+                // What replays hold is there for the taking.
+                let free = self.cache.ledger().free() + self.replays.held();
                 if occupied + places > self.limits.max_batch || promised.saturating_add(needed) > free {
                     return;
                 }
@@ -97,6 +101,9 @@ impl Scheduler {
             occupied += places;
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             let prompt = sequence.prompt;
+            // A budget that is a share of what is free must not depend on who is compared.
+            let by_free = matches!(&sequence.plan.keep, Some(keep) if matches!(keep.budget, Budget::Free(_)));
+            while by_free && self.make_room(now) {}
             let created = self.cache.create_with(&sequence.plan).and_then(|kv| {
                 let mut kv = kv.with_spans(&sequence.spans);
                 self.cache.expect(&mut kv, prompt).map(|()| kv)
@@ -118,7 +125,7 @@ impl Scheduler {
     }
 
     /// Bytes the sequences in the batch need for all they have to compute at the moment.
-    fn promised_bytes(&self) -> u64 {
+    pub(super) fn promised_bytes(&self) -> u64 {
         let need = |sequence: &super::Sequence| {
             sequence.kv.as_ref().map_or(0, |kv| self.cache.bytes_to_finish(kv, sequence.pending()))
         };
@@ -133,16 +140,17 @@ impl Scheduler {
         loop {
             let youngest = self.running.len() - 1;
             let Some(sequence) = self.running.get_mut(index) else { return Granted::Left };
-            let ticket = sequence.ticket;
+            let (ticket, prompt) = (sequence.ticket, sequence.tokens.len());
             let Some(kv) = sequence.kv.as_mut() else { return Granted::No };
             match self.cache.reserve(kv, rows) {
                 Ok(()) => return Granted::Yes,
+                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if self.make_room(now) => {}
                 Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if youngest > index => {
                     self.set_aside(youngest);
                 }
                 Err(KvError::OutOfBudget { needed, budget, .. }) if first => {
                     // Alone, and still too large: it was checked when it came, so somebody else holds the memory.
-                    let error = EngineError::KvTooSmall { prompt: sequence.tokens.len(), needed, budget };
+                    let error = EngineError::KvTooSmall { prompt, needed, budget };
                     self.end(ticket, Ending::Error(error), now);
                     return Granted::Left;
                 }

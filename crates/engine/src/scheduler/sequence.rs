@@ -6,6 +6,7 @@ use std::time::Duration;
 use cachalot_kv::{CachePlan, SequenceKv};
 
 use crate::constraint::Constraint;
+use crate::replay::Record;
 use crate::sampling::Sampler;
 use crate::text::TextOutput;
 
@@ -33,6 +34,8 @@ pub(super) struct Sequence {
     pub sampler: Sampler,
     pub output: TextOutput,
     pub constraint: Option<Constraint>,
+    /// What is kept of its steps, to be compared later.
+    pub record: Option<Record>,
     /// Further choices that begin where this one's prompt ends.
     pub forks: usize,
     pub last_token: Option<Duration>,

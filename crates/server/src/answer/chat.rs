@@ -45,6 +45,10 @@ impl Shape for ChatShape {
         self.header.document_with_usage("chat.completion.chunk", Vec::new(), totals)
     }
 
+    fn report(&self, totals: &Totals) -> Value {
+        self.header.document_with_report("chat.completion.chunk", totals)
+    }
+
     fn complete(&self, choices: Vec<Choice>, totals: &Totals) -> Value {
         let backend = &*self.header.state.backend;
         let choices = choices

@@ -61,6 +61,10 @@ impl Shape for CompletionShape {
         self.header.document_with_usage("text_completion", Vec::new(), totals)
     }
 
+    fn report(&self, totals: &Totals) -> Value {
+        self.header.document_with_report("text_completion", totals)
+    }
+
     fn complete(&self, choices: Vec<Choice>, totals: &Totals) -> Value {
         let backend = &*self.header.state.backend;
         let choices = choices

@@ -4,6 +4,7 @@
 mod chat;
 mod completion;
 mod logprobs;
+mod report;
 mod usage;
 
 use std::collections::VecDeque;
@@ -50,6 +51,14 @@ impl Header {
     fn document_with_usage(&self, object: &str, choices: Vec<Value>, totals: &Totals) -> Value {
         let mut document = self.document(object, choices);
         usage::add(&mut document, totals);
+        report::add(&mut document, totals);
+        document
+    }
+
+    /// A [`Header::document`] without choices that says what the cache did.
+    fn document_with_report(&self, object: &str, totals: &Totals) -> Value {
+        let mut document = self.document(object, Vec::new());
+        report::add(&mut document, totals);
         document
     }
 }
@@ -72,6 +81,8 @@ pub(crate) trait Shape: Send + 'static {
     fn finished(&self, index: usize, reason: FinishReason) -> Value;
     /// Last document of a stream, with the usage and without choices.
     fn usage(&self, totals: &Totals) -> Value;
+    /// Last document of a stream without usage, where a report was asked for.
+    fn report(&self, totals: &Totals) -> Value;
     /// The whole answer as one document.
     fn complete(&self, choices: Vec<Choice>, totals: &Totals) -> Value;
     /// Number of choices over all prompts.
@@ -147,6 +158,8 @@ impl<S: Shape> Streaming<S> {
             Step::Done(totals) => {
                 if self.include_usage {
                     self.ready.push_back(data(&self.shape.usage(&totals)));
+                } else if totals.recipe.is_some() {
+                    self.ready.push_back(data(&self.shape.report(&totals)));
                 }
                 return self.ready.push_back(Event::default().data("[DONE]"));
             }

@@ -2,13 +2,11 @@
 
 use std::ops::Range;
 
-use cachalot_kv::Recipe;
-use cachalot_kv::recipe::expression::Files;
 use serde_json::Value;
 
 use super::fields::{Fields, number_in, unknown_token};
 use super::format::OutputFormat;
-use super::{Limits, MAX_CHOICES, MAX_STOP_BYTES, MAX_STOPS};
+use super::{Limits, MAX_CHOICES, MAX_STOP_BYTES, MAX_STOPS, kv};
 use crate::error::{ApiError, shorten};
 
 /// Sampling fields as the client sent them; `None` leaves the choice to the model's own defaults.
@@ -59,6 +57,8 @@ pub struct Common {
     pub kv: Option<String>,
     /// Stretches of the prompt, in tokens, that recipes may treat by themselves.
     pub spans: Vec<Range<usize>>,
+    /// Compare this share of the answer's steps with the exact cache.
+    pub report: Option<f64>,
 }
 
 impl Common {
@@ -78,8 +78,9 @@ impl Common {
             include_usage: include_usage(fields, stream)?,
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             format: OutputFormat::parse(fields)?,
-            kv: kv_recipe(fields, limits)?,
-            spans: kv_spans(fields)?,
+            kv: kv::recipe(fields, limits)?,
+            spans: kv::spans(fields)?,
+            report: kv::report(fields)?,
         })
     }
 }
@@ -159,50 +160,4 @@ fn logit_bias(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<(u32, f32)>, A
             Ok((id, number_in(&format!("logit_bias.{id}"), value, -100.0, 100.0)?))
         })
         .collect()
-}
-
-/// `kv.spans` are pairs of token positions `[from, to]` in the prompt. Whether they lie in it is for the engine to say.
-fn kv_spans(fields: &Fields<'_>) -> Result<Vec<Range<usize>>, ApiError> {
-    let Some(Value::Object(kv)) = fields.get("kv") else { return Ok(Vec::new()) };
-    let wrong = |at: String, value: &Value| ApiError::wrong_type(at, "a pair of token positions [from, to]", value);
-    let pair = |(i, value): (usize, &Value)| {
-        let at = |i: usize| value.get(i).and_then(Value::as_u64).and_then(|at| usize::try_from(at).ok());
-        match (value.as_array().map(Vec::len), at(0), at(1)) {
-            (Some(2), Some(from), Some(to)) => Ok(from..to),
-            _ => Err(wrong(format!("kv.spans[{i}]"), value)),
-        }
-    };
-    match kv.get("spans") {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(list)) => list.iter().enumerate().map(pair).collect(),
-        Some(other) => Err(ApiError::wrong_type("kv.spans", "an array of pairs of token positions", other)),
-    }
-}
-
-/// `kv` is a recipe or an expression of recipes, as a string or as `{"recipe": ".."}`. Whether the model allows it is for
-/// the engine to say.
-fn kv_recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<String>, ApiError> {
-    let (param, asked) = match fields.get("kv") {
-        None => return Ok(None),
-        Some(Value::String(s)) => ("kv", s.as_str()),
-        Some(value @ Value::Object(_)) => {
-            let kv = Fields::of(value, "kv")?;
-            match kv.string("recipe")? {
-                Some(recipe) => ("kv.recipe", recipe),
-                None if kv.get("spans").is_some() => return Ok(None),
-                None => return kv.require("recipe").map(|_| None),
-            }
-        }
-        Some(other) => {
-            return Err(ApiError::wrong_type("kv", "the name of a recipe or {\"recipe\": name}", other));
-        }
-    };
-    if asked == limits.kv_recipe {
-        return Ok(None);
-    }
-    // A client's expression cannot name files of the server.
-    match Recipe::parse(asked, Files::Refused) {
-        Ok(_) => Ok(Some(asked.to_string())),
-        Err(error) => Err(ApiError::invalid(param, format!("Invalid value for '{param}': {error}."))),
-    }
 }

@@ -8,6 +8,7 @@ mod common;
 mod completion;
 mod fields;
 mod format;
+mod kv;
 
 pub use chat::{ChatMessage, ChatRequest, Conversation};
 pub use common::{Common, SamplingFields};

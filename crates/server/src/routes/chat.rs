@@ -27,7 +27,7 @@ fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, ChatSha
     let prompt = state.backend.encode_chat(&request.chat).map_err(|reason| {
         ApiError::invalid("messages", format!("The messages cannot be given to this model: {reason}."))
     })?;
-    let mut asked = engine_request(state, &common, request.logprobs, prompt, "messages")?;
+    let mut asked = engine_request(state, clock, &common, request.logprobs, prompt, "messages")?;
     asked.starts_text = true;
     let header = Header::new(state, "chatcmpl", common.n);
     let run = Run::submit(state, vec![asked], clock, "messages")?;

@@ -34,7 +34,7 @@ fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, Complet
                 ApiError::invalid("prompt", format!("Prompt {i} cannot be given to this model: {reason}."))
             })?,
         };
-        asked.push(engine_request(state, &common, request.logprobs, ids, "prompt")?);
+        asked.push(engine_request(state, clock, &common, request.logprobs, ids, "prompt")?);
     }
     let header = Header::new(state, "cmpl", choices);
     let run = Run::submit(state, asked, clock, "prompt")?;

@@ -1,4 +1,6 @@
 mod limits;
+mod replays;
+mod shadows;
 mod simulation;
 mod single;
 
@@ -30,7 +32,8 @@ impl Bench {
     fn new(decoder: HashDecoder, pages: u64, config: EngineConfig) -> Bench {
         let cache = Arc::new(cache(pages));
         let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
-        let scheduler = Scheduler::new(cache.clone(), Arc::new(ByteVocabulary::new(&[])), limits.clone());
+        let scheduler =
+            Scheduler::new(cache.clone(), Arc::new(ByteVocabulary::new(&[])), limits.clone(), config.replay);
         Bench { scheduler, cache, decoder, limits, queue: Queue::new(1000), now: Duration::ZERO, steps: 0 }
     }
 
@@ -44,11 +47,17 @@ impl Bench {
     }
 
     fn submit(&mut self, request: Request) -> Client {
+        self.submit_with(request, self.cache.config().plan.clone())
+    }
+
+    /// A request with a recipe of its own.
+    fn submit_with(&mut self, request: Request, plan: Arc<CachePlan>) -> Client {
         let (events, receiver) = unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let submitted = self.tick();
         let submission = Submission {
-            plan: self.cache.config().plan.clone(),
+            plan,
+            label: "f16".into(),
             constraint: None,
             seed: request.sampling.seed.unwrap_or(0),
             place: self.queue.enter().unwrap(),
@@ -97,6 +106,7 @@ struct Seen {
     choices: std::collections::BTreeMap<usize, (Vec<u32>, String, Option<FinishReason>)>,
     progress: Vec<usize>,
     errors: Vec<EngineError>,
+    reports: std::collections::BTreeMap<usize, crate::KvReport>,
     usage: Option<Usage>,
 }
 
@@ -119,6 +129,10 @@ impl Client {
                 Event::Finished { choice, reason } => {
                     let entry = seen.choices.entry(choice).or_default();
                     assert!(entry.2.replace(reason).is_none(), "Finished once");
+                }
+                Event::Report { choice, report } => {
+                    assert!(seen.choices[&choice].2.is_some(), "no report before Finished");
+                    assert!(seen.reports.insert(choice, report).is_none(), "one report");
                 }
                 Event::Done(usage) => seen.usage = Some(usage),
                 Event::Error(error) => seen.errors.push(error),

@@ -1,4 +1,4 @@
-//! Two next-token distributions compared, token by token.
+//! Two next-token distributions compared, token by token: logits of a lossy cache against those of an exact one.
 
 mod distribution;
 mod top;

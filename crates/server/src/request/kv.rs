@@ -1,0 +1,75 @@
+//! The field `kv`: how a request wants its cache kept, and whether it wants to know what that did.
+
+use std::ops::Range;
+
+use cachalot_engine::ReplayConfig;
+use cachalot_kv::Recipe;
+use cachalot_kv::recipe::expression::Files;
+use serde_json::Value;
+
+use super::Limits;
+use super::fields::{Fields, number_in};
+use crate::error::ApiError;
+
+/// `kv.spans` are pairs of token positions `[from, to]` in the prompt. Whether they lie in it is for the engine to say.
+pub(super) fn spans(fields: &Fields<'_>) -> Result<Vec<Range<usize>>, ApiError> {
+    let Some(Value::Object(kv)) = fields.get("kv") else { return Ok(Vec::new()) };
+    let wrong = |at: String, value: &Value| ApiError::wrong_type(at, "a pair of token positions [from, to]", value);
+    let pair = |(i, value): (usize, &Value)| {
+        let at = |i: usize| value.get(i).and_then(Value::as_u64).and_then(|at| usize::try_from(at).ok());
+        match (value.as_array().map(Vec::len), at(0), at(1)) {
+            (Some(2), Some(from), Some(to)) => Ok(from..to),
+            _ => Err(wrong(format!("kv.spans[{i}]"), value)),
+        }
+    };
+    match kv.get("spans") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(list)) => list.iter().enumerate().map(pair).collect(),
+        Some(other) => Err(ApiError::wrong_type("kv.spans", "an array of pairs of token positions", other)),
+    }
+}
+
+/// `kv` is a recipe or an expression of recipes, as a string or as `{"recipe": ".."}`. Whether the model allows it is for
+/// the engine to say.
+pub(super) fn recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<String>, ApiError> {
+    let (param, asked) = match fields.get("kv") {
+        None => return Ok(None),
+        Some(Value::String(s)) => ("kv", s.as_str()),
+        Some(value @ Value::Object(_)) => {
+            let kv = Fields::of(value, "kv")?;
+            match kv.string("recipe")? {
+                Some(recipe) => ("kv.recipe", recipe),
+                None if kv.get("spans").is_some() || kv.get("report").is_some() => return Ok(None),
+                None => return kv.require("recipe").map(|_| None),
+            }
+        }
+        Some(other) => {
+            return Err(ApiError::wrong_type("kv", "the name of a recipe or {\"recipe\": name}", other));
+        }
+    };
+    if asked == limits.kv_recipe {
+        return Ok(None);
+    }
+    // A client's expression cannot name files of the server.
+    match Recipe::parse(asked, Files::Refused) {
+        Ok(_) => Ok(Some(asked.to_string())),
+        Err(error) => Err(ApiError::invalid(param, format!("Invalid value for '{param}': {error}."))),
+    }
+}
+
+/// `kv.report` is `true`, or `{"share": ..}` of the answer's steps.
+pub(super) fn report(fields: &Fields<'_>) -> Result<Option<f64>, ApiError> {
+    let Some(Value::Object(kv)) = fields.get("kv") else { return Ok(None) };
+    match kv.get("report") {
+        None | Some(Value::Null | Value::Bool(false)) => Ok(None),
+        Some(Value::Bool(true)) => Ok(Some(ReplayConfig::STEPS)),
+        Some(value @ Value::Object(_)) => match Fields::of(value, "kv.report")?.get("share") {
+            None => Ok(Some(ReplayConfig::STEPS)),
+            Some(share) => {
+                number_in("kv.report.share", share, 0.0, 1.0)?;
+                Ok(share.as_f64())
+            }
+        },
+        Some(other) => Err(ApiError::wrong_type("kv.report", "true, false or {\"share\": number}", other)),
+    }
+}
