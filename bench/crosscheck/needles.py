@@ -93,15 +93,19 @@ def cases(source, tokenize, prompt, tokens, count, share, seed):
         random = Random.of_item(seed, index)
         filler = sentences(source, tokenize, tokens, random)
         depths = [(i + 0.5) / count for i in range(index, count, texts)]
-        keep, state = len(filler), random.state
-        while True:
-            body, questions = pose(filler[:keep], depths, Random(state))
+        # As many sentences as fit.
+        fits, fails, best = 0, len(filler) + 1, None
+        while fails - fits > 1 or best is None:
+            keep = (fits + fails) // 2
+            body, questions = pose(filler[:keep], depths, Random(random.state))
             asked = [f"{question} Answer with the number only." for question, _ in questions]
             messages = [f"{BEGINNING}\n\n{body}\n\n{question}" for question in asked]
             ids = [prompt(message) for message in messages]
-            longest = max(map(len, ids))
-            if longest <= tokens:
-                break
-            keep -= min(max((longest - tokens) // 40, 1), keep)
+            if max(map(len, ids)) <= tokens:
+                fits, best = keep, (messages, ids, questions)
+            else:
+                assert keep > 0, f"a prompt has more than {tokens} tokens without any text"
+                fails = keep
+        messages, ids, questions = best
         found += [(message, one, number) for message, one, (_, number) in zip(messages, ids, questions)]
     return found

@@ -47,10 +47,10 @@ def windows(cachalot, model, text, window, count, recipes, reference, *more):
     failed = [line["failure"] for line in found if line.get("failure")]
     assert not failed, failed
     names = [line["recipe"] for line in found if line["kind"] == "quality" and not line["is_reference"]]
-    assert len(names) == len(recipes), names
-    of = {name: [line["blocks"] for line in found if line["kind"] == "window" and line["recipe"] == name]
-          for name in names}
-    return [np.array(of[name]) for name in names]
+    blocks = [[line["window"]["blocks"] for line in found if line["kind"] == "record" and line["recipe"] == name]
+              for name in names]
+    assert len(names) == len(recipes) and all(len(of) == count for of in blocks), names
+    return [np.array(of) for of in blocks]
 
 
 def summary(blocks):

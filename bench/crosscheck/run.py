@@ -170,9 +170,11 @@ class Check:
         differ = []
         for tokens in map(int, args.question_tokens.split(",")):
             cases = needles.cases(self.source, self.encode, prompt, tokens, args.questions, 5, 1)
-            found = ours.lines(args.cachalot, args.model, args.text, "--windows", "0", "--recipes", "f32", "--questions",
-                               str(args.questions), "--question-tokens", str(tokens), "--threads", str(args.threads))
-            lab = [line for line in found if line["kind"] == "answer" and line["recipe"] == "f16"]
+            found = ours.lines(args.cachalot, args.model, args.text, "--windows", "0", "--recipes", "f32",
+                               "--questions", str(args.questions), "--question-tokens", str(tokens),
+                               "--threads", str(args.threads))
+            lab = [answer for line in found if line["kind"] == "record" and line["recipe"] == "f16"
+                   for answer in line["answers"]]
             assert [(line["prompt_tokens"], line["expected"]) for line in lab] == [(len(i), [n]) for _, i, n in cases]
             peer = Peer(args.model, "f16", tokens + 32, threads=args.threads, every=False)
             verdicts, same = [], 0
