@@ -4,6 +4,7 @@
 //! everything from that one run.
 //!
 //! - [`candidate`]: names to caches.
+//! - [`cell`]: what is known about a recipe on one task at one length.
 //! - [`measures`]: two next-token distributions compared.
 //! - [`statistics`]: quantiles, proportions, bootstrap intervals, all seeded.
 //! - [`tasks`]: questions generated from a seed at any length.
@@ -12,6 +13,7 @@
 //! - [`report`]: JSON lines with everything needed to repeat it, and a Markdown table.
 
 pub mod candidate;
+pub mod cell;
 pub mod error;
 pub mod measures;
 pub mod quality;
