@@ -65,7 +65,9 @@ fn perplexity(cell: &Cell) -> Option<Shown> {
     let verdict = (!cell.is_reference).then(|| perplexity_verdict(d.perplexity_ratio, d.perplexity_interval));
     let text = match cell.is_reference {
         true => format!("perplexity {}", show::digits(d.perplexity)),
-        false => format!("{} {}", show::change(d.perplexity_ratio), show::interval(d.perplexity_interval, show::change)),
+        false => {
+            format!("{} {}", show::change(d.perplexity_ratio), show::interval(d.perplexity_interval, show::change))
+        }
     };
     let details = format!("perplexity {}", show::digits(d.perplexity));
     Some(Shown { value: d.perplexity_ratio, text, verdict, details })

@@ -30,7 +30,8 @@ pub fn heads_csv(sheet: &Sheet) -> String {
 
 /// One row per depth of a task: the mean score there.
 pub fn depths_csv(sheet: &Sheet) -> String {
-    let mut text = line(["recipe", "task", "tokens", "question_known", "depth", "score", "questions"].map(String::from));
+    let mut text =
+        line(["recipe", "task", "tokens", "question_known", "depth", "score", "questions"].map(String::from));
     for cell in &sheet.cells {
         for (depth, score, questions) in cell.answers.iter().flat_map(|answers| &answers.by_depth) {
             let place = [depth.to_string(), score.to_string(), questions.to_string()];

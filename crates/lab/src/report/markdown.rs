@@ -57,7 +57,12 @@ pub fn markdown(sheet: &Sheet) -> String {
     text += "\n## Runs\n\n";
     for (id, run) in &sheet.runs {
         let begun = show::time(run.started);
-        text += &format!("- {}, {begun}, version {}: {}\n", code(id), inline(&run.version), code(&show::command(&run.command)));
+        text += &format!(
+            "- {}, {begun}, version {}: {}\n",
+            code(id),
+            inline(&run.version),
+            code(&show::command(&run.command))
+        );
     }
     text
 }
@@ -78,7 +83,8 @@ const HEAD: [&str; 12] = [
 ];
 
 fn row(row: &Overall) -> Vec<String> {
-    let name = if row.is_reference { format!("{} (reference)", code_cell(&row.recipe)) } else { code_cell(&row.recipe) };
+    let name =
+        if row.is_reference { format!("{} (reference)", code_cell(&row.recipe)) } else { code_cell(&row.recipe) };
     let optional = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or(NONE.into(), show);
     let estimate = |value: &Option<Estimate>, show: &dyn Fn(f64) -> String| match value {
         Some(e) if e.is_complete() => show::estimate(e, show),
@@ -144,5 +150,9 @@ fn code(text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest + 1);
     // A blank at each end belongs to the fence.
-    if longest > 0 || text.trim().is_empty() { format!("{fence} {text} {fence}") } else { format!("{fence}{text}{fence}") }
+    if longest > 0 || text.trim().is_empty() {
+        format!("{fence} {text} {fence}")
+    } else {
+        format!("{fence}{text}{fence}")
+    }
 }

@@ -10,6 +10,7 @@ mod cells;
 mod csv;
 mod estimate;
 mod fronts;
+mod html;
 mod lines;
 mod markdown;
 mod overall;
@@ -21,6 +22,7 @@ mod table;
 
 pub use csv::{csv, depths_csv, heads_csv};
 pub use estimate::{Estimate, FEWEST, Verdict};
+pub use html::{ReportError, html};
 pub use lines::{Lines, Run};
 pub use markdown::markdown;
 pub use overall::{Failed, Overall, recipes};

@@ -150,7 +150,10 @@ fn overall(name: &str, cells: &[&Cell], all: &Kinds) -> Overall {
         agreement: mean(&generations.collect::<Vec<_>>(), all.generated),
         cells: cells.len(),
         failures: cells.iter().filter_map(|cell| failed(cell)).collect(),
-        runs: in_order(cells.iter().flat_map(|cell| &cell.runs).map(String::as_str)).iter().map(|&r| r.into()).collect(),
+        runs: in_order(cells.iter().flat_map(|cell| &cell.runs).map(String::as_str))
+            .iter()
+            .map(|&r| r.into())
+            .collect(),
     };
     if row.is_reference {
         by_definition(&mut row, all);

@@ -110,9 +110,9 @@ mod tests {
     /// The definitions, word by word.
     fn by_definition(points: &[Point], i: usize) -> Standing {
         let p = &points[i];
-        let dominated = points.iter().any(|q| {
-            q.cost <= p.cost && q.quality >= p.quality && (q.cost < p.cost || q.quality > p.quality)
-        });
+        let dominated = points
+            .iter()
+            .any(|q| q.cost <= p.cost && q.quality >= p.quality && (q.cost < p.cost || q.quality > p.quality));
         let clearly = points.iter().any(|q| q.cost <= p.cost && q.ends().0 > p.ends().1);
         let doubted = points.iter().any(|q| q.cost < p.cost && q.ends().1 >= p.ends().0);
         match (dominated, clearly, doubted) {

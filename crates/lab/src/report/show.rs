@@ -123,7 +123,10 @@ mod tests {
         cases.iter().for_each(|&(value, expected)| assert_eq!(digits(value), expected));
         let cases = [(31.4159, "31.4"), (314.159, "314"), (99.96, "100"), (-2.5, "\u{2212}2.50"), (3e7, "3.0e7")];
         cases.iter().for_each(|&(value, expected)| assert_eq!(digits(value), expected));
-        assert_eq!((points(-0.0345), points(0.0001), points(0.02)), ("\u{2212}3.5".into(), "0.0".into(), "+2.0".into()));
+        assert_eq!(
+            (points(-0.0345), points(0.0001), points(0.02)),
+            ("\u{2212}3.5".into(), "0.0".into(), "+2.0".into())
+        );
         assert_eq!((change(1.0123), change(0.998)), ("+1.23%".into(), "\u{2212}0.20%".into()));
         assert_eq!((change(2.5), change(31.0)), ("+150%".into(), "×31.0".into()));
         assert_eq!((count(1234567), count(123), bytes(1536)), ("1,234,567".into(), "123".into(), "1.50 KiB".into()));
@@ -132,7 +135,11 @@ mod tests {
     #[test]
     fn times_are_those_of_date() {
         // date -u -d @…
-        let cases = [(0, "1970-01-01 00:00 UTC"), (951_782_400, "2000-02-29 00:00 UTC"), (1_785_542_399, "2026-07-31 23:59 UTC")];
+        let cases = [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_785_542_399, "2026-07-31 23:59 UTC"),
+        ];
         cases.iter().for_each(|&(seconds, expected)| assert_eq!(time(seconds), expected));
         assert_eq!(time(4_107_542_400), "2100-03-01 00:00 UTC", "2100 has no leap day");
     }

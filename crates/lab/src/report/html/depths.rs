@@ -1,0 +1,78 @@
+//! Scores by where a fact lies in the text and how long the text is.
+
+use super::{LEVELS, recipe_anchor};
+use crate::cell::Cell;
+use crate::report::sheet::{Sheet, in_order};
+use crate::report::show;
+use serde::Serialize;
+
+/// A task with depths.
+#[derive(Serialize)]
+pub struct Task {
+    name: String,
+    maps: Vec<Map>,
+}
+
+/// A recipe's scores, depths by lengths.
+#[derive(Serialize)]
+struct Map {
+    anchor: String,
+    name: String,
+    /// Whether the question was known; empty where that makes no difference.
+    note: &'static str,
+    lengths: Vec<String>,
+    /// Depth, and for each length the level of colour and the score, if there is one.
+    rows: Vec<(String, Vec<Option<(usize, String, String)>>)>,
+}
+
+/// The tasks of a sheet that have depths.
+pub fn tasks(sheet: &Sheet, row_of: &dyn Fn(&str) -> Option<usize>) -> Vec<Task> {
+    let has_depths = |cell: &&Cell| by_depth(cell).is_some_and(|depths| !depths.is_empty());
+    let cells: Vec<&Cell> = sheet.cells.iter().filter(has_depths).collect();
+    let names = in_order(cells.iter().map(|cell| cell.task.as_str()));
+    let task = |name: &&str| {
+        let own: Vec<&Cell> = cells.iter().copied().filter(|cell| cell.task == *name).collect();
+        let recipes = in_order(own.iter().map(|cell| cell.recipe.as_str()));
+        let maps = recipes.iter().flat_map(|recipe| {
+            let of = |known| own.iter().copied().filter(|cell| cell.recipe == *recipe && cell.known == known).collect();
+            [None, Some(true), Some(false)].map(|known| map(recipe, known, of(known), row_of(recipe)?))
+        });
+        Task { name: (*name).to_owned(), maps: maps.flatten().collect() }
+    };
+    names.iter().map(task).collect()
+}
+
+fn map(recipe: &str, known: Option<bool>, mut cells: Vec<&Cell>, row: usize) -> Option<Map> {
+    cells.sort_by_key(|cell| cell.tokens);
+    let mut depths: Vec<f64> = cells.iter().flat_map(|cell| by_depth(cell)).flatten().map(|entry| entry.0).collect();
+    depths.sort_by(f64::total_cmp);
+    depths.dedup();
+    let score = |cell: &&Cell, depth: f64| {
+        let (_, score, questions) = by_depth(cell)?.iter().find(|entry| entry.0 == depth)?;
+        let level = (score.clamp(0.0, 1.0) * (LEVELS - 1) as f64).round() as usize;
+        Some((level, format!("{:.0}", 100.0 * score), format!("{questions} questions")))
+    };
+    let rows = depths
+        .iter()
+        .map(|&depth| (format!("{:.0}%", 100.0 * depth), cells.iter().map(|cell| score(cell, depth)).collect()));
+    (!cells.is_empty()).then(|| Map {
+        anchor: recipe_anchor(row),
+        name: recipe.to_owned(),
+        note: match known {
+            None => "",
+            Some(true) => "question known",
+            Some(false) => "question not known",
+        },
+        lengths: cells.iter().map(|cell| short(cell.tokens)).collect(),
+        rows: rows.collect(),
+    })
+}
+
+fn by_depth(cell: &Cell) -> Option<&[(f64, f64, usize)]> {
+    cell.answers.as_ref().map(|answers| answers.by_depth.as_slice())
+}
+
+/// `4k` for 4,096; other numbers that are no multiples stay as they are.
+fn short(tokens: usize) -> String {
+    if tokens >= 1024 && tokens % 1024 == 0 { format!("{}k", tokens / 1024) } else { show::count(tokens) }
+}
