@@ -34,7 +34,7 @@ pub fn points(difference: f64) -> String {
 pub fn change(ratio: f64) -> String {
     match (ratio - 1.0).abs() {
         _ if ratio >= 10.0 || !ratio.is_finite() => format!("×{}", digits(ratio)),
-        far if far >= 0.1 => format!("{}%", signed(100.0 * (ratio - 1.0), 0)),
+        far if far >= 0.1 => format!("{}%", signed(100.0 * (ratio - 1.0), 1)),
         _ => format!("{}%", signed(100.0 * (ratio - 1.0), 2)),
     }
 }
@@ -128,7 +128,7 @@ mod tests {
             ("\u{2212}3.5".into(), "0.0".into(), "+2.0".into())
         );
         assert_eq!((change(1.0123), change(0.998)), ("+1.23%".into(), "\u{2212}0.20%".into()));
-        assert_eq!((change(2.5), change(31.0)), ("+150%".into(), "×31.0".into()));
+        assert_eq!((change(2.5), change(31.0)), ("+150.0%".into(), "×31.0".into()));
         assert_eq!((count(1234567), count(123), bytes(1536)), ("1,234,567".into(), "123".into(), "1.50 KiB".into()));
     }
 

@@ -127,9 +127,14 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
-/// An object as `key value, key value`.
+/// An object's values; those that are numbers or switches say nothing without their names.
 fn flat(value: &Value) -> String {
-    pairs(value).iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
+    let is_bare = |value: &str| value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok();
+    let words = pairs(value).into_iter().map(|(key, value)| match is_bare(&value) {
+        true => format!("{value} {key}"),
+        false => value,
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// An object's entries; of objects within, with the path in front.

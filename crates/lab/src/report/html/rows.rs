@@ -4,7 +4,7 @@ use super::{recipe_anchor, run_anchor};
 use crate::report::estimate::{Estimate, Verdict};
 use crate::report::fronts;
 use crate::report::overall::Overall;
-use crate::report::sheet::Sheet;
+use crate::report::sheet::{RecipeInfo, Sheet};
 use crate::report::show::{self, NONE};
 use serde::Serialize;
 
@@ -27,7 +27,9 @@ pub struct Row {
     failed: usize,
     /// Runs: what is shown, and the anchor where the sheet has the run.
     runs: Vec<(String, Option<String>)>,
-    /// What it does, its paper, kind and needs.
+    /// What it does.
+    line: String,
+    /// Its paper, kind and needs.
     about: Vec<(&'static str, String)>,
 }
 
@@ -38,10 +40,12 @@ pub struct Field {
     pub sort: Option<f64>,
     /// The number.
     pub text: String,
-    /// What belongs to it.
-    pub note: String,
-    /// A verdict: `better`, `worse`, `same`.
+    /// What belongs to it, each on a line of its own.
+    pub notes: Vec<String>,
+    /// A verdict as a class: `better`, `worse`, `same`.
     pub class: &'static str,
+    /// A verdict for those who do not see its sign; empty where the text says it.
+    pub verdict: &'static str,
 }
 
 /// The table of a sheet.
@@ -71,6 +75,7 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
         marks.filter(|mark| mark.standing.is_some_and(|standing| standing.is_front())).count()
     };
     let of = fronts.iter().filter(|front| !front.marks.is_empty()).count();
+    let info = |recipe: &str| sheet.recipes.iter().find(|info| info.name == recipe);
     let row = |(i, row): (usize, &Overall)| {
         let mut cells = vec![difference(row, &row.difference)];
         if has_known && has_unknown {
@@ -95,7 +100,8 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
             cells,
             failed: row.failures.len(),
             runs: row.runs.iter().map(|run| (run.clone(), anchor(sheet, run))).collect(),
-            about: about(sheet, &row.recipe),
+            line: info(&row.recipe).map(|info| info.line.clone()).unwrap_or_default(),
+            about: info(&row.recipe).map(about).unwrap_or_default(),
         }
     };
     Table { heads, rows: rows.iter().enumerate().map(row).collect() }
@@ -112,9 +118,8 @@ fn anchor(sheet: &Sheet, run: &str) -> Option<String> {
     sheet.runs.iter().position(|(id, _)| id == run).map(run_anchor)
 }
 
-fn about(sheet: &Sheet, recipe: &str) -> Vec<(&'static str, String)> {
-    let Some(info) = sheet.recipes.iter().find(|info| info.name == recipe) else { return Vec::new() };
-    let entries = [("", &info.line), ("paper", &info.paper), ("kind", &info.family), ("needs", &info.needs)];
+fn about(info: &RecipeInfo) -> Vec<(&'static str, String)> {
+    let entries = [("paper", &info.paper), ("kind", &info.family), ("needs", &info.needs)];
     entries.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.clone())).collect()
 }
 
@@ -133,8 +138,10 @@ fn estimate(value: &Option<Estimate>, show: fn(f64) -> String, verdict: Option<V
         _ if value.items == 0 => (number, String::new()),
         _ => (number, interval),
     };
-    let note = if value.is_complete() { note } else { format!("{note} {} of {} cells", value.cells, value.of) };
-    Field { sort: Some(value.value), text, note, class: class(verdict) }
+    let lacks = if value.is_complete() { String::new() } else { format!("{} of {} cells", value.cells, value.of) };
+    let notes = [note, lacks].into_iter().filter(|note| !note.is_empty()).collect();
+    let said = verdict.filter(|verdict| *verdict != Verdict::NotSeen).map_or("", Verdict::name);
+    Field { sort: Some(value.value), text, notes, class: class(verdict), verdict: said }
 }
 
 /// The class of a verdict.
