@@ -10,7 +10,7 @@
 //! - [`tasks`]: questions generated from a seed at any length.
 //! - [`text`]: files to windows of tokens.
 //! - [`quality`]: the run.
-//! - [`report`]: JSON lines with everything needed to repeat it, and a Markdown table.
+//! - [`report`]: JSON lines with everything needed to repeat it, and pages and tables made of them.
 
 pub mod candidate;
 pub mod cell;

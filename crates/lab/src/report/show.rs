@@ -59,7 +59,7 @@ pub fn count(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -119,9 +119,9 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let cases = [(0.0, "0"), (0.00012, "1.2e-4"), (0.0123456, "0.0123"), (0.5, "0.500"), (3.14159, "3.14")];
+        let cases = [(0.0, "0"), (0.00012, "1.2e-4"), (0.0123456, "0.0123"), (0.5, "0.500"), (2.34567, "2.35")];
         cases.iter().for_each(|&(value, expected)| assert_eq!(digits(value), expected));
-        let cases = [(31.4159, "31.4"), (314.159, "314"), (99.96, "100"), (-2.5, "\u{2212}2.50"), (3e7, "3.0e7")];
+        let cases = [(23.4567, "23.5"), (234.567, "235"), (99.96, "100"), (-2.5, "\u{2212}2.50"), (3e7, "3.0e7")];
         cases.iter().for_each(|&(value, expected)| assert_eq!(digits(value), expected));
         assert_eq!(
             (points(-0.0345), points(0.0001), points(0.02)),

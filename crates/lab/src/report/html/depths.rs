@@ -21,9 +21,12 @@ struct Map {
     /// Whether the question was known, where that makes a difference, and the questions behind a field.
     note: String,
     lengths: Vec<String>,
-    /// Depth, and for each length the level of colour and the score, if there is one.
-    rows: Vec<(String, Vec<Option<(usize, String)>>)>,
+    /// Depths, and a field for each length.
+    rows: Vec<(String, Vec<Field>)>,
 }
+
+/// The level of colour and the score, if there is one.
+type Field = Option<(usize, String)>;
 
 /// The tasks of a sheet that have depths.
 pub fn tasks(sheet: &Sheet, row_of: &dyn Fn(&str) -> Option<usize>) -> Vec<Task> {
@@ -52,7 +55,8 @@ fn map(recipe: &str, known: Option<bool>, cells: &[&Cell], lengths: &[usize], ro
     depths.sort_by(f64::total_cmp);
     depths.dedup();
     let (fewest, most) = (entries().map(|entry| entry.2).min()?, entries().map(|entry| entry.2).max()?);
-    let each = if fewest == most { format!("{most} a field") } else { format!("{fewest} to {most} a field") };
+    let each =
+        if fewest == most { format!("{most} questions each") } else { format!("{fewest} to {most} questions each") };
     let score = |tokens: usize, depth: f64| {
         let cell = cells.iter().find(|cell| cell.tokens == tokens)?;
         let (_, score, _) = by_depth(cell)?.iter().find(|entry| entry.0 == depth)?;
@@ -81,5 +85,5 @@ fn by_depth(cell: &Cell) -> Option<&[(f64, f64, usize)]> {
 
 /// `4k` for 4,096; other numbers that are no multiples stay as they are.
 fn short(tokens: usize) -> String {
-    if tokens >= 1024 && tokens % 1024 == 0 { format!("{}k", tokens / 1024) } else { show::count(tokens) }
+    if tokens >= 1024 && tokens.is_multiple_of(1024) { format!("{}k", tokens / 1024) } else { show::count(tokens) }
 }

@@ -54,9 +54,6 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
     let has_known = rows.iter().any(|row| row.difference_known.is_some());
     let has_unknown = rows.iter().any(|row| row.difference_unknown.is_some());
     let mut heads = vec![("Score difference", "points, mean of tasks")];
-    if has_known && has_unknown {
-        heads.extend([("Question known", "score difference"), ("Not known", "score difference")]);
-    }
     heads.extend([
         ("KL", "nats, longest perplexity cell"),
         ("Perplexity", "of the same cell"),
@@ -65,10 +62,11 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
         ("Decode", "speed, of the reference's"),
         ("Prefill", "speed, of the reference's"),
         ("Agreement", "of greedy generations"),
-        ("Front", "of how many planes"),
-        ("Measured", "windows and questions"),
-        ("Failed", "cells"),
     ]);
+    if has_known && has_unknown {
+        heads.extend([("Question known", "score difference"), ("Not known", "score difference")]);
+    }
+    heads.extend([("Front", "of how many planes"), ("Measured", "windows and questions"), ("Failed", "cells")]);
     let fronts = fronts::all(rows);
     let on = |i: usize| {
         let marks = fronts.iter().flat_map(|front| &front.marks).filter(|mark| mark.row == i);
@@ -78,9 +76,6 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
     let info = |recipe: &str| sheet.recipes.iter().find(|info| info.name == recipe);
     let row = |(i, row): (usize, &Overall)| {
         let mut cells = vec![difference(row, &row.difference)];
-        if has_known && has_unknown {
-            cells.extend([difference(row, &row.difference_known), difference(row, &row.difference_unknown)]);
-        }
         cells.extend([
             estimate(&row.kl, show::digits, None),
             estimate(&row.perplexity_ratio, show::change, row.perplexity_verdict().filter(|_| !row.is_reference)),
@@ -89,6 +84,11 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
             number(row.decode_ratio, show::times),
             number(row.prefill_ratio, show::times),
             estimate(&row.agreement, show::percent, None),
+        ]);
+        if has_known && has_unknown {
+            cells.extend([difference(row, &row.difference_known), difference(row, &row.difference_unknown)]);
+        }
+        cells.extend([
             Field { sort: Some(on(i) as f64), text: format!("{} of {of}", on(i)), ..Field::default() },
             measured(row),
             Field { sort: Some(row.failures.len() as f64), text: failed(row), ..Field::default() },
@@ -107,11 +107,34 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
     Table { heads, rows: rows.iter().enumerate().map(row).collect() }
 }
 
-/// Failures: the anchor and name of the recipe, the cell, and why.
-pub fn failures(rows: &[Overall]) -> Vec<(String, &str, &str, &str)> {
-    let each = rows.iter().enumerate().flat_map(|(i, row)| row.failures.iter().map(move |failed| (i, row, failed)));
-    each.map(|(i, row, failed)| (recipe_anchor(i), row.recipe.as_str(), failed.at.as_str(), failed.reason.as_str()))
-        .collect()
+/// Cells that failed for the same reason.
+#[derive(Serialize)]
+pub struct Failures<'a> {
+    anchor: String,
+    name: &'a str,
+    /// Tasks and lengths.
+    at: Vec<&'a str>,
+    reason: &'a str,
+}
+
+/// Failures by recipe and reason.
+pub fn failures(rows: &[Overall]) -> Vec<Failures<'_>> {
+    let mut failures: Vec<Failures<'_>> = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        let first = failures.len();
+        for failed in &row.failures {
+            match failures[first..].iter_mut().find(|same| same.reason == failed.reason) {
+                Some(same) => same.at.push(&failed.at),
+                None => failures.push(Failures {
+                    anchor: recipe_anchor(i),
+                    name: &row.recipe,
+                    at: vec![&failed.at],
+                    reason: &failed.reason,
+                }),
+            }
+        }
+    }
+    failures
 }
 
 fn anchor(sheet: &Sheet, run: &str) -> Option<String> {
