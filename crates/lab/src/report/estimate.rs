@@ -8,8 +8,8 @@ pub const FEWEST: usize = 6;
 
 /// A number with its 95% interval.
 ///
-/// Where it is a mean of cells, it is the mean of cell means: each task at each length counts the same, whatever its number of questions; a cell that was
-/// measured with and without the question known counts as one.
+/// Where it is a mean of cells, it is the mean of cell means: each task at each length counts the same, whatever its
+/// number of questions; a cell that was measured with and without the question known counts as one.
 ///
 /// The interval is made of the distances from each mean to the ends of its interval, lower and upper apart (Zou and
 /// Donner, "Construction of confidence limits about effect measures: a general approach", 2008): squares are added for

@@ -102,10 +102,11 @@ pub fn rules(reference: &str) -> String {
     format!(
         "Every number is against {} on the same items; intervals are at 95%, those of differences paired. \
          Scores are means of cell means: each task at each length counts the same. \
-         A difference whose interval contains none, or that rests on fewer than {} questions, is no difference seen, neither \
-         better nor worse; of a hundred recipes that change nothing, up to two or three would still be called worse by chance. \
-         KL and perplexity are those of the longest perplexity cell. Bytes and bits are means of cells; speed ratios are geometric \
-         means of cells. Failed cells are in no mean; a mean that lacks cells says so and is not compared.",
+         A difference whose interval contains none, or that rests on fewer than {} questions, is no difference seen, \
+         neither better nor worse; of a hundred recipes that change nothing, up to two or three would still be called \
+         worse by chance. KL and perplexity are those of the longest perplexity cell. Bytes and bits are means of \
+         cells; speed ratios are geometric means of cells. Failed cells are in no mean; a mean that lacks cells says so \
+         and is not compared.",
         if reference.is_empty() { "the reference" } else { reference },
         super::estimate::FEWEST,
     )
