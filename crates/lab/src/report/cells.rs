@@ -21,11 +21,14 @@ pub struct Shown {
 pub type Kind = (&'static str, fn(&Cell) -> Option<Shown>);
 
 /// The tables by task and length.
-pub const KINDS: [Kind; 4] = [
+pub const KINDS: [Kind; 7] = [
     ("Score less the reference's, in points", difference),
     ("KL from the reference, in nats", kl),
     ("Perplexity against the reference's", perplexity),
     ("Greedy generations: share before the first token that differs", generation),
+    ("Bytes of the cache", memory),
+    ("Decoding, tokens per second", decoding),
+    ("Prefill, tokens per second", prefill),
 ];
 
 fn difference(cell: &Cell) -> Option<Shown> {
@@ -84,4 +87,35 @@ fn generation(cell: &Cell) -> Option<Shown> {
     );
     let text = format!("{} {}", show::percent(g.agreement), show::interval(g.agreement_interval, show::percent));
     Some(Shown { value: g.agreement, text, verdict: None, details })
+}
+
+fn memory(cell: &Cell) -> Option<Shown> {
+    let m = cell.memory?;
+    let share = m.bytes as f64 / m.reference_bytes as f64;
+    let details = format!(
+        "{} bits per key or value, at most {}, a decoding step reads {}, the reference has {}",
+        show::digits(m.bits),
+        show::bytes(m.peak_bytes),
+        show::bytes(m.step_bytes),
+        show::bytes(m.reference_bytes)
+    );
+    let text = match share.is_finite() {
+        true => format!("{} ({})", show::bytes(m.bytes), show::percent(share)),
+        false => show::bytes(m.bytes),
+    };
+    Some(Shown { value: m.bytes as f64, text, verdict: None, details })
+}
+
+fn decoding(cell: &Cell) -> Option<Shown> {
+    Some(speed(cell.speed.decode?, cell.speed.decode_ratio, String::new()))
+}
+
+fn prefill(cell: &Cell) -> Option<Shown> {
+    let first = cell.speed.ttft.map_or(String::new(), |ttft| format!("first token after {} s", show::digits(ttft)));
+    Some(speed(cell.speed.prefill?, cell.speed.prefill_ratio, first))
+}
+
+fn speed(speed: f64, ratio: Option<f64>, details: String) -> Shown {
+    let ratio = ratio.map_or(String::new(), |ratio| format!(" ({})", show::times(ratio)));
+    Shown { value: speed, text: format!("{}{ratio}", show::digits(speed)), verdict: None, details }
 }

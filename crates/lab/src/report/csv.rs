@@ -6,8 +6,8 @@ use crate::statistics::Interval;
 
 /// One row per cell: everything but the single heads and depths, which [`heads_csv`] and [`depths_csv`] have.
 ///
-/// Numbers are written in full and read back to the same bits; what was not measured is empty. Run names are separated by
-/// spaces.
+/// Numbers are written in full and read back to the same bits; what was not measured is empty. Run names are separated
+/// by spaces.
 pub fn csv(sheet: &Sheet) -> String {
     let mut text = line(COLUMNS.iter().map(|name| (*name).to_owned()));
     sheet.cells.iter().for_each(|cell| text += &line(fields(cell)));

@@ -7,6 +7,14 @@ use crate::statistics::Interval;
 pub const FEWEST: usize = 6;
 
 /// A number with its 95% interval.
+///
+/// Where it is a mean of cells, it is the mean of cell means: each task at each length counts the same, whatever its
+/// number of questions; a cell that was measured with and without the question known counts as one.
+///
+/// The interval is made of the distances from each mean to the ends of its interval, lower and upper apart (Zou and
+/// Donner, "Construction of confidence limits about effect measures: a general approach", 2008): squares are added for
+/// different tasks, whose questions are unrelated. Within a task, lengths share their questions' making, so distances
+/// are added as they are, which is right if they move together and too wide if they do not.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
     /// The number.
@@ -71,13 +79,7 @@ pub struct Part<'a> {
     pub items: usize,
 }
 
-/// The mean of cell means: each task at each length counts the same, whatever its number of questions; a cell that was
-/// measured with and without the question known counts as one.
-///
-/// The interval is made of the distances from each mean to the ends of its interval, lower and upper apart (Zou and
-/// Donner, "Construction of confidence limits about effect measures: a general approach", 2008): squares are added for
-/// different tasks, whose questions are unrelated. Within a task, lengths share their questions' making, so distances
-/// are added as they are, which is right if they move together and too wide if they do not.
+/// The mean of cell means, by the rules of [`Estimate`].
 pub fn mean(parts: &[Part<'_>], of: usize) -> Option<Estimate> {
     let mut keys: Vec<(&str, usize)> = parts.iter().map(|part| (part.task, part.tokens)).collect();
     keys.sort_unstable();

@@ -7,7 +7,7 @@ use super::show::{self, NONE};
 use super::summary::Summary;
 use super::{cells, fronts};
 
-/// Everything but the pictures: what was measured, all recipes, who is on the fronts, tasks by length, failures and runs.
+/// Everything but the pictures: what was measured, all recipes, who is on the fronts, tasks by length, failures, runs.
 pub fn markdown(sheet: &Sheet) -> String {
     let rows = recipes(&sheet.cells);
     let mut text = format!("# {}\n\n", inline(&sheet.title));

@@ -1,10 +1,10 @@
 //! What is left of a run: JSON lines for programs, tables and pages for people.
 //!
-//! - [`lines`]: the JSON lines.
-//! - [`table`](mod@table): outcomes of one run as a Markdown table.
+//! - [`Lines`]: the JSON lines.
+//! - [`table()`]: outcomes of one run as a Markdown table.
 //! - [`Sheet`]: what a report is made of, shown by [`html()`], [`markdown()`] and [`csv()`].
-//! - [`recipes`]: one row per recipe over all its cells; [`Estimate`] has the rules for means and verdicts, [`Standing`]
-//!   those for Pareto fronts.
+//! - [`recipes`]: one row per recipe over all its cells; [`Estimate`] has the rules for means, [`Verdict`] those for
+//!   differences, [`Standing`] those for Pareto fronts.
 
 mod cells;
 mod csv;

@@ -20,7 +20,7 @@ pub struct Overall {
     pub items: usize,
     /// See `items`.
     pub planned: usize,
-    /// Mean score over tasks and lengths, in `[0, 1]`: the [mean of cell means](mean).
+    /// Mean score over tasks and lengths, in `[0, 1]`: the mean of cell means (see [`Estimate`]).
     pub score: Option<Estimate>,
     /// The same of the paired difference from the reference's scores.
     pub difference: Option<Estimate>,

@@ -142,8 +142,8 @@ mod tests {
                 })
                 .collect();
             let standings = standings(&points);
-            for i in 0..points.len() {
-                prop_assert_eq!(standings[i], by_definition(&points, i), "{} of {:?}", i, points);
+            for (i, standing) in standings.iter().enumerate() {
+                prop_assert_eq!(*standing, by_definition(&points, i), "{} of {:?}", i, points);
             }
             prop_assert_eq!(standings.iter().any(|s| s.is_front()), !points.is_empty());
         }

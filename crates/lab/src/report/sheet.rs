@@ -47,11 +47,12 @@ pub struct Column<'a> {
 impl Column<'_> {
     /// In words.
     pub fn name(&self) -> String {
-        match self.known {
-            None => format!("{}, {} tokens", self.task, self.tokens),
-            Some(true) => format!("{}, {} tokens, question known", self.task, self.tokens),
-            Some(false) => format!("{}, {} tokens, question not known", self.task, self.tokens),
-        }
+        let known = match self.known {
+            None => "",
+            Some(true) => ", question known",
+            Some(false) => ", question not known",
+        };
+        format!("{}, {} tokens{known}", self.task, super::show::count(self.tokens))
     }
 }
 

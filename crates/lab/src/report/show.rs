@@ -34,7 +34,7 @@ pub fn points(difference: f64) -> String {
 pub fn change(ratio: f64) -> String {
     match (ratio - 1.0).abs() {
         _ if ratio >= 10.0 || !ratio.is_finite() => format!("×{}", digits(ratio)),
-        far if far >= 0.1 => format!("{}%", signed(100.0 * (ratio - 1.0), 0)),
+        far if far >= 0.1 => format!("{}%", signed(100.0 * (ratio - 1.0), 1)),
         _ => format!("{}%", signed(100.0 * (ratio - 1.0), 2)),
     }
 }
@@ -59,7 +59,7 @@ pub fn count(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -119,16 +119,16 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let cases = [(0.0, "0"), (0.00012, "1.2e-4"), (0.0123456, "0.0123"), (0.5, "0.500"), (3.14159, "3.14")];
+        let cases = [(0.0, "0"), (0.00012, "1.2e-4"), (0.0123456, "0.0123"), (0.5, "0.500"), (2.34567, "2.35")];
         cases.iter().for_each(|&(value, expected)| assert_eq!(digits(value), expected));
-        let cases = [(31.4159, "31.4"), (314.159, "314"), (99.96, "100"), (-2.5, "\u{2212}2.50"), (3e7, "3.0e7")];
+        let cases = [(23.4567, "23.5"), (234.567, "235"), (99.96, "100"), (-2.5, "\u{2212}2.50"), (3e7, "3.0e7")];
         cases.iter().for_each(|&(value, expected)| assert_eq!(digits(value), expected));
         assert_eq!(
             (points(-0.0345), points(0.0001), points(0.02)),
             ("\u{2212}3.5".into(), "0.0".into(), "+2.0".into())
         );
         assert_eq!((change(1.0123), change(0.998)), ("+1.23%".into(), "\u{2212}0.20%".into()));
-        assert_eq!((change(2.5), change(31.0)), ("+150%".into(), "×31.0".into()));
+        assert_eq!((change(2.5), change(31.0)), ("+150.0%".into(), "×31.0".into()));
         assert_eq!((count(1234567), count(123), bytes(1536)), ("1,234,567".into(), "123".into(), "1.50 KiB".into()));
     }
 

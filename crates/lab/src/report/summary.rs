@@ -102,10 +102,11 @@ pub fn rules(reference: &str) -> String {
     format!(
         "Every number is against {} on the same items; intervals are at 95%, those of differences paired. \
          Scores are means of cell means: each task at each length counts the same. \
-         A difference whose interval contains none, or that rests on fewer than {} questions, is no difference seen, neither \
-         better nor worse; of a hundred recipes that change nothing, up to two or three would still be called worse by chance. \
-         KL and perplexity are those of the longest perplexity cell. Bytes and bits are means of cells; speed ratios are geometric \
-         means of cells. Failed cells are in no mean; a mean that lacks cells says so and is not compared.",
+         A difference whose interval contains none, or that rests on fewer than {} questions, is no difference seen, \
+         neither better nor worse; of a hundred recipes that change nothing, up to two or three would still be called \
+         worse by chance. KL and perplexity are those of the longest perplexity cell. Bytes and bits are means of \
+         cells; speed ratios are geometric means of cells. Failed cells are in no mean; a mean that lacks cells says so \
+         and is not compared.",
         if reference.is_empty() { "the reference" } else { reference },
         super::estimate::FEWEST,
     )
@@ -127,9 +128,14 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
-/// An object as `key value, key value`.
+/// An object's values; those that are numbers or switches say nothing without their names.
 fn flat(value: &Value) -> String {
-    pairs(value).iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
+    let is_bare = |value: &str| value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok();
+    let words = pairs(value).into_iter().map(|(key, value)| match is_bare(&value) {
+        true => format!("{value} {key}"),
+        false => value,
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// An object's entries; of objects within, with the path in front.

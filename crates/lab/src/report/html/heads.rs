@@ -22,32 +22,35 @@ pub struct Heads {
     pub high: String,
     /// The most sensitive layers and heads.
     pub worst: String,
-    /// The plot on a wide page and on a narrow one: width, height and elements.
+    /// The plot: width, height and elements, once for all pages.
     pub plots: Vec<(u32, u32, String)>,
     /// Errors with three digits, for what is under the pointer.
     pub errors: Vec<Vec<String>>,
-    /// Left, top, width and height of the fields in each plot, in its pixels.
-    pub fields: Vec<(i32, i32, u32, u32)>,
+    /// Left, top, width and height of all fields together, in pixels of the plot.
+    pub field: (i32, i32, u32, u32),
 }
 
 /// Draws a cell; nothing where no head was measured.
-pub fn draw(row: usize, cell: &Cell, sizes: &[&Size]) -> Result<Option<Heads>, ReportError> {
+pub fn draw(row: usize, cell: &Cell, size: &Size) -> Result<Option<Heads>, ReportError> {
     let values = || cell.heads.iter().flatten().copied().filter(|error| error.is_finite());
     let (low, high) =
         values().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), error| (low.min(error), high.max(error)));
     if low > high {
         return Ok(None);
     }
-    let mut plots = Vec::new();
-    let mut fields = Vec::new();
-    for size in sizes {
-        let (plot, field) = plot(&cell.heads, (low, high), size)?;
-        plots.push(plot);
-        fields.push(field);
-    }
+    let (plot, field) = plot(&cell.heads, (low, high), size)?;
     let (low, high) = (show::digits(low), show::digits(high));
     let errors = cell.heads.iter().map(|heads| heads.iter().map(|error| show::digits(*error)).collect()).collect();
-    Ok(Some(Heads { row, at: column(cell).name(), low, high, worst: worst(&cell.heads), plots, errors, fields }))
+    Ok(Some(Heads {
+        row,
+        at: column(cell).name(),
+        low,
+        high,
+        worst: worst(&cell.heads),
+        plots: vec![plot],
+        errors,
+        field,
+    }))
 }
 
 type Plot = ((u32, u32, String), (i32, i32, u32, u32));

@@ -42,7 +42,7 @@ pub fn html(sheet: &Sheet) -> Result<String, ReportError> {
     let mut heat = Vec::new();
     for cell in &sheet.cells {
         if let Some(row) = row_of(&cell.recipe) {
-            heat.extend(heads::draw(row, cell, &[&WIDE, &NARROW])?);
+            heat.extend(heads::draw(row, cell, &MEDIUM)?);
         }
     }
     let planes = fronts::all(&rows).iter().map(|front| Plane::of(front, &rows)).collect::<Result<Vec<_>, _>>()?;
@@ -86,13 +86,17 @@ fn run_anchor(run: usize) -> String {
 /// A word that scripts and styles of the page carry, and that nobody who wrote a name in it can have known.
 fn nonce(sheet: &Sheet) -> String {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(sheet.title.as_bytes());
     for cell in &sheet.cells {
         // What is no JSON adds nothing.
         hasher.update(&serde_json::to_vec(cell).unwrap_or_default());
     }
-    sheet.runs.iter().for_each(|(_, run)| drop(hasher.update(run.id().as_bytes())));
-    hasher.update(sheet.title.as_bytes());
-    sheet.recipes.iter().for_each(|info| drop(hasher.update(format!("{info:?}").as_bytes())));
+    for (_, run) in &sheet.runs {
+        hasher.update(run.id().as_bytes());
+    }
+    for info in &sheet.recipes {
+        hasher.update(format!("{info:?}").as_bytes());
+    }
     hasher.finalize().to_hex()[..32].to_owned()
 }
 
@@ -107,10 +111,14 @@ struct Size {
     font: f64,
     /// Numbers along the axes, at most.
     ticks: (usize, usize),
+    /// How far from its mark a name may stand.
+    reach: i32,
 }
 
-const WIDE: Size = Size { width: 920, height: 520, left: 76, bottom: 48, font: 13.0, ticks: (10, 9) };
-const NARROW: Size = Size { width: 340, height: 380, left: 62, bottom: 44, font: 11.0, ticks: (5, 7) };
+const WIDE: Size = Size { width: 920, height: 520, left: 76, bottom: 48, font: 13.0, ticks: (10, 9), reach: 58 };
+const NARROW: Size = Size { width: 340, height: 380, left: 62, bottom: 44, font: 11.0, ticks: (5, 7), reach: 14 };
+/// For heat maps: narrow enough to be read on a phone, where it shrinks.
+const MEDIUM: Size = Size { width: 460, height: 0, left: 48, bottom: 36, font: 14.0, ticks: (0, 0), reach: 0 };
 
 impl Size {
     /// About what a name takes in the fonts that browsers choose.

@@ -151,8 +151,8 @@
   // Fields of heat maps.
   for (const svg of all("svg.heads")) {
     const figure = svg.closest("figure");
-    const { errors, fields } = JSON.parse(one("script", figure).textContent);
-    const [left, top, width, height] = fields[svg.classList.contains("wide") ? 0 : 1];
+    const { errors, field } = JSON.parse(one("script", figure).textContent);
+    const [left, top, width, height] = field;
     const readout = one(".readout", figure);
     const heads = Math.max(...errors.map((layer) => layer.length));
     const read = (event) => {

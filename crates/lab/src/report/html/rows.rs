@@ -4,7 +4,7 @@ use super::{recipe_anchor, run_anchor};
 use crate::report::estimate::{Estimate, Verdict};
 use crate::report::fronts;
 use crate::report::overall::Overall;
-use crate::report::sheet::Sheet;
+use crate::report::sheet::{RecipeInfo, Sheet};
 use crate::report::show::{self, NONE};
 use serde::Serialize;
 
@@ -27,7 +27,9 @@ pub struct Row {
     failed: usize,
     /// Runs: what is shown, and the anchor where the sheet has the run.
     runs: Vec<(String, Option<String>)>,
-    /// What it does, its paper, kind and needs.
+    /// What it does.
+    line: String,
+    /// Its paper, kind and needs.
     about: Vec<(&'static str, String)>,
 }
 
@@ -38,10 +40,12 @@ pub struct Field {
     pub sort: Option<f64>,
     /// The number.
     pub text: String,
-    /// What belongs to it.
-    pub note: String,
-    /// A verdict: `better`, `worse`, `same`.
+    /// What belongs to it, each on a line of its own.
+    pub notes: Vec<String>,
+    /// A verdict as a class: `better`, `worse`, `same`.
     pub class: &'static str,
+    /// A verdict for those who do not see its sign; empty where the text says it.
+    pub verdict: &'static str,
 }
 
 /// The table of a sheet.
@@ -50,9 +54,6 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
     let has_known = rows.iter().any(|row| row.difference_known.is_some());
     let has_unknown = rows.iter().any(|row| row.difference_unknown.is_some());
     let mut heads = vec![("Score difference", "points, mean of tasks")];
-    if has_known && has_unknown {
-        heads.extend([("Question known", "score difference"), ("Not known", "score difference")]);
-    }
     heads.extend([
         ("KL", "nats, longest perplexity cell"),
         ("Perplexity", "of the same cell"),
@@ -61,21 +62,20 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
         ("Decode", "speed, of the reference's"),
         ("Prefill", "speed, of the reference's"),
         ("Agreement", "of greedy generations"),
-        ("Front", "of how many planes"),
-        ("Measured", "windows and questions"),
-        ("Failed", "cells"),
     ]);
+    if has_known && has_unknown {
+        heads.extend([("Question known", "score difference"), ("Not known", "score difference")]);
+    }
+    heads.extend([("Front", "of how many planes"), ("Measured", "windows and questions"), ("Failed", "cells")]);
     let fronts = fronts::all(rows);
     let on = |i: usize| {
         let marks = fronts.iter().flat_map(|front| &front.marks).filter(|mark| mark.row == i);
         marks.filter(|mark| mark.standing.is_some_and(|standing| standing.is_front())).count()
     };
     let of = fronts.iter().filter(|front| !front.marks.is_empty()).count();
+    let info = |recipe: &str| sheet.recipes.iter().find(|info| info.name == recipe);
     let row = |(i, row): (usize, &Overall)| {
         let mut cells = vec![difference(row, &row.difference)];
-        if has_known && has_unknown {
-            cells.extend([difference(row, &row.difference_known), difference(row, &row.difference_unknown)]);
-        }
         cells.extend([
             estimate(&row.kl, show::digits, None),
             estimate(&row.perplexity_ratio, show::change, row.perplexity_verdict().filter(|_| !row.is_reference)),
@@ -84,6 +84,11 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
             number(row.decode_ratio, show::times),
             number(row.prefill_ratio, show::times),
             estimate(&row.agreement, show::percent, None),
+        ]);
+        if has_known && has_unknown {
+            cells.extend([difference(row, &row.difference_known), difference(row, &row.difference_unknown)]);
+        }
+        cells.extend([
             Field { sort: Some(on(i) as f64), text: format!("{} of {of}", on(i)), ..Field::default() },
             measured(row),
             Field { sort: Some(row.failures.len() as f64), text: failed(row), ..Field::default() },
@@ -95,26 +100,49 @@ pub fn table(sheet: &Sheet, rows: &[Overall]) -> Table {
             cells,
             failed: row.failures.len(),
             runs: row.runs.iter().map(|run| (run.clone(), anchor(sheet, run))).collect(),
-            about: about(sheet, &row.recipe),
+            line: info(&row.recipe).map(|info| info.line.clone()).unwrap_or_default(),
+            about: info(&row.recipe).map(about).unwrap_or_default(),
         }
     };
     Table { heads, rows: rows.iter().enumerate().map(row).collect() }
 }
 
-/// Failures: the anchor and name of the recipe, the cell, and why.
-pub fn failures(rows: &[Overall]) -> Vec<(String, &str, &str, &str)> {
-    let each = rows.iter().enumerate().flat_map(|(i, row)| row.failures.iter().map(move |failed| (i, row, failed)));
-    each.map(|(i, row, failed)| (recipe_anchor(i), row.recipe.as_str(), failed.at.as_str(), failed.reason.as_str()))
-        .collect()
+/// Cells that failed for the same reason.
+#[derive(Serialize)]
+pub struct Failures<'a> {
+    anchor: String,
+    name: &'a str,
+    /// Tasks and lengths.
+    at: Vec<&'a str>,
+    reason: &'a str,
+}
+
+/// Failures by recipe and reason.
+pub fn failures(rows: &[Overall]) -> Vec<Failures<'_>> {
+    let mut failures: Vec<Failures<'_>> = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        let first = failures.len();
+        for failed in &row.failures {
+            match failures[first..].iter_mut().find(|same| same.reason == failed.reason) {
+                Some(same) => same.at.push(&failed.at),
+                None => failures.push(Failures {
+                    anchor: recipe_anchor(i),
+                    name: &row.recipe,
+                    at: vec![&failed.at],
+                    reason: &failed.reason,
+                }),
+            }
+        }
+    }
+    failures
 }
 
 fn anchor(sheet: &Sheet, run: &str) -> Option<String> {
     sheet.runs.iter().position(|(id, _)| id == run).map(run_anchor)
 }
 
-fn about(sheet: &Sheet, recipe: &str) -> Vec<(&'static str, String)> {
-    let Some(info) = sheet.recipes.iter().find(|info| info.name == recipe) else { return Vec::new() };
-    let entries = [("", &info.line), ("paper", &info.paper), ("kind", &info.family), ("needs", &info.needs)];
+fn about(info: &RecipeInfo) -> Vec<(&'static str, String)> {
+    let entries = [("paper", &info.paper), ("kind", &info.family), ("needs", &info.needs)];
     entries.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.clone())).collect()
 }
 
@@ -133,8 +161,10 @@ fn estimate(value: &Option<Estimate>, show: fn(f64) -> String, verdict: Option<V
         _ if value.items == 0 => (number, String::new()),
         _ => (number, interval),
     };
-    let note = if value.is_complete() { note } else { format!("{note} {} of {} cells", value.cells, value.of) };
-    Field { sort: Some(value.value), text, note, class: class(verdict) }
+    let lacks = if value.is_complete() { String::new() } else { format!("{} of {} cells", value.cells, value.of) };
+    let notes = [note, lacks].into_iter().filter(|note| !note.is_empty()).collect();
+    let said = verdict.filter(|verdict| *verdict != Verdict::NotSeen).map_or("", Verdict::name);
+    Field { sort: Some(value.value), text, notes, class: class(verdict), verdict: said }
 }
 
 /// The class of a verdict.

@@ -74,7 +74,7 @@ pub fn draw(front: &Front, rows: &[Overall], size: &Size) -> Result<String, Repo
     named.sort_by_key(|&i| rank(&front.marks[i], rows));
     let wish = |&i: &usize| Wish { at: all[i], width: size.width_of(&short(&rows[front.marks[i].row].recipe)) };
     let wishes: Vec<Wish> = named.iter().map(wish).collect();
-    let places = place(&wishes, &all, (width as i32, height as i32), size.font as i32 + 1);
+    let places = place(&wishes, &all, (width as i32, height as i32), size);
     for (&i, found) in named.iter().zip(places) {
         let Some(Place { left, middle, is_far }) = found else { continue };
         let name = short(&rows[front.marks[i].row].recipe);
@@ -174,16 +174,16 @@ fn steps(front: &Front, ends: (f64, f64)) -> Vec<(f64, f64)> {
 
 fn x_name(cost: Cost) -> &'static str {
     match cost {
-        Cost::Bytes => "\u{2190} bytes of the cache, share of the reference's",
-        Cost::Decode => "decoding speed, of the reference's \u{2192}",
+        Cost::Bytes => "bytes, of the reference's (less is better)",
+        Cost::Decode => "decoding speed ratio (more is better)",
     }
 }
 
 fn y_name(quality: Quality) -> &'static str {
     match quality {
-        Quality::Score => "score difference, points \u{2192}",
-        Quality::Kl => "\u{2190} KL, nats",
-        Quality::Perplexity => "\u{2190} perplexity, change",
+        Quality::Score => "score difference, points (more is better)",
+        Quality::Kl => "KL, nats (less is better)",
+        Quality::Perplexity => "perplexity, change (less is better)",
     }
 }
 
