@@ -6,8 +6,8 @@ mod support;
 use cachalot_kv::Profile;
 use serde_json::Value;
 use std::io::Write;
-use std::process::Stdio;
-use support::{cachalot, failure, json, prose, run, stderr_of_failure, stdout};
+use std::process::{Output, Stdio};
+use support::{cachalot, failure, json, run, stderr_of_failure, stdout};
 
 fn with_stdin(arguments: &[&str], input: &[u8]) -> Output {
     let mut command = cachalot(arguments);

@@ -211,16 +211,17 @@ fn questions_that_share_their_text_are_answered_as_if_alone() {
     let ask = |needles, chunk| {
         let mut answers = Vec::new();
         let settings = QualitySettings { windows: 0, questions: needles, question_tokens: 500, chunk, ..settings() };
-        let (mut collect, mut total) = (answers_into(&mut answers), (0, 0));
-        let mut observe = |event: Event<'_>| {
-            if let Event::Progress { done, total: all } = event {
-                total = (done, all);
-            }
-            collect(event)
-        };
-        measure(&subject(), &text(400), &named("int3"), &settings, &mut observe).unwrap();
-        drop(observe);
-        drop(collect);
+        let mut total = (0, 0);
+        {
+            let mut collect = answers_into(&mut answers);
+            let mut observe = |event: Event<'_>| {
+                if let Event::Progress { done, total: all } = event {
+                    total = (done, all);
+                }
+                collect(event)
+            };
+            measure(&subject(), &text(400), &named("int3"), &settings, &mut observe).unwrap();
+        }
         assert_eq!(total.0, total.1);
         answers
             .into_iter()
