@@ -1,8 +1,8 @@
 """Perplexity, divergence and needles of `cachalot lab quality` beside llama.cpp's, on the same tokens.
 
-Parts, each a table: `types`, what users of both get; `pages`, llama.cpp's cache written by Cachalot's rule, so that
-both compute the same; `steps`, from the one to the other; `formula`, the definitions in f64 beside llama.cpp's own
-tool, on llama.cpp's logits; `needles`, the same prompts.
+Parts, each a table: `types`, what users of both get; `floor`, how much noise there is; `pages`, llama.cpp's cache
+written by Cachalot's rule, so that both compute the same; `steps`, from the one to the other; `formula`, the
+definitions in f64 beside llama.cpp's own tool, on llama.cpp's logits; `needles`, the same prompts.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def main():
     parser.add_argument("--cachalot", default="target/release/cachalot")
     parser.add_argument("--decoded", metavar="FILE", default="decoded-f32.gguf",
                         help="a copy of the model with weights in f32, written where it is not there")
-    parser.add_argument("--parts", default="types,pages,steps,needles",
-                        help="of types, pages, steps, formula, needles")
+    parser.add_argument("--parts", default="types,floor,pages,steps,needles",
+                        help="of types, floor, pages, steps, formula, needles")
     parser.add_argument("--window", type=int, default=2048)
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--questions", type=int, default=10)
@@ -122,6 +122,15 @@ class Check:
             row(f"{name(kind)}, {which}", mine, theirs, mine["perplexity"], theirs["perplexity"])
         print(f"\nOurs with q4_0, the open page in f16, against ours with it in f32: KL {grown['kl']:.5f}, "
               f"perplexity ratio {grown['perplexity'] / grown['reference']:.5f}, top-1 {100 * grown['top1']:.2f}%")
+
+    def floor(self):
+        """What the least of all changes of the cache, f32 for f16, makes of the logits."""
+        for weights, model, more in [("as in the file", self.args.model, []),
+                                     ("in f32", self.args.decoded, ["--exact-weights"])]:
+            mine, = self.ours(["f32"], "f16", *more)
+            heading(f"Weights {weights}, against f16")
+            theirs = self.theirs(self.logits(model, "f16"), model, "f32")
+            row("f32", mine, theirs, mine["perplexity"], theirs["perplexity"])
 
     def steps(self):
         """From llama.cpp's q4_0 to ours, one difference at a time, all in llama.cpp."""
