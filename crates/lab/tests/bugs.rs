@@ -167,6 +167,8 @@ fn generations_part_earlier_with_fewer_bits() {
             let generation = record.generation.as_ref().unwrap();
             let window = record.window.as_ref().unwrap();
             assert_eq!(window.tokens(), generation.tokens, "{}", record.recipe);
+            // Enough blocks for an interval to have a width.
+            assert!(window.blocks.len() >= 8.min(generation.tokens), "{}", window.blocks.len());
             agreed[i] += generation.agreed;
             divergence[i] += window.blocks.iter().map(|block| block[1]).sum::<f64>();
             if i < 2 {

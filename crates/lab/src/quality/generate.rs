@@ -9,6 +9,9 @@ use super::window::Measured;
 use crate::{Candidate, LabError};
 use std::sync::Arc;
 
+/// Blocks that a generation has at least, as far as it has tokens.
+const BLOCKS: usize = 8;
+
 /// What the reference went on with.
 struct Went {
     /// Its tokens; the one that ended the text is the last where one did.
@@ -134,5 +137,7 @@ fn read(
 
 fn score(run: &Run<'_>, went: &Went, logits: &[f32]) -> Result<WindowScore, String> {
     let measured = Measured::new(&run.subject.team, &went.logits, &went.tokens)?;
-    Ok(WindowScore::of(&measured.compare(logits)?, run.settings.block, run.settings.tail))
+    // A generation is short: a few blocks are needed for there to be a spread at all.
+    let block = run.settings.block.min(went.tokens.len().div_ceil(BLOCKS));
+    Ok(WindowScore::of(&measured.compare(logits)?, block, run.settings.tail))
 }
