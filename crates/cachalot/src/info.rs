@@ -48,7 +48,7 @@ pub fn info(args: InfoArgs) -> Result<(), Failure> {
     let weights = ready.loaded.model.weight_bytes() as u64;
     let isas: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
     if args.json {
-        let digest: String = ready.loaded.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = cachalot_kv::profile::hex(&ready.loaded.digest);
         let report = serde_json::json!({
             "name": ready.loaded.name,
             "source": ready.loaded.source,

@@ -1,5 +1,6 @@
 //! What is known about a recipe on one task at one length: what reports show and searches decide on.
 
+use crate::quality::Scores;
 use crate::statistics::Interval;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,7 @@ pub struct Cell {
     /// Why the recipe has no (complete) results here.
     pub failure: Option<String>,
     /// Next-token distributions against the reference's.
-    pub divergence: Option<Divergence>,
+    pub divergence: Option<Scores>,
     /// Questions and how they were answered.
     pub answers: Option<Answered>,
     /// Greedy generations against the reference's.
@@ -38,31 +39,6 @@ pub struct Cell {
     pub speed: CellSpeed,
     /// Names of the runs that it comes from.
     pub runs: Vec<String>,
-}
-
-/// Next-token distributions against the reference's.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Divergence {
-    /// Predictions compared.
-    pub tokens: usize,
-    /// Mean Kullback-Leibler divergence from the reference, in nats.
-    pub kl_mean: f64,
-    /// Of the mean.
-    pub kl_interval: Interval,
-    /// Divergence that 99% of the tokens do not exceed.
-    pub kl_p99: f64,
-    /// Greatest divergence.
-    pub kl_max: f64,
-    /// Share of tokens whose most likely token is the reference's.
-    pub top1: f64,
-    /// Mean share of the five most likely tokens that both have.
-    pub top5: f64,
-    /// Perplexity on the text.
-    pub perplexity: f64,
-    /// Relative to the reference's.
-    pub perplexity_ratio: f64,
-    /// Of the ratio, paired.
-    pub perplexity_interval: Interval,
 }
 
 /// Questions and how they were answered.

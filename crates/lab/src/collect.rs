@@ -1,6 +1,6 @@
 //! From records to cells.
 
-use crate::cell::{Answered, Cell, CellMemory, CellSpeed, Divergence, Generated};
+use crate::cell::{Answered, Cell, CellMemory, CellSpeed, Generated};
 use crate::quality::{Answer, ItemName, Record, Scores, WindowScore};
 use crate::statistics::{median, paired, wilson_mean};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -100,20 +100,9 @@ fn cell(
     }
 }
 
-fn divergence(records: &[&Record]) -> Option<Divergence> {
+fn divergence(records: &[&Record]) -> Option<Scores> {
     let windows: Vec<&WindowScore> = records.iter().filter_map(|record| record.window.as_ref()).collect();
-    Scores::of(&windows, RESAMPLES, SEED).map(|scores| Divergence {
-        tokens: scores.tokens,
-        kl_mean: scores.kl_mean,
-        kl_interval: scores.kl_interval,
-        kl_p99: scores.kl_p99,
-        kl_max: scores.kl_max,
-        top1: scores.top1,
-        top5: scores.top5,
-        perplexity: scores.perplexity,
-        perplexity_ratio: scores.perplexity_ratio,
-        perplexity_interval: scores.perplexity_ratio_interval,
-    })
+    Scores::of(&windows, RESAMPLES, SEED)
 }
 
 fn answered(records: &[&Record], reference: &[&Record]) -> Option<Answered> {

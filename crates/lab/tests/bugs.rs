@@ -6,11 +6,10 @@ mod support;
 use cachalot_kv::{KvCache, Segment};
 use cachalot_lab::quality::{Item, ItemName, Named, QualitySettings, Record, Run, RunSettings, measure_item};
 use cachalot_lab::{Candidate, LabError, Subject, candidate};
-use cachalot_model::spec::ModelSpec;
-use cachalot_model::{Decoder, LoadOptions, Model, ModelError};
+use cachalot_model::{Decoder, LoadOptions, Model};
 use std::path::Path;
 use std::sync::Arc;
-use support::{loaded, named, run, settings, subject, team, text};
+use support::{Meddler, loaded, named, run, settings, subject, team, text};
 
 /// A recipe whose caches can be told apart: their budget is odd.
 struct Marked(Arc<dyn Candidate>);
@@ -25,29 +24,6 @@ impl Candidate for Marked {
     }
 }
 
-/// The model; in marked caches the codes of one page change at token 256.
-struct Flips;
-
-impl Decoder for Flips {
-    fn spec(&self) -> &ModelSpec {
-        loaded().model.spec()
-    }
-
-    fn forward(
-        &self,
-        cache: &KvCache,
-        segments: &mut [Segment<'_>],
-        tokens: &[u32],
-        rows: &[usize],
-    ) -> Result<Vec<f32>, ModelError> {
-        if cache.ledger().budget() % 2 == 1 && segments[0].seq.len() == 256 {
-            let page = segments[0].seq.sealed_page(1).unwrap();
-            (1000..3000).for_each(|byte| page.damage(byte));
-        }
-        loaded().model.forward(cache, segments, tokens, rows)
-    }
-}
-
 /// Beside the same recipe, an intact cache diverges by nothing at all, whatever its bits, and one page is enough to see.
 #[test]
 fn one_flipped_page_is_seen_and_where() {
@@ -58,34 +34,22 @@ fn one_flipped_page_is_seen_and_where() {
         outcomes[1].scores.clone().unwrap().by_depth
     };
     assert!(depths(&subject()).iter().all(|depth| depth.kl_mean == 0.0));
-    for depth in depths(&Subject { decoder: &Flips, ..subject() }) {
+    // In marked caches the codes of one page change at token 256.
+    let flips = Meddler(|cache: &KvCache, segments: &mut [Segment<'_>], tokens: &[u32], rows: &[usize]| {
+        if cache.ledger().budget() % 2 == 1 && segments[0].seq.len() == 256 {
+            let page = segments[0].seq.sealed_page(1).unwrap();
+            (1000..3000).for_each(|byte| page.damage(byte));
+        }
+        loaded().model.forward(cache, segments, tokens, rows)
+    });
+    for depth in depths(&Subject { decoder: &flips, ..subject() }) {
         // The token at 255 predicts the one at 256.
         assert!(if depth.to <= 257 { depth.kl_mean == 0.0 } else { depth.kl_mean > 1e-5 }, "{depth:?}");
     }
 }
 
-/// The model, and another whose layer 2 has the keys of its heads swapped, which computes for caches of 32 bits.
-struct Swaps(Arc<Model>);
-
-impl Decoder for Swaps {
-    fn spec(&self) -> &ModelSpec {
-        self.0.spec()
-    }
-
-    fn forward(
-        &self,
-        cache: &KvCache,
-        segments: &mut [Segment<'_>],
-        tokens: &[u32],
-        rows: &[usize],
-    ) -> Result<Vec<f32>, ModelError> {
-        let other = cache.bytes_per_token() > 4000.0;
-        let model: &dyn Decoder = if other { &*self.0 } else { &*loaded().model };
-        model.forward(cache, segments, tokens, rows)
-    }
-}
-
-fn swapped() -> Swaps {
+/// The model with the keys of the heads of layer 2 swapped.
+fn swapped() -> Arc<Model> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf");
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
@@ -99,14 +63,18 @@ fn swapped() -> Swaps {
     let half = (end - start) / 2;
     bytes[start..end].rotate_left(half);
     std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
-    let loaded = Model::load(folder.path(), &LoadOptions::new(team())).unwrap();
-    Swaps(loaded.model)
+    Model::load(folder.path(), &LoadOptions::new(team())).unwrap().model
 }
 
 #[test]
 fn swapped_heads_are_seen() {
+    // Which computes for caches of 32 bits.
     let swapped = swapped();
-    let outcomes = run(&Subject { decoder: &swapped, ..subject() }, &named("f32,bf16"), &settings());
+    let swaps = Meddler(|cache: &KvCache, segments: &mut [Segment<'_>], tokens: &[u32], rows: &[usize]| {
+        let model = if cache.bytes_per_token() > 4000.0 { &swapped } else { &loaded().model };
+        model.forward(cache, segments, tokens, rows)
+    });
+    let outcomes = run(&Subject { decoder: &swaps, ..subject() }, &named("f32,bf16"), &settings());
     let kl: Vec<f64> = outcomes.iter().map(|outcome| outcome.scores.as_ref().unwrap().kl_mean).collect();
     assert!(kl[1] > 0.01 && kl[2] < 1e-3, "{kl:?}");
 }

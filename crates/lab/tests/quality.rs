@@ -6,10 +6,9 @@ mod support;
 use cachalot_kv::{KvCache, Rope, Segment};
 use cachalot_lab::quality::{Answer, Event, QualitySettings, measure};
 use cachalot_lab::{Candidate, LabError, Subject, Text, candidate};
-use cachalot_model::spec::ModelSpec;
-use cachalot_model::{Decoder, ModelError};
+use cachalot_model::Decoder;
 use std::sync::Arc;
-use support::{Planted, loaded, named, run, settings, subject, text};
+use support::{Meddler, Planted, loaded, named, run, settings, subject, text};
 
 /// Collects what recipes answered, with their names.
 fn answers_into(into: &mut Vec<(String, Answer)>) -> impl FnMut(Event<'_>) -> Result<(), LabError> {
@@ -139,31 +138,16 @@ fn needles_are_found_and_lost() {
     assert!(depths.iter().enumerate().all(|(i, depth)| (depth - (i as f64 + 0.5) / 6.0).abs() < 1e-9), "{depths:?}");
 }
 
-/// The model, with logits that are no numbers for long sequences in a cache of more than sixteen bits.
-struct Broken;
-
-impl Decoder for Broken {
-    fn spec(&self) -> &ModelSpec {
-        loaded().model.spec()
-    }
-
-    fn forward(
-        &self,
-        cache: &KvCache,
-        segments: &mut [Segment<'_>],
-        tokens: &[u32],
-        rows: &[usize],
-    ) -> Result<Vec<f32>, ModelError> {
+#[test]
+fn a_recipe_that_breaks_breaks_alone() {
+    // Logits that are no numbers for long sequences in a cache of more than sixteen bits.
+    let broken = Meddler(|cache: &KvCache, segments: &mut [Segment<'_>], tokens: &[u32], rows: &[usize]| {
         let breaks = cache.bytes_per_token() > 4000.0 && segments.iter().any(|s| s.seq.len() + s.rows > 200);
         let mut logits = loaded().model.forward(cache, segments, tokens, rows)?;
         logits.iter_mut().for_each(|logit| *logit = if breaks { f32::NAN } else { *logit });
         Ok(logits)
-    }
-}
-
-#[test]
-fn a_recipe_that_breaks_breaks_alone() {
-    let subject = Subject { decoder: &Broken, ..subject() };
+    });
+    let subject = Subject { decoder: &broken, ..subject() };
     let outcomes = run(&subject, &named("f32,bf16"), &settings());
     let failure = outcomes[1].failure.as_ref().unwrap();
     assert!(failure.contains("NaN") && failure.contains("window 1, from token 128"), "{failure}");

@@ -1,7 +1,8 @@
 //! The page of a report: complete, closed to the outside, and safe from what is written in it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use cachalot_lab::cell::{Cell, Divergence};
+use cachalot_lab::cell::Cell;
+use cachalot_lab::quality::Scores;
 use cachalot_lab::report::{Sheet, html, recipes};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -161,7 +162,7 @@ fn numbers_that_are_none_are_not_drawn() {
     let names: BTreeMap<String, f64> = recipes(&sheet.cells).into_iter().map(|row| row.recipe).zip(odd).collect();
     for cell in &mut sheet.cells {
         let Some(&odd) = names.get(&cell.recipe) else { continue };
-        cell.divergence = Some(Divergence { kl_mean: odd, perplexity_ratio: odd, ..Divergence::default() });
+        cell.divergence = Some(Scores { kl_mean: odd, perplexity_ratio: odd, ..Scores::default() });
         cell.heads = vec![vec![odd, 1.0], vec![]];
         cell.speed.decode_ratio = Some(odd);
         cell.answers.iter_mut().for_each(|answers| (answers.difference, answers.by_depth[0].1) = (odd, odd));

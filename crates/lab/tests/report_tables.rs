@@ -1,6 +1,7 @@
 //! The rows that reports are made of, and the reports that are read by programs.
 
-use cachalot_lab::cell::{Answered, Cell, CellMemory, CellSpeed, Divergence, Generated};
+use cachalot_lab::cell::{Answered, Cell, CellMemory, CellSpeed, Generated};
+use cachalot_lab::quality::Scores;
 use cachalot_lab::report::{Sheet, Verdict, csv, depths_csv, heads_csv, markdown, recipes};
 use cachalot_lab::statistics::Interval;
 
@@ -94,7 +95,7 @@ fn a_question_known_or_not_is_one_cell_and_two_numbers() {
 #[test]
 fn kl_is_of_the_longest_cell_and_of_no_other() {
     let of = |recipe, tokens, kl_mean| {
-        let divergence = Divergence { tokens: 100, kl_mean, perplexity_ratio: 1.0, ..Divergence::default() };
+        let divergence = Scores { tokens: 100, kl_mean, perplexity_ratio: 1.0, ..Scores::default() };
         Cell { divergence: Some(divergence), ..cell(recipe, "perplexity", tokens) }
     };
     let reference = Cell { is_reference: true, ..of("f16", 4096, 0.3) };
@@ -125,7 +126,7 @@ fn spreadsheets_read_what_was_written() {
         assert_eq!(number("tokens"), Some(cell.tokens as f64));
         let d = cell.divergence.as_ref();
         assert_eq!(number("kl_mean"), d.map(|d| d.kl_mean));
-        assert_eq!(number("perplexity_ratio_high"), d.map(|d| d.perplexity_interval.high));
+        assert_eq!(number("perplexity_ratio_high"), d.map(|d| d.perplexity_ratio_interval.high));
         let a = cell.answers.as_ref();
         assert_eq!(number("score_difference_low"), a.map(|a| a.difference_interval.low));
         assert_eq!(number("same_answers"), a.map(|a| a.same));

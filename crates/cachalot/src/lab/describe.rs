@@ -23,7 +23,7 @@ pub fn profiles(paths: &[PathBuf]) -> Result<Vec<Arc<Profile>>, Failure> {
 /// Everything needed to repeat a run.
 pub fn run(args: &ModelArgs, ready: &Ready, text: &Text, settings: Value) -> Run {
     let loaded = &ready.loaded;
-    let digest: String = loaded.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = cachalot_kv::profile::hex(&loaded.digest);
     let program =
         std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
     Run {

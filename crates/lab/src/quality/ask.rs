@@ -6,7 +6,7 @@ use super::record::{ItemName, Record};
 use super::trial::Trial;
 use crate::measures::Row;
 use crate::tasks::Case;
-use crate::{Candidate, LabError, Subject};
+use crate::{Candidate, LabError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,17 +22,14 @@ pub(super) fn ask(
     recipes: &[Arc<dyn Candidate>],
 ) -> Result<Vec<Record>, LabError> {
     let (subject, chunk) = (run.subject, run.settings.chunk);
-    let mut records = run.records(name, recipes);
+    // Where the reference's answers are known it is not asked.
+    let unasked = usize::from(run.settings.recipes_alone);
+    let mut records = run.records(name, recipes).split_off(unasked);
     let longest = cases.iter().map(|case| case.prompt.len() + case.answer_tokens).max().unwrap_or(0);
     let context = cases.iter().map(|case| case.context).min().unwrap_or(0);
     let reference = run.settings.reference.clone();
-    if run.settings.recipes_alone {
-        records.remove(0);
-    }
-    let reference = (!run.settings.recipes_alone).then_some(&reference);
-    let asked = reference.into_iter().chain(recipes);
-    for (candidate, record) in asked.zip(&mut records) {
-        let mut asked = Asked { trial: Trial::new(subject, candidate, longest, chunk), subject, chunk, have: 0 };
+    for (candidate, record) in [&reference].into_iter().chain(recipes).skip(unasked).zip(&mut records) {
+        let mut asked = Asked { trial: Trial::new(subject, candidate, longest, chunk), have: 0 };
         let keeps = asked.trial.keeps();
         // Where context and question cannot be told apart, the prompt is reduced as a whole.
         let known = (name.known == Some(true) || context == 0) && keeps;
@@ -98,35 +95,11 @@ pub fn rows(cases: &[Case]) -> Vec<&[Case]> {
 /// One recipe, asked cases that begin alike.
 struct Asked<'a> {
     trial: Trial<'a>,
-    subject: &'a Subject<'a>,
-    chunk: usize,
     /// Tokens of the prompts that the trunk holds.
     have: usize,
 }
 
 impl Asked<'_> {
-    /// Appends tokens to the sequence; the most likely next one where it is `wanted`.
-    fn read(
-        &mut self,
-        tokens: &[u32],
-        wanted: bool,
-        time: &mut Duration,
-        run: &mut Run<'_>,
-    ) -> Result<Option<u32>, LabError> {
-        let mut next = None;
-        let mut left = tokens.len();
-        for tokens in tokens.chunks(self.chunk) {
-            left -= tokens.len();
-            let rows: &[usize] = if wanted && left == 0 { &[tokens.len() - 1] } else { &[] };
-            if let Some(step) = self.trial.step(tokens, rows) {
-                *time += step.time;
-                next = if rows.is_empty() { None } else { best(&mut self.trial, &step.logits) };
-            }
-            run.advance(tokens.len())?;
-        }
-        Ok(next)
-    }
-
     /// The answer; the trunk grows to the first `common` tokens of the prompt, and is there `again` afterwards if it is wanted.
     fn case(
         &mut self,
@@ -136,22 +109,25 @@ impl Asked<'_> {
         steps: &mut Vec<f64>,
         run: &mut Run<'_>,
     ) -> Result<Option<Answer>, LabError> {
-        let Asked { subject, have, .. } = *self;
+        let (tokenizer, have) = (run.subject.tokenizer, self.have);
         let mut prefill = Duration::ZERO;
         if common > have {
-            self.read(&case.prompt[have..common], false, &mut prefill, run)?;
+            let step = self.trial.read(&case.prompt[have..common], false, |tokens| run.advance(tokens))?;
+            prefill += step.map_or(Duration::ZERO, |step| step.time);
             self.have = common;
         }
         let trunk = if again { self.trial.branch() } else { None };
-        let next = self.read(&case.prompt[self.have..], true, &mut prefill, run)?;
-        let ids = greedy(&mut self.trial, next, case.answer_tokens, subject.tokenizer.eos(), steps);
+        let step = self.trial.read(&case.prompt[self.have..], true, |tokens| run.advance(tokens))?;
+        prefill += step.as_ref().map_or(Duration::ZERO, |step| step.time);
+        let next = step.and_then(|step| best(&mut self.trial, &step.logits));
+        let ids = greedy(&mut self.trial, next, case.answer_tokens, tokenizer.eos(), steps);
         if let Some(trunk) = trunk {
             self.trial.back_to(trunk);
         }
         if self.trial.failure().is_some() {
             return Ok(None);
         }
-        let answer = subject.tokenizer.decode(&ids);
+        let answer = tokenizer.decode(&ids);
         Ok(Some(Answer {
             index: case.index,
             turn: case.turn,

@@ -3,6 +3,7 @@
 
 use super::Run;
 use super::record::{ItemName, Record};
+use super::trial::room;
 use crate::{Candidate, LabError, Subject};
 use cachalot_kv::{KvCache, LayerGeometry, Recorder, Segment, SequenceKv};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -100,16 +101,6 @@ fn relative(own: &[f32], reference: &[f32]) -> f64 {
     if apart == 0.0 { 0.0 } else { (apart / whole.max(f64::MIN_POSITIVE)).sqrt() }
 }
 
-fn room(
-    subject: &Subject<'_>,
-    candidate: &Arc<dyn Candidate>,
-    tokens: usize,
-    chunk: usize,
-) -> Result<KvCache, LabError> {
-    let sized = candidate.cache(subject, 0)?;
-    candidate.cache(subject, 2 * sized.peak_bytes(&sized.config().plan, tokens, chunk))
-}
-
 /// One step of the model itself.
 fn read_part(subject: &Subject<'_>, cache: &KvCache, seq: &mut SequenceKv, tokens: &[u32]) -> Result<(), LabError> {
     cache.reserve(seq, tokens.len())?;
@@ -168,8 +159,8 @@ pub(super) fn compare(
         at += part.len();
         counted += if at > context { part.len() } else { 0 };
     }
-    let exact = exact.sums.iter().map(|heads| vec![0.0; heads.len()]).collect();
-    records[0].heads = exact;
+    // Nothing was ever added to these.
+    records[0].heads = exact.sums;
     for (probe, record) in probes.into_iter().zip(&mut records[1..]) {
         let mean = |sum: f64| sum / counted.max(1) as f64;
         record.heads = probe.map_or_else(Vec::new, |probe| {

@@ -120,19 +120,10 @@ fn read(
     prompt: &[u32],
     record: &mut Record,
 ) -> Result<Option<Vec<f32>>, LabError> {
-    let chunks = prompt.chunks(run.settings.chunk);
-    let last = chunks.len();
-    let mut logits = None;
-    for (i, tokens) in chunks.enumerate() {
-        let rows: &[usize] = if i + 1 == last { &[tokens.len() - 1] } else { &[] };
-        let step = trial.step(tokens, rows);
-        run.advance(tokens.len())?;
-        let Some(step) = step else { return Ok(None) };
-        record.time.prefill(tokens.len(), step.time);
-        logits = Some(step.logits);
-    }
+    let Some(step) = trial.read(prompt, true, |tokens| run.advance(tokens))? else { return Ok(None) };
+    record.time.prefill(prompt.len(), step.time);
     record.time.first.push(record.time.prefill_seconds);
-    Ok(logits)
+    Ok(Some(step.logits))
 }
 
 fn score(run: &Run<'_>, went: &Went, logits: &[f32]) -> Result<WindowScore, String> {

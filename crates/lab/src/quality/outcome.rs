@@ -3,7 +3,7 @@
 use super::record::{BlockSums, Memory, Record, WindowScore};
 use super::{Answer, QualitySettings};
 use crate::statistics::{Interval, bootstrap, median, wilson};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Parts of a window that are also reported on their own.
 const DEPTHS: usize = 8;
@@ -28,7 +28,7 @@ pub struct Outcome {
 }
 
 /// Next-token distributions against the reference's, over all windows. Intervals are at 95%.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Predictions compared.
     pub tokens: usize,
@@ -59,7 +59,7 @@ pub struct Scores {
 }
 
 /// A part of all windows.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DepthScore {
     /// First position of the part.
     pub from: usize,

@@ -29,12 +29,9 @@ impl<'a> Trial<'a> {
     /// An empty sequence with room for `tokens`, in steps of at most `chunk`.
     pub fn new(subject: &'a Subject<'a>, candidate: &Arc<dyn Candidate>, tokens: usize, chunk: usize) -> Trial<'a> {
         let candidate = candidate.clone();
-        let opened = candidate.cache(subject, 0).and_then(|sized| {
-            // Twice, for a branch: what it shares with the trunk is not there twice.
-            let budget = 2 * sized.peak_bytes(&sized.config().plan, tokens, chunk);
-            let cache = candidate.cache(subject, budget)?;
+        let opened = room(subject, &candidate, tokens, chunk).map(|cache| {
             let sequence = cache.create();
-            Ok((cache, sequence))
+            (cache, sequence)
         });
         match opened {
             Ok(running) => Trial { subject, candidate, running: Some(running), read: Vec::new(), chunk, failure: None },
@@ -65,6 +62,29 @@ impl<'a> Trial<'a> {
             done = next.end;
         }
         Some(Step { logits, time: start.elapsed() })
+    }
+
+    /// Appends tokens in steps of the trial's length, with the logits of the last one where they are `wanted`; tells how many
+    /// more are done after each step. `None` where the recipe has failed.
+    ///
+    /// # Errors
+    /// What `advance` says.
+    pub fn read(
+        &mut self,
+        tokens: &[u32],
+        wanted: bool,
+        mut advance: impl FnMut(usize) -> Result<(), LabError>,
+    ) -> Result<Option<Step>, LabError> {
+        let mut all = Some(Step { logits: Vec::new(), time: Duration::ZERO });
+        let mut left = tokens.len();
+        for tokens in tokens.chunks(self.chunk) {
+            left -= tokens.len();
+            let rows: &[usize] = if wanted && left == 0 { &[tokens.len() - 1] } else { &[] };
+            let step = self.step(tokens, rows);
+            all = all.zip(step).map(|(all, step)| Step { logits: step.logits, time: all.time + step.time });
+            advance(tokens.len())?;
+        }
+        Ok(all)
     }
 
     /// Begins an empty sequence.
@@ -141,6 +161,18 @@ impl<'a> Trial<'a> {
             bits_per_element_long: 8.0 * cache.bytes_per_token() / each.max(1) as f64,
         })
     }
+}
+
+/// A cache with room for a sequence of `tokens` and for a branch of it: twice what it takes, for what a branch shares with its
+/// trunk is not there twice.
+pub(super) fn room(
+    subject: &Subject<'_>,
+    candidate: &Arc<dyn Candidate>,
+    tokens: usize,
+    chunk: usize,
+) -> Result<KvCache, LabError> {
+    let sized = candidate.cache(subject, 0)?;
+    candidate.cache(subject, 2 * sized.peak_bytes(&sized.config().plan, tokens, chunk))
 }
 
 /// One step of the model, and what is due after it.

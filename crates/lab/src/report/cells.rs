@@ -65,11 +65,15 @@ fn kl(cell: &Cell) -> Option<Shown> {
 
 fn perplexity(cell: &Cell) -> Option<Shown> {
     let d = cell.divergence.as_ref()?;
-    let verdict = (!cell.is_reference).then(|| perplexity_verdict(d.perplexity_ratio, d.perplexity_interval));
+    let verdict = (!cell.is_reference).then(|| perplexity_verdict(d.perplexity_ratio, d.perplexity_ratio_interval));
     let text = match cell.is_reference {
         true => format!("perplexity {}", show::digits(d.perplexity)),
         false => {
-            format!("{} {}", show::change(d.perplexity_ratio), show::interval(d.perplexity_interval, show::change))
+            format!(
+                "{} {}",
+                show::change(d.perplexity_ratio),
+                show::interval(d.perplexity_ratio_interval, show::change)
+            )
         }
     };
     let details = format!("perplexity {}", show::digits(d.perplexity));

@@ -112,7 +112,7 @@ fn fields(cell: &Cell) -> Vec<String> {
             row.extend(ends(d.kl_interval));
             row.extend([d.kl_p99, d.kl_max, d.top1, d.top5].map(|value| value.to_string()));
             row.extend([d.tokens.to_string(), d.perplexity.to_string(), d.perplexity_ratio.to_string()]);
-            row.extend(ends(d.perplexity_interval));
+            row.extend(ends(d.perplexity_ratio_interval));
         }
     }
     match &cell.answers {

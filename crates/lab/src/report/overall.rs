@@ -2,7 +2,8 @@
 
 use super::estimate::{Estimate, Part, Verdict, mean};
 use super::sheet::{columns, in_order};
-use crate::cell::{Cell, Divergence};
+use crate::cell::Cell;
+use crate::quality::Scores;
 use crate::statistics::Interval;
 use std::collections::BTreeSet;
 
@@ -109,13 +110,13 @@ fn overall(name: &str, cells: &[&Cell], all: &Kinds) -> Overall {
     };
     let difference = |a: &crate::cell::Answered| (a.difference, a.difference_interval);
     let known = |known| answers(Some(known), all.answered, &difference);
-    let longest: Vec<(&Cell, &Divergence)> = good
+    let longest: Vec<(&Cell, &Scores)> = good
         .iter()
         .filter(|cell| Some(cell.tokens) == all.longest)
         .filter_map(|cell| Some((*cell, divergence(cell)?)))
         .collect();
-    let of_longest = |what: &dyn Fn(&Divergence) -> (f64, Interval)| {
-        let part = |(cell, d): &(&'_ Cell, &Divergence)| (what(d), cell.tokens, d.tokens);
+    let of_longest = |what: &dyn Fn(&Scores) -> (f64, Interval)| {
+        let part = |(cell, d): &(&'_ Cell, &Scores)| (what(d), cell.tokens, d.tokens);
         let parts: Vec<_> = longest.iter().map(part).collect();
         let parts = parts.iter().map(|&((value, interval), tokens, items)| Part {
             task: "perplexity",
@@ -142,7 +143,7 @@ fn overall(name: &str, cells: &[&Cell], all: &Kinds) -> Overall {
         difference_known: known(true),
         difference_unknown: known(false),
         kl: of_longest(&|d| (d.kl_mean, d.kl_interval)),
-        perplexity_ratio: of_longest(&|d| (d.perplexity_ratio, d.perplexity_interval)),
+        perplexity_ratio: of_longest(&|d| (d.perplexity_ratio, d.perplexity_ratio_interval)),
         bytes_share: arithmetic(shares),
         bits: arithmetic(memory.map(|m| m.bits)),
         decode_ratio: geometric(good.iter().filter_map(|cell| cell.speed.decode_ratio)),
@@ -182,7 +183,7 @@ fn part(cell: &Cell, value: f64, interval: Interval, items: usize) -> Part<'_> {
     Part { task: &cell.task, tokens: cell.tokens, value, interval, items }
 }
 
-fn divergence(cell: &Cell) -> Option<&Divergence> {
+fn divergence(cell: &Cell) -> Option<&Scores> {
     cell.divergence.as_ref().filter(|_| cell.task == "perplexity")
 }
 

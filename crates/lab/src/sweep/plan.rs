@@ -124,7 +124,7 @@ impl Plan {
         // Stable: tasks and lengths stay in order within a round.
         items.sort_by_key(|named| named.name.index);
         let digests = items.iter().map(digest).collect();
-        let model: String = subject.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let model = cachalot_kv::profile::hex(&subject.digest);
         let base = format!("{VERSION} {model} {}", settings.reference.digest());
         Ok(Plan { items, skipped, warnings, digests, base })
     }

@@ -90,6 +90,20 @@ impl Setting {
         text
     }
 
+    /// In words, for people.
+    pub fn words(&self) -> String {
+        let mean = |bits: &dyn Fn(usize) -> usize| {
+            (0..self.layers.len()).map(bits).sum::<usize>() as f64 / self.layers.len().max(1) as f64
+        };
+        let (keys, values) = (mean(&|layer| self.layers[layer].keys), mean(&|layer| self.layers[layer].values));
+        format!(
+            "{:.0}% of the tokens; keys on rung {keys:.1} and values on rung {values:.1} of {} and {} in the mean",
+            100.0 * BUDGETS[self.budget],
+            KEYS.len() - 1,
+            VALUES.len() - 1
+        )
+    }
+
     fn most_common(&self) -> Pair {
         let count = |pair: &Pair| self.layers.iter().filter(|other| *other == pair).count();
         self.layers.iter().copied().max_by_key(|pair| (count(pair), *pair)).unwrap_or(even(KEYS.len() - 1))

@@ -3,7 +3,7 @@
 use super::TuneSettings;
 use super::bench::ModelBench;
 use super::search::{Aim, Tried};
-use super::space::{BUDGETS, KEYS, Setting, VALUES};
+use super::space::Setting;
 use crate::quality::{Answer, Item, ItemName, Named, Record, Scores, WindowScore, rows};
 use crate::statistics::{Interval, paired};
 use crate::tasks::{Mode, Source, Wanted};
@@ -232,20 +232,4 @@ fn scored(records: Vec<Record>) -> Result<WindowScore, LabError> {
     let failure = records.iter().find_map(|record| record.failure.clone());
     let last = records.into_iter().next_back().and_then(|record| record.window);
     last.ok_or_else(|| LabError::Settings(format!("a finalist failed: {}", failure.unwrap_or_default())))
-}
-
-impl Setting {
-    /// In words, for people.
-    pub fn words(&self) -> String {
-        let mean = |bits: &dyn Fn(usize) -> usize| {
-            (0..self.layers.len()).map(bits).sum::<usize>() as f64 / self.layers.len().max(1) as f64
-        };
-        let (keys, values) = (mean(&|layer| self.layers[layer].keys), mean(&|layer| self.layers[layer].values));
-        format!(
-            "{:.0}% of the tokens; keys on rung {keys:.1} and values on rung {values:.1} of {} and {} in the mean",
-            100.0 * BUDGETS[self.budget],
-            KEYS.len() - 1,
-            VALUES.len() - 1
-        )
-    }
 }

@@ -1,7 +1,8 @@
 //! A sheet of made-up numbers: every recipe on six tasks at three lengths, with the gaps and failures that sweeps have.
 
 use cachalot_kv::recipe::Registry;
-use cachalot_lab::cell::{Answered, Cell, CellMemory, CellSpeed, Divergence, Generated};
+use cachalot_lab::cell::{Answered, Cell, CellMemory, CellSpeed, Generated};
+use cachalot_lab::quality::Scores;
 use cachalot_lab::report::{RecipeInfo, Run, Sheet};
 use cachalot_lab::statistics::{Interval, Random, wilson};
 use serde_json::json;
@@ -98,7 +99,7 @@ impl Made {
                 let ratio = (0.5 * kl + 0.002 * (uniform(random) - 0.5)).exp();
                 let (kl, ratio) = if self.is_reference { (0.0, 1.0) } else { (kl, ratio) };
                 let noise = if self.is_reference { 0.0 } else { 0.0015 };
-                cell.divergence = Some(Divergence {
+                cell.divergence = Some(Scores {
                     tokens: 8192,
                     kl_mean: kl,
                     kl_interval: Interval { low: 0.85 * kl, high: 1.2 * kl },
@@ -108,7 +109,8 @@ impl Made {
                     top5: 1.0 / (1.0 + 0.7 * kl),
                     perplexity: 12.3 * ratio,
                     perplexity_ratio: ratio,
-                    perplexity_interval: Interval { low: ratio - noise, high: ratio + 1.3 * noise },
+                    perplexity_ratio_interval: Interval { low: ratio - noise, high: ratio + 1.3 * noise },
+                    ..Scores::default()
                 });
                 let head = |layer: usize| {
                     let base = harm.sqrt() * (0.3 + (layer as f64 / 9.0).sin().abs());

@@ -4,10 +4,11 @@
 pub mod solve;
 
 use cachalot_kernels::Team;
-use cachalot_kv::{CacheConfig, KvCache, KvFormat};
+use cachalot_kv::{CacheConfig, KvCache, KvFormat, Segment};
 use cachalot_lab::quality::{Outcome, QualitySettings, measure};
 use cachalot_lab::{Candidate, LabError, Subject, Text, candidate};
-use cachalot_model::{LoadOptions, Loaded, Model};
+use cachalot_model::spec::ModelSpec;
+use cachalot_model::{Decoder, LoadOptions, Loaded, Model, ModelError};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -73,4 +74,26 @@ pub fn log(lines: usize) -> Text {
     let ends = |i: usize| if i.is_multiple_of(3) { "ends." } else { "goes on" };
     let text: String = (0..lines).map(|i| format!("Line {i} of the log {}\n", ends(i))).collect();
     Text::new(Path::new("log.txt"), text.into_bytes()).unwrap()
+}
+
+/// The model, through a function that may meddle with the cache, or with what comes out.
+pub struct Meddler<F>(pub F);
+
+impl<F> Decoder for Meddler<F>
+where
+    F: Fn(&KvCache, &mut [Segment<'_>], &[u32], &[usize]) -> Result<Vec<f32>, ModelError> + Send + Sync,
+{
+    fn spec(&self) -> &ModelSpec {
+        loaded().model.spec()
+    }
+
+    fn forward(
+        &self,
+        cache: &KvCache,
+        segments: &mut [Segment<'_>],
+        tokens: &[u32],
+        rows: &[usize],
+    ) -> Result<Vec<f32>, ModelError> {
+        (self.0)(cache, segments, tokens, rows)
+    }
 }
