@@ -27,6 +27,48 @@ pub enum PageFormat {
     Body(Body),
 }
 
+/// What the first [`HEADER`] bytes of a sealed page say, all numbers little-endian: magic at 0, version at 4, 1 for a body
+/// format at 5, layer at 8, head at 10, channels at 12, position at 16, tokens at 24, format at 32, checksum at 48.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Whether a recipe's pipelines wrote it; plain elements else.
+    pub body: bool,
+    /// Layer of the lane.
+    pub layer: u16,
+    /// KV head of the lane.
+    pub head: u16,
+    /// Channels of a head.
+    pub dim: u32,
+    /// Position of the first token.
+    pub start: u64,
+    /// Tokens in it; slots beyond them hold anything.
+    pub tokens: u32,
+    /// Element types of keys and values in its first two bytes, or a digest of the stages.
+    pub format: [u8; 12],
+}
+
+impl Header {
+    /// Of a page whose magic, version and checksum are right.
+    pub fn verified(page: &[u8]) -> Option<Header> {
+        let header = page.get(..HEADER)?;
+        if header[..4] != MAGIC || header[4] != VERSION || header[CHECKSUM] != checksum(page) {
+            return None;
+        }
+        let number = |at: Range<usize>| header[at].iter().rev().fold(0_u64, |n, &byte| n << 8 | u64::from(byte));
+        let mut format = [0; 12];
+        format.copy_from_slice(&header[32..44]);
+        Some(Header {
+            body: header[5] != 0,
+            layer: number(8..10) as u16,
+            head: number(10..12) as u16,
+            dim: number(12..16) as u32,
+            start: number(16..24),
+            tokens: number(24..28) as u32,
+            format,
+        })
+    }
+}
+
 /// Where a page belongs and how it is written.
 #[derive(Clone, Debug)]
 pub struct PageKind {
@@ -300,6 +342,9 @@ mod tests {
         unsafe { page.write(&row, &row, 0) };
         let sealed = page.seal(128);
         assert_eq!(sealed.verify(), Ok(()));
+        let header = Header::verified(sealed.bytes.bytes()).unwrap();
+        assert_eq!((header.body, header.layer, header.head, header.dim), (false, 3, 1, 16));
+        assert_eq!((header.start, header.tokens, header.format), (128, 64, kind.format_id()));
         for at in (0..kind.bytes()).step_by(97) {
             sealed.damage(at);
             assert_eq!(sealed.verify(), Err(KvError::Corrupt { layer: 3, head: 1, start: 128 }), "byte {at}");
