@@ -213,13 +213,6 @@ impl Tree {
         }
     }
 
-    /// Removes everything of some domains.
-    pub fn remove_domains(&mut self, which: impl Fn(Domain) -> bool) {
-        let roots: Vec<NodeId> =
-            self.roots.iter().filter(|(domain, _)| which(**domain)).flat_map(|(_, ids)| ids.clone()).collect();
-        roots.into_iter().for_each(|id| self.remove(id));
-    }
-
     /// All blocks.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         self.nodes.iter().enumerate().filter_map(|(id, node)| Some((id, node.as_ref()?)))
