@@ -1,0 +1,5 @@
+//! The KV file: as the document has it, as another program reads it, and damaged.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod model;
+mod record;
