@@ -51,7 +51,8 @@ impl Layer {
     }
 
     pub(super) fn to_json(&self) -> Value {
-        json!({"dim": self.dim, "sliding": self.sliding, "sinks": self.sinks, "exact": self.exact, "encoded": self.encoded})
+        let Layer { dim, sliding, sinks, exact, encoded } = self;
+        json!({"dim": dim, "sliding": sliding, "sinks": sinks, "exact": exact, "encoded": encoded})
     }
 
     pub(super) fn from_json(json: &Value) -> Option<Layer> {
@@ -70,8 +71,8 @@ impl Layer {
 }
 
 impl KvFile {
-    /// What this file lacks for a sequence to go on from the end of block `i`; `None` where it does not say how its layers are
-    /// kept. Looks at heads of blocks only: whether a page is intact is seen when it is read.
+    /// What this file lacks for a sequence to go on from the end of block `i`; `None` where it does not say how its
+    /// layers are kept. Looks at heads of blocks only: whether a page is intact is seen when it is read.
     ///
     /// # Errors
     /// [`StoreError::Io`]; [`StoreError::Corrupt`] where there is no block `i`.

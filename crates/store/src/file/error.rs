@@ -27,8 +27,8 @@ pub enum FileError {
     },
     /// Written in a version of the format that is not known here.
     #[error(
-        "{path}: version {found} of the KV file, written by `{writer}`; this program reads version {reads}: use the program \
-         that wrote it, or compute the text again"
+        "{path}: version {found} of the KV file, written by `{writer}`; this program reads version {reads}: use the \
+         program that wrote it, or compute the text again"
     )]
     Version {
         /// The file.

@@ -1,10 +1,11 @@
 //! The KV file, and one block as bytes: `docs/kv-file.md` is the format.
 //!
-//! - [`record`]: one block as bytes, which is also what tiers and transfers keep; [`head`]: what stands before its pages.
+//! - [`record`]: one block as bytes, which is also what tiers and transfers keep; [`head`]: what stands before its
+//!   pages.
 //! - [`identity`]: whose blocks a file holds and what is known of their model.
 //! - [`writer`], [`reader`]: whole files.
 //! - [`complete`]: which pages a sequence needs to go on.
-//! - `frame`, `index`, `scan`: what lies around the records, and how they are found without it.
+//! - `open`, `frame`, `index`, `scan`: what lies around the records, and how they are found without it.
 
 mod bytes;
 pub mod complete;
@@ -13,6 +14,7 @@ mod frame;
 pub mod head;
 pub mod identity;
 mod index;
+mod open;
 pub mod reader;
 pub mod record;
 mod scan;

@@ -1,14 +1,11 @@
 //! A KV file, read.
 
-use super::bytes::{crc, padded};
-use super::frame::{FRAME, Footer, MAX_IDENTITY, Preamble};
 use super::head::{self, Entry, FIXED, Head};
 use super::source::Source;
-use super::{Damage, FileError, FileIdentity, VERSION, index, record, scan};
+use super::{Damage, FileIdentity, record};
 use crate::{Block, BlockKey, Codec, Domain, Form, Page, StoreError};
 use cachalot_kv::page::Header;
 use serde_json::{Map, Value};
-use std::path::Path;
 
 /// A block of a file, without its pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,101 +26,15 @@ pub struct BlockInfo {
 
 /// An open file. What is damaged in it is not given; the rest is.
 pub struct KvFile {
-    source: Source,
-    identity: Option<FileIdentity>,
-    writer: Option<String>,
-    domain: Option<Domain>,
-    blocks: Vec<BlockInfo>,
-    damage: Vec<Damage>,
+    pub(super) source: Source,
+    pub(super) identity: Option<FileIdentity>,
+    pub(super) writer: Option<String>,
+    pub(super) domain: Option<Domain>,
+    pub(super) blocks: Vec<BlockInfo>,
+    pub(super) damage: Vec<Damage>,
 }
 
 impl KvFile {
-    /// Opens a file: reads what stands before and behind the records, or looks for them where that is damaged.
-    ///
-    /// # Errors
-    /// [`FileError::NotKvFile`], [`FileError::Version`], [`FileError::Io`].
-    pub fn open(path: impl AsRef<Path>) -> Result<KvFile, FileError> {
-        let source = Source::open(path.as_ref())?;
-        let mut file =
-            KvFile { source, identity: None, writer: None, domain: None, blocks: Vec::new(), damage: Vec::new() };
-        let from = file.read_identity()?;
-        let Some((domain, blocks)) = file.read_index(from)? else {
-            let found = scan::scan(&file.source, from, file.domain)?;
-            (file.domain, file.blocks) = (found.domain, found.blocks);
-            file.damage.extend(found.damage);
-            return Ok(file);
-        };
-        (file.domain, file.blocks) = (Some(domain), blocks);
-        Ok(file)
-    }
-
-    /// Reads the beginning and gives the place where records begin.
-    fn read_identity(&mut self) -> Result<u64, FileError> {
-        let path = || self.source.path.clone();
-        let frame = self.bytes(0, self.source.len.min(FRAME as u64))?;
-        let (len, sum) = match Preamble::read(&frame) {
-            Preamble::Unknown => {
-                let what = format!("it begins with {:02x?}", &frame[..frame.len().min(8)]);
-                return Err(FileError::NotKvFile { path: path(), what });
-            }
-            Preamble::Version { found, writer } => {
-                return Err(FileError::Version { path: path(), found, writer, reads: VERSION });
-            }
-            Preamble::Damaged => {
-                self.broken(0, "checksum of the preamble; the identity is not read");
-                return Ok(FRAME as u64);
-            }
-            Preamble::Right { identity_len, identity_crc, writer } => {
-                self.writer = Some(writer);
-                (identity_len, identity_crc)
-            }
-        };
-        let Some(end) = self.source.end_of(FRAME as u64, len.into()).filter(|_| len <= MAX_IDENTITY) else {
-            self.broken(FRAME as u64, "the identity is cut off");
-            return Ok(FRAME as u64);
-        };
-        let bytes = self.bytes(FRAME as u64, len.into())?;
-        self.identity = (crc(&bytes) == sum).then(|| FileIdentity::read(&bytes)).flatten();
-        self.domain = self.identity.as_ref().map(|identity| identity.domain);
-        if self.identity.is_none() {
-            let what = if crc(&bytes) == sum { "fields" } else { "checksum" };
-            self.broken(FRAME as u64, &format!("{what} of the identity; whose blocks these are, their domain says"));
-        }
-        Ok(end)
-    }
-
-    /// Footer and index, where they can be believed.
-    fn read_index(&mut self, from: u64) -> Result<Option<(Domain, Vec<BlockInfo>)>, FileError> {
-        let at = self.source.len.saturating_sub(FRAME as u64);
-        let frame = self.bytes(at, self.source.len - at)?;
-        let Some(footer) = Footer::read(&frame).filter(|footer| footer.file_len == self.source.len) else {
-            self.broken(self.source.len, "no footer: the file was cut off, changed or not finished");
-            return Ok(None);
-        };
-        let end = padded(footer.index_len).and_then(|len| footer.index_at.checked_add(len));
-        let mut found = None;
-        if end == Some(at) && footer.index_at >= from {
-            let bytes = self.bytes(footer.index_at, footer.index_len)?;
-            let index = (crc(&bytes) == footer.index_crc).then(|| index::read(&bytes, footer.index_at)).flatten();
-            found = index.filter(|(domain, blocks)| {
-                blocks.len() == footer.blocks as usize && self.domain.is_none_or(|known| known == *domain)
-            });
-        }
-        if found.is_none() {
-            self.broken(footer.index_at, "checksum or content of the index; blocks are looked for one by one");
-        }
-        Ok(found)
-    }
-
-    fn bytes(&self, at: u64, len: u64) -> Result<Vec<u8>, FileError> {
-        let error = |source| FileError::Io { path: self.source.path.clone(), what: "read", source };
-        self.source.read(at, len).map_err(error)
-    }
-
-    fn broken(&mut self, at: u64, what: &str) {
-        self.damage.push(Damage { at, what: what.to_owned() });
-    }
-
     /// Whose blocks these are; `None` where that part is damaged.
     pub fn identity(&self) -> Option<&FileIdentity> {
         self.identity.as_ref()
@@ -176,11 +87,8 @@ impl KvFile {
         let corrupt = |what| record::corrupt(&self.place(info.at), what);
         let len = head::bytes_of(&self.part(info.at, info.len.min(FIXED as u64))?).map_err(corrupt)?;
         let head = Head::read(&self.part(info.at, info.len.min(len as u64))?).map_err(corrupt)?;
-        match head.key == info.key
-            && Some(head.domain) == self.domain
-            && head.len == info.len
-            && head.start == info.start
-        {
+        let same = (head.key, head.start, head.len) == (info.key, info.start, info.len);
+        match same && Some(head.domain) == self.domain {
             true => Ok(head),
             false => Err(corrupt("another block than the index says".to_owned())),
         }
@@ -189,8 +97,8 @@ impl KvFile {
     /// Block `i` with all of its pages.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where anything of it is damaged, [`StoreError::Codec`] where it was written by a codec that is not
-    /// among `codecs`, [`StoreError::Io`].
+    /// [`StoreError::Corrupt`] where anything of it is damaged, [`StoreError::Codec`] where it was written by a codec
+    /// that is not among `codecs`, [`StoreError::Io`].
     pub fn read(&self, i: usize, codecs: &[&dyn Codec]) -> Result<Block, StoreError> {
         let info = self.block(i)?;
         let block = record::read_at(&self.place(info.at), &self.part(info.at, info.len)?, codecs)?;
@@ -216,8 +124,9 @@ impl KvFile {
         record::page(&self.place(info.at), &record, entry, &stored, codecs).map(Some)
     }
 
-    /// The bytes of a page where they lie in a map of the file, at a multiple of 64, checked anew with every call. `None` where
-    /// there is no such page, it is written by a codec or damaged, or the file cannot be mapped; [`KvFile::page`] says which.
+    /// The bytes of a page where they lie in a map of the file, at a multiple of 64, checked anew with every call.
+    /// `None` where there is no such page, it is written by a codec or damaged, or the file cannot be mapped;
+    /// [`KvFile::page`] says which.
     pub fn page_in_place(&self, i: usize, layer: u16, head: u16, form: Form) -> Option<&[u8]> {
         let (info, record) = (self.block(i).ok()?, self.head(i).ok()?);
         let entry = record.page(layer, head, form).filter(|entry| entry.codec == 0)?;
@@ -226,8 +135,8 @@ impl KvFile {
         ((own_layer, own_head) == (layer, head)).then_some(bytes)
     }
 
-    /// Reads everything and gives all damage there is, in the order of the file. Of pages whose codec is not among `codecs` the
-    /// bytes as stored are checked.
+    /// Reads everything and gives all damage there is, in the order of the file. Of pages whose codec is not among
+    /// `codecs` the bytes as stored are checked.
     ///
     /// # Errors
     /// [`StoreError::Io`].

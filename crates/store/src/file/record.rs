@@ -4,11 +4,12 @@ use super::bytes::{crc, pad};
 use super::head::{self, Entry, Head};
 use crate::{Block, Codec, Page, StoreError};
 
-/// Appends a block, its pages written by `codec`; pages that a codec without loss does not make smaller are left as they are.
+/// Appends a block, its pages written by `codec`; pages that a codec without loss does not make smaller are left as
+/// they are.
 ///
 /// # Errors
-/// [`StoreError::Refused`] where the block is none: no tokens or too many, pages out of order or not what was sealed. What the
-/// codec says. `out` is as it was then.
+/// [`StoreError::Refused`] where the block is none: no tokens or too many, pages out of order or not what was sealed.
+/// What the codec says. `out` is as it was then.
 pub fn write(block: &Block, codec: &dyn Codec, out: &mut Vec<u8>) -> Result<(), StoreError> {
     let from = out.len();
     let written = append(block, codec, out);

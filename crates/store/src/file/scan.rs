@@ -11,6 +11,9 @@ use std::collections::HashSet;
 
 /// Bytes looked at together while nothing is found.
 const CHUNK: u64 = 1 << 20;
+/// Bytes of heads that turn out to be none, at least and as a multiple of the file, before the search is given up: a
+/// file made of nothing but beginnings would keep it busy for hours.
+const PATIENCE: (u64, u64) = (64 << 20, 8);
 
 pub(super) struct Found {
     pub(super) domain: Option<Domain>,
@@ -22,9 +25,10 @@ pub(super) struct Found {
 pub(super) fn scan(source: &Source, from: u64, domain: Option<Domain>) -> Result<Found, FileError> {
     let mut found = Found { domain, blocks: Vec::new(), damage: Vec::new() };
     let (mut at, mut lost) = (from, false);
+    let mut patience = PATIENCE.0.saturating_add(PATIENCE.1.saturating_mul(source.len));
     let mut seen = HashSet::new();
     while at < source.len {
-        let head = head_at(source, at)?.and_then(|head| placed(source, at, found.domain, head));
+        let head = head_at(source, at, &mut patience)?.and_then(|head| placed(source, at, found.domain, head));
         match head {
             Ok(head) => {
                 found.domain = Some(head.domain);
@@ -37,11 +41,16 @@ pub(super) fn scan(source: &Source, from: u64, domain: Option<Domain>) -> Result
                 (at, lost) = (at + head.len, false);
             }
             Err(what) => {
-                // An index tells nothing that the records have not told; the footer, or the lack of it, has been reported.
+                // An index tells nothing that the records have not told; the lack of a footer has been reported.
                 if !lost && !starts_with(source, at, index::MAGIC)? {
                     found.damage.push(Damage { at, what: format!("{what}; what is here is lost") });
                 }
                 lost = true;
+                if patience == 0 {
+                    let what = "too much looks like blocks and is none; the rest is not looked at".to_owned();
+                    found.damage.push(Damage { at, what });
+                    break;
+                }
                 at = next(source, at + ALIGN)?;
             }
         }
@@ -50,7 +59,7 @@ pub(super) fn scan(source: &Source, from: u64, domain: Option<Domain>) -> Result
 }
 
 /// The head of a record at `at`, or why there is none.
-fn head_at(source: &Source, at: u64) -> Result<Result<Head, String>, FileError> {
+fn head_at(source: &Source, at: u64, patience: &mut u64) -> Result<Result<Head, String>, FileError> {
     let cut = || format!("{} bytes at the end of the file, too few for a block", source.len - at);
     let read = |len: usize| match source.len - at >= len as u64 {
         true => source.read(at, len as u64).map(Ok).map_err(|error| io(source, error)),
@@ -60,7 +69,11 @@ fn head_at(source: &Source, at: u64) -> Result<Result<Head, String>, FileError> 
         Ok(len) => len,
         Err(what) => return Ok(Err(what)),
     };
-    Ok(read(len)?.and_then(|bytes| Head::read(&bytes)))
+    let head = read(len)?.and_then(|bytes| Head::read(&bytes));
+    if head.is_err() {
+        *patience = patience.saturating_sub(len as u64);
+    }
+    Ok(head)
 }
 
 /// The head, where the record is whole and belongs here.

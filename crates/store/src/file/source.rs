@@ -1,5 +1,5 @@
-//! Bytes of a file by their place. Reads go through the operating system, so that a disk that fails is an error; only pages that
-//! are used in place are mapped.
+//! Bytes of a file by their place. Reads go through the operating system, so that a disk that fails is an error; only
+//! pages that are used in place are mapped.
 
 use super::FileError;
 use super::bytes::padded;
@@ -45,8 +45,9 @@ impl Source {
 
     /// The same bytes where they lie; `None` where the file cannot be mapped.
     pub(super) fn in_place(&self, at: u64, len: u64) -> Option<&[u8]> {
-        // SAFETY: files are renamed into place when they are whole and never written again (see the writer), so nothing changes
-        // below the map. Whoever writes into one with other programs changes pages after they were checked, as with any map.
+        // SAFETY: files are renamed into place when they are whole and never written again (see the writer), so nothing
+        // changes below the map. Whoever writes into one with other programs changes pages after they were checked, as
+        // with any map.
         let map = self.map.get_or_init(|| unsafe { Mmap::map(&self.file) }.ok());
         let at = usize::try_from(at).ok()?;
         map.as_ref()?.get(at..at.checked_add(usize::try_from(len).ok()?)?)

@@ -25,7 +25,8 @@ pub struct KvFileWriter {
 }
 
 impl KvFileWriter {
-    /// Begins a file of blocks of `identity`, readable by its owner alone. What is at `path` stays until [`KvFileWriter::finish`].
+    /// Begins a file of blocks of `identity`, readable by its owner alone. What is at `path` stays until
+    /// [`KvFileWriter::finish`].
     ///
     /// # Errors
     /// [`FileError::Io`]; [`FileError::Refused`] where `about` is too large.
@@ -60,8 +61,8 @@ impl KvFileWriter {
     /// Appends a block; those before it in its sequence should come first.
     ///
     /// # Errors
-    /// [`FileError::Refused`] for a block of another identity, one that is there already, or after an error of the disk;
-    /// [`FileError::Block`] as [`record::write`]; [`FileError::Io`].
+    /// [`FileError::Refused`] for a block of another identity, one that is there already, or after an error of the
+    /// disk; [`FileError::Block`] as [`record::write`]; [`FileError::Io`].
     pub fn add(&mut self, block: &Block, codec: &dyn Codec) -> Result<(), FileError> {
         let key = block.key();
         if block.domain != self.domain {

@@ -89,6 +89,25 @@ fn a_file_that_was_cut_gives_the_blocks_before_the_cut() {
     }
 }
 
+/// Every 64 bytes what could be the head of a block of all bytes behind it.
+#[test]
+fn a_file_of_nothing_but_beginnings_is_given_up() {
+    let mut bytes = FILE.1[..64].to_vec();
+    while bytes.len() < 2 << 20 {
+        let from = bytes.len();
+        bytes.extend_from_slice(b"CKVBLOCK\x01\0\0\0\x40\0\0\0");
+        bytes.resize(from + 24, 0);
+        bytes.extend_from_slice(&10_000_u32.to_le_bytes());
+        bytes.resize(from + 64, 0);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("beginnings.ckv");
+    std::fs::write(&path, bytes).unwrap();
+    let file = KvFile::open(&path).unwrap();
+    assert!(file.blocks().is_empty());
+    assert!(file.damage().iter().any(|damage| damage.what.contains("too much")));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 

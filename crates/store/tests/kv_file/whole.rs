@@ -35,7 +35,7 @@ fn a_file_gives_back_its_blocks_and_pages_in_place() {
         for (head, page) in block.pages.iter().enumerate() {
             let in_place = file.page_in_place(i, 0, head as u16, Form::Kept);
             assert_eq!(in_place, (i != 1).then_some(&page.bytes[..]), "coded pages are not pages");
-            assert!(in_place.is_none_or(|bytes| bytes.as_ptr() as usize % 64 == 0));
+            assert!(in_place.is_none_or(|bytes| (bytes.as_ptr() as usize).is_multiple_of(64)));
         }
         assert_eq!(file.page_in_place(i, 0, 0, Form::Exact), None);
         assert_eq!(file.page(i, (1, 0, Form::Kept), &[]).unwrap(), None);
