@@ -20,9 +20,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// A codec that is not at hand.
-    #[error(
-        "{place}: written with the codec `{codec}`; give it to the reader (it has {known}), or the block is computed again"
-    )]
+    #[error("{place}: written with the codec `{codec}`; the reader has {known}; the block is computed again")]
     Codec {
         /// File or object.
         place: String,

@@ -13,7 +13,7 @@ pub struct Layer {
     pub dim: u32,
     /// A token sees itself and so many less one before it; all where `None`.
     pub sliding: Option<u64>,
-    /// First tokens that stay exact, a multiple of 64.
+    /// First tokens that stay exact, in whole pages.
     pub sinks: u64,
     /// Tokens behind a page before it is encoded.
     pub exact: u64,
@@ -151,7 +151,7 @@ mod tests {
         let plan = cachalot_kv::recipe::calibrate::synthetic(recipe, &[model]).unwrap();
         let mut lane = plan.lanes[0][0].clone();
         assert!(lane.body.is_some());
-        for (sinks, window) in [(0, 0), (64, 0), (0, 100), (128, 64)] {
+        for (sinks, window) in [(0, 0), (64, 0), (4, 100), (128, 64)] {
             (lane.sinks, lane.window) = (sinks, window);
             let layer = Layer { sinks: sinks as u64, exact: window as u64, encoded: vec![true], ..Layer::default() };
             for end in 0..700 {

@@ -39,7 +39,8 @@ fn plain() -> Vec<u8> {
     whole(&identity, about("plain", vec![layer(2), layer(1)]), &blocks, &Plain)
 }
 
-/// A layer with a sliding window, of which only what the next token sees is there.
+/// A layer with a sliding window, of which only what the next token sees is there: from 128, where a token more would need
+/// the page before it.
 fn sliding() -> Vec<u8> {
     let identity = Identity { dtype: "k=bf16,v=f32".into(), tenant: String::new(), ..model::identity() };
     let pages = |start| {
@@ -49,7 +50,7 @@ fn sliding() -> Vec<u8> {
     };
     let blocks = model::chain(identity.domain(), 200, &pages);
     let layer = |sliding| Layer { dim: 6, sliding, encoded: vec![false], ..Layer::default() };
-    whole(&identity, about("sliding", vec![layer(None), layer(Some(64))]), &blocks, &Plain)
+    whole(&identity, about("sliding", vec![layer(None), layer(Some(73))]), &blocks, &Plain)
 }
 
 /// A recipe with sinks and a window, and one exact page too few.
