@@ -8,6 +8,7 @@ use cachalot_store::{Block, Codec, Form, Identity, Page};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/kv-file");
 
@@ -115,15 +116,21 @@ fn without_reasons(report: &str) -> String {
     report.lines().map(line).collect()
 }
 
-/// Files are written with `CACHALOT_BLESS=1` once, and never again for a version that has been released.
+/// Files are written with `CACHALOT_BLESS=1` once, and never again for a version that has been released. Every test that
+/// reads them waits for it.
+static BLESSED: LazyLock<()> = LazyLock::new(|| {
+    for (name, file) in files().iter().filter(|_| std::env::var_os("CACHALOT_BLESS").is_some()) {
+        let path = PathBuf::from(FOLDER).join(format!("{name}.ckv"));
+        std::fs::write(&path, file).unwrap();
+        std::fs::write(path.with_extension("txt"), python(&path)).unwrap();
+    }
+});
+
 #[test]
 fn committed_files_are_those_that_are_written_today_but_for_the_name_of_the_program() {
+    LazyLock::force(&BLESSED);
     for (name, file) in files() {
         let path = PathBuf::from(FOLDER).join(format!("{name}.ckv"));
-        if std::env::var_os("CACHALOT_BLESS").is_some() {
-            std::fs::write(&path, &file).unwrap();
-            std::fs::write(path.with_extension("txt"), python(&path)).unwrap();
-        }
         let committed = std::fs::read(&path).unwrap();
         let same = committed.len() == file.len() && committed[..24] == file[..24] && committed[64..] == file[64..];
         assert!(
@@ -135,6 +142,7 @@ fn committed_files_are_those_that_are_written_today_but_for_the_name_of_the_prog
 
 #[test]
 fn python_reads_of_the_committed_files_what_we_read() {
+    LazyLock::force(&BLESSED);
     let mut count = 0;
     for entry in std::fs::read_dir(FOLDER).unwrap() {
         let path = entry.unwrap().path();
@@ -153,6 +161,7 @@ fn python_reads_of_the_committed_files_what_we_read() {
 /// Facts about the files that neither reader decides.
 #[test]
 fn the_files_show_what_they_are_named_for() {
+    LazyLock::force(&BLESSED);
     let open = |name: &str| KvFile::open(Path::new(FOLDER).join(name)).unwrap();
     let plain = open("v1-plain.ckv");
     assert_eq!(plain.identity().unwrap().differences(&model::identity()), Vec::<&str>::new());
