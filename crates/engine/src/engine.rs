@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cachalot_kv::{CachePlan, KvCache};
+use cachalot_kv::KvCache;
 use cachalot_model::Decoder;
-use cachalot_store::Domain;
+use cachalot_store::{Block, Identity};
 use tokio::sync::{mpsc::unbounded_channel, oneshot};
 
 use crate::constraint::ConstraintFactory;
@@ -18,6 +18,7 @@ use crate::generation::Generation;
 use crate::limits::Limits;
 use crate::queue::Queue;
 use crate::recipes::Recipes;
+use crate::reuse::Parcel;
 use crate::scheduler::{Scheduler, Submission};
 use crate::text::Vocabulary;
 use crate::{EngineConfig, EngineError, EngineStats, Explanation, Request, ReuseConfig, observe, panic_message};
@@ -31,24 +32,10 @@ const ABORTING: u8 = 2;
 
 enum Command {
     Submit(Box<Submission>),
-    Explain(Box<Question>),
+    /// Something that only the thread that steps may look at.
+    Ask(Box<dyn FnOnce(&mut Scheduler) + Send>),
     /// Look at the state again.
     Wake,
-}
-
-/// What a prompt could begin with.
-struct Question {
-    tokens: Vec<u32>,
-    plan: Arc<CachePlan>,
-    domain: Option<Domain>,
-    reply: oneshot::Sender<Result<Explanation, EngineError>>,
-}
-
-impl Question {
-    fn answer(self: Box<Question>, scheduler: &Scheduler) {
-        // Whoever asked may have gone away.
-        let _ = self.reply.send(scheduler.explain(&self.tokens, &self.plan, self.domain));
-    }
 }
 
 struct Shared {
@@ -218,10 +205,63 @@ impl EngineHandle {
     pub async fn explain(&self, tokens: Vec<u32>, kv: Option<&str>, tenant: &str) -> Result<Explanation, EngineError> {
         let plan = self.shared.recipes.plan(kv)?;
         let domain = self.shared.reuse.domain(&plan, tenant);
+        self.ask(move |scheduler| scheduler.explain(&tokens, &plan, domain)).await?
+    }
+
+    /// Asks the thread that steps, between two steps.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Scheduler) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
         let (reply, answer) = oneshot::channel();
-        let question = Question { tokens, plan, domain, reply };
-        self.commands.send(Command::Explain(Box::new(question))).map_err(|_| EngineError::ShuttingDown)?;
-        answer.await.map_err(|_| EngineError::ShuttingDown)?
+        let ask = move |scheduler: &mut Scheduler| {
+            // Whoever asked may have gone away.
+            let _ = reply.send(ask(scheduler));
+        };
+        self.commands.send(Command::Ask(Box::new(ask))).map_err(|_| EngineError::ShuttingDown)?;
+        answer.await.map_err(|_| EngineError::ShuttingDown)
+    }
+
+    /// What the blocks of this recipe and tenant depend on.
+    ///
+    /// # Errors
+    /// Of the recipe.
+    pub fn identity(&self, kv: Option<&str>, tenant: &str) -> Result<Identity, EngineError> {
+        let plan = self.shared.recipes.plan(kv)?;
+        Ok(self.shared.reuse.identity(&plan, tenant))
+    }
+
+    /// The blocks that are there for a tenant's tokens, from the first one: their pages are shared, not copied.
+    ///
+    /// # Errors
+    /// Of the recipe; [`EngineError::ShuttingDown`].
+    pub async fn export(&self, tokens: Vec<u32>, kv: Option<&str>, tenant: &str) -> Result<Vec<Parcel>, EngineError> {
+        let domain = self.identity(kv, tenant)?.domain();
+        self.ask(move |scheduler| scheduler.export(domain, &tokens)).await
+    }
+
+    /// Takes in blocks that were kept elsewhere. They must be of the recipe's domain and this tenant; every page is checked. How
+    /// many tokens are there now.
+    ///
+    /// # Errors
+    /// Of the recipe; [`EngineError::Cache`] where a block is another's, damaged, or finds no room.
+    pub async fn import(&self, blocks: Vec<Block>, kv: Option<&str>, tenant: &str) -> Result<usize, EngineError> {
+        let plan = self.shared.recipes.plan(kv)?;
+        let domain = self.shared.reuse.identity(&plan, tenant).domain();
+        if blocks.iter().any(|block| block.domain != domain) {
+            let what = "the blocks belong to another model, recipe, profile or tenant";
+            return Err(EngineError::Cache(what.to_owned()));
+        }
+        let bytes = blocks.iter().map(Block::bytes).sum();
+        self.ask(move |scheduler| scheduler.free_shared(bytes)).await?;
+        let mut parcels = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            let parcel = Parcel::of_block(&self.shared.cache, &plan, block);
+            parcels.push(parcel.map_err(|error| EngineError::Cache(error.to_string()))?);
+        }
+        let lengths: Vec<usize> = parcels.iter().map(|parcel| parcel.tokens.len()).collect();
+        let taken = self.ask(move |scheduler| scheduler.import(parcels)).await?;
+        Ok(lengths[..taken].iter().sum())
     }
 
     /// The recipes that requests may name.
@@ -285,7 +325,7 @@ fn take_commands(scheduler: &mut Scheduler, commands: &Receiver<Command>, shared
         may_wait = false;
         match command {
             Ok(Command::Submit(submission)) => scheduler.submit(*submission, shared.now()),
-            Ok(Command::Explain(question)) => question.answer(scheduler),
+            Ok(Command::Ask(ask)) => ask(scheduler),
             Ok(Command::Wake) => {}
             Err(TryRecvError::Empty) => return true,
             Err(TryRecvError::Disconnected) => return !scheduler.is_idle(),

@@ -107,7 +107,7 @@ impl KvCache {
         }
     }
 
-    fn lanes<'a>(&'a self, plan: &'a CachePlan) -> impl Iterator<Item = Lane> + 'a {
+    pub(crate) fn lanes<'a>(&'a self, plan: &'a CachePlan) -> impl Iterator<Item = Lane> + 'a {
         self.lanes_by_layer(plan).flat_map(|(_, lanes)| lanes)
     }
 

@@ -38,6 +38,12 @@ pub enum KvError {
     /// The caller broke the contract of a call (a bug in the caller, not in its input).
     #[error("misuse of the KV cache: {0}")]
     Misuse(String),
+    /// A page from outside that is not what it is said to be.
+    #[error("a page that was kept elsewhere cannot be used: {what}; its tokens are computed again")]
+    Foreign {
+        /// What is wrong.
+        what: String,
+    },
     /// Tokens that are no longer there.
     #[error("cannot go back to {tokens} tokens: what lies before {first} is no longer held as it was then")]
     Forgotten {

@@ -226,6 +226,14 @@ impl SealedPage {
         (seal(kind, hints.start as u64, PAGE_TOKENS, bytes), odd)
     }
 
+    /// A page that was sealed elsewhere, over `to` of the same length; its header has been verified. `None` where it is not of
+    /// this kind.
+    pub(crate) fn adopt(kind: PageKind, header: &Header, from: &[u8], mut to: PageBytes) -> Option<SealedPage> {
+        to.bytes_mut().copy_from_slice(from);
+        let page = SealedPage { start: header.start, tokens: header.tokens as usize, kind, bytes: to };
+        page.is_of(&page.kind).then_some(page)
+    }
+
     /// As attention reads it.
     pub fn view(&self) -> SealedView<'_> {
         let bytes = self.bytes.bytes();
@@ -257,8 +265,10 @@ impl SealedPage {
     /// Whether it belongs to this place and is written in this format.
     pub(crate) fn is_of(&self, kind: &PageKind) -> bool {
         let own = &self.kind;
+        let dim = u32::from_le_bytes([12, 13, 14, 15].map(|i| self.bytes.bytes()[i]));
         (own.layer, own.head, own.dim) == (kind.layer, kind.head, kind.dim)
             && self.bytes.bytes()[32..44] == kind.format_id()
+            && dim as usize == kind.dim
     }
 
     /// Bytes of the page.

@@ -6,9 +6,9 @@
 //! both forms of a page where a continuation was provided for ([`KvCache::share`]'s `at`).
 
 use crate::lane::share::Forms;
-use crate::page::SealedPage;
+use crate::page::{Header, SealedPage};
 use crate::pool::PageBytes;
-use crate::{KvCache, KvError, SequenceKv};
+use crate::{CachePlan, KvCache, KvError, SequenceKv};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::ops::Range;
 use std::sync::Arc;
@@ -83,7 +83,52 @@ impl SharedBlock {
     }
 }
 
+/// Takes in pages that were written elsewhere or earlier, for sequences with one plan.
+pub struct Importer<'a> {
+    cache: &'a KvCache,
+    lanes: Vec<crate::lane::Lane>,
+}
+
+impl Importer<'_> {
+    /// A block of pages as [`SealedPage::bytes`] gave them, each with whether it is [`SharedPage::exact`]. Every page must be
+    /// whole, and written as this plan writes the page of its layer and head; nothing else about it is believed.
+    ///
+    /// # Errors
+    /// [`KvError::Foreign`] names the page that is not this cache's; [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`].
+    pub fn block<'p>(&self, pages: impl Iterator<Item = (bool, &'p [u8])>) -> Result<SharedBlock, KvError> {
+        let mut block = SharedBlock { lanes: vec![Forms::default(); self.lanes.len()] };
+        let foreign = |what: &str| KvError::Foreign { what: what.to_owned() };
+        for (exact, bytes) in pages {
+            let header = Header::verified(bytes).ok_or_else(|| foreign("its checksum or version is wrong"))?;
+            let (layer, head) = (usize::from(header.layer), usize::from(header.head));
+            let heads = self.cache.config().layers.get(layer).map_or(0, |g| g.kv_heads);
+            if head >= heads {
+                return Err(foreign(&format!("layer {layer}, head {head} is not the model's")));
+            }
+            let at = self.cache.layer_start()[layer] + head;
+            let kind = self.lanes[at].kind_of(header.body).filter(|kind| kind.bytes() == bytes.len());
+            let kind = kind.ok_or_else(|| foreign(&format!("layer {layer}, head {head}: another size or form")))?;
+            let taken = self.cache.pool().take(bytes.len(), 1)?.pop();
+            let taken = taken.ok_or_else(|| KvError::Misuse("no page".into()))?;
+            let page = SealedPage::adopt(kind.clone(), &header, bytes, taken);
+            let page = page.ok_or_else(|| foreign(&format!("layer {layer}, head {head}: another format")))?;
+            let forms = &mut block.lanes[at];
+            *if exact { &mut forms.plain } else { &mut forms.kept } = Some(Arc::new(page));
+        }
+        Ok(block)
+    }
+}
+
 impl KvCache {
+    /// See [`Importer`].
+    ///
+    /// # Errors
+    /// [`KvError::Config`] where the plan was made for another model.
+    pub fn importer(&self, plan: &CachePlan) -> Result<Importer<'_>, KvError> {
+        plan.check(&self.config().layers)?;
+        Ok(Importer { cache: self, lanes: self.lanes(plan).collect() })
+    }
+
     /// The pages of a sequence for others: block by block, those of `blocks` that it holds. `at` is a position, at most the
     /// sequence's length, that another sequence may want to continue from: what its first query reads beyond that is added.
     /// Nothing is copied: pages that are still written are sealed, where they are full.

@@ -10,6 +10,7 @@
 
 mod config;
 mod explain;
+mod parcel;
 mod tree;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use cachalot_store::{BlockKey, Domain};
 
 pub use config::ReuseConfig;
 pub use explain::{Explanation, Stop};
+pub use parcel::Parcel;
 use tree::Tree;
 
 /// What a sequence knows of blocks that it shares.

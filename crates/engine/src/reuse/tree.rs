@@ -106,6 +106,16 @@ impl Tree {
         found
     }
 
+    /// The longest run of blocks that `tokens` begins with as a whole, those at its end that hold fewer tokens included.
+    pub fn whole(&self, domain: Domain, tokens: &[u32]) -> Vec<NodeId> {
+        let mut found = self.find(domain, tokens);
+        let last = found.path.last().and_then(|&id| self.node(id));
+        if last.is_some_and(|node| !tokens[node.depth * PAGE_TOKENS..].starts_with(&node.tokens)) {
+            found.path.pop();
+        }
+        found.path
+    }
+
     /// Marks blocks as of use now.
     pub fn touch(&mut self, path: &[NodeId], now: u64) {
         for &id in path {

@@ -42,7 +42,7 @@ use crate::constraint::Constraint;
 use crate::limits::Limits;
 use crate::queue::Place;
 use crate::replay::{ReplayConfig, Skipped};
-use crate::reuse::{Explanation, Reuse, ReuseConfig, Thread};
+use crate::reuse::{Explanation, Parcel, Reuse, ReuseConfig, Thread};
 use crate::sampling::{Sampler, Scratch};
 use crate::text::{TextOutput, Vocabulary};
 use crate::{EngineError, EngineStats, Event, FinishReason, Request, observe};
@@ -209,6 +209,22 @@ impl Scheduler {
         });
         let kv = created.map_err(|error| EngineError::Cache(error.to_string()))?;
         Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain), tokens))
+    }
+
+    /// The blocks that `tokens` begins with as a whole.
+    pub fn export(&self, domain: Domain, tokens: &[u32]) -> Vec<Parcel> {
+        self.reuse.export(domain, tokens)
+    }
+
+    /// Takes in blocks, each behind the one before it. How many found their place.
+    pub fn import(&mut self, parcels: Vec<Parcel>) -> usize {
+        self.reuse.import(parcels)
+    }
+
+    /// Lets go of shared blocks that nobody uses until so many bytes are free. Whether they are.
+    pub fn free_shared(&mut self, bytes: u64) -> bool {
+        while self.cache.ledger().free() < bytes && self.reuse.evict() {}
+        self.cache.ledger().free() >= bytes
     }
 
     /// Lets go of all that is shared and nobody uses.

@@ -1,7 +1,7 @@
 //! Pages that a lane has in common with others.
 
 use super::{Entry, Lane, Slot};
-use crate::page::{PageFormat, SealedPage, SealedView};
+use crate::page::{PageFormat, PageKind, SealedPage, SealedView};
 use crate::pool::PageBytes;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::sync::Arc;
@@ -110,6 +110,11 @@ impl Lane {
         }
         let whole = at.is_multiple_of(PAGE_TOKENS) || found.last().is_none_or(|page| page.is_plain());
         whole.then_some(Beginning { first, encoded: if waits { encoded } else { sinks }, pages: found })
+    }
+
+    /// How pages of this lane are written: those of the body, or plain ones.
+    pub(crate) fn kind_of(&self, body: bool) -> Option<&PageKind> {
+        if body { self.body.as_ref() } else { Some(&self.exact) }
     }
 
     /// Whether a page is written as this lane reads pages.

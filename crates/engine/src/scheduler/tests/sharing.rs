@@ -254,3 +254,48 @@ fn it_is_said_where_matching_stops_and_why() {
     assert_eq!(explain(&bench, &third, "int4(window=64)", "").1, 200);
     bench.run();
 }
+
+/// Out of one engine and into another: what was computed there is not computed here, and whoever changed a byte is refused.
+#[test]
+fn blocks_leave_an_engine_and_enter_another() {
+    let mut dice = Dice::new(8);
+    let text = random(&mut dice, 300);
+    for recipe in ["f16", "int8(window=64)"] {
+        let mut first = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
+        let plan = plan(&first.cache, recipe);
+        let domain = first.reuse.domain(&plan, "").unwrap();
+        let _client = first.submit_with(request(text.clone(), 20), plan.clone());
+        while !first.scheduler.is_idle() {
+            first.step();
+        }
+        let parcels = first.scheduler.export(domain, &text);
+        assert_eq!(parcels.iter().map(|parcel| parcel.tokens.len()).sum::<usize>(), 256, "whole blocks of the prompt");
+        let blocks: Vec<cachalot_store::Block> = parcels.iter().map(Parcel::to_block).collect();
+        drop(parcels);
+        first.run();
+
+        let mut second = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
+        let import =
+            |bench: &Bench, block: &cachalot_store::Block| Parcel::of_block(&bench.cache, &plan, block.clone());
+        let mut bad = blocks[1].clone();
+        bad.pages[0].bytes[200] ^= 1;
+        assert!(matches!(import(&second, &bad), Err(cachalot_kv::KvError::Foreign { .. })));
+        let other = self::plan(&second.cache, if recipe == "f16" { "bf16" } else { "int4(window=64)" });
+        assert!(matches!(
+            Parcel::of_block(&second.cache, &other, blocks[0].clone()),
+            Err(cachalot_kv::KvError::Foreign { .. })
+        ));
+        assert_eq!(second.cache.ledger().used(), 0);
+        let parcels: Vec<Parcel> = blocks.iter().map(|block| import(&second, block).unwrap()).collect();
+        // Without the first block, nobody knows where the others belong.
+        assert_eq!(second.scheduler.import(parcels[1..].to_vec()), 0);
+        assert_eq!(second.scheduler.import(parcels), 4);
+        let mut client = second.submit_with(request(text.clone(), 20), plan.clone());
+        while !second.scheduler.is_idle() {
+            second.step();
+        }
+        assert_eq!(answer(&mut client), cold(&client.request, recipe));
+        assert_eq!(client.seen.usage.unwrap().cached_tokens, 256, "{recipe}");
+        second.run();
+    }
+}
