@@ -3,11 +3,13 @@
 //! - [`key`]: who a block belongs to and what it is called, 256 bits over every field that changes its bytes.
 //! - [`block`]: the pages of all lanes for one span of tokens.
 //! - [`codec`]: how a page is written at rest.
+//! - [`tier`]: where blocks lie: memory, disk, object stores.
 
 pub mod block;
 pub mod codec;
 pub mod error;
 pub mod key;
+pub mod tier;
 
 pub use block::{Block, Form, Page};
 pub use codec::Codec;
