@@ -100,6 +100,10 @@ impl State {
         }
     }
 
+    fn is_root(&self, path: &Path) -> bool {
+        path.parent().is_none_or(|parent| !self.folders.contains_key(parent)) && self.folders.contains_key(path)
+    }
+
     fn is_there(&self, path: &Path) -> bool {
         let (parent, name) = split(path);
         self.folders.get(&parent).is_some_and(|folder| folder.live.get(&name) == Some(&Node::Folder))
@@ -240,7 +244,7 @@ impl Disk for SimDisk {
     fn make_folder(&self, path: &Path) -> io::Result<bool> {
         let mut state = self.0.lock().unwrap();
         state.call()?;
-        if path.parent().is_none_or(|parent| parent == Path::new("")) || state.is_there(path) {
+        if state.is_root(path) || state.is_there(path) {
             return Ok(false);
         }
         let (parent, name) = split(path);
@@ -317,7 +321,7 @@ impl Disk for SimDisk {
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
         state.call()?;
-        if path.parent().is_some_and(|parent| parent != Path::new("")) && !state.is_there(path) {
+        if !state.is_root(path) && !state.is_there(path) {
             return Err(ErrorKind::NotFound.into());
         }
         let folder = state.folder(path)?;

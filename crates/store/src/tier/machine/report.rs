@@ -12,6 +12,9 @@ impl Machine {
     /// Keeps objects from being evicted for a while, wherever they lie in memory or on disk now. Says how many of them are pinned
     /// somewhere; pins have a share of each tier and no more.
     pub fn pin(&mut self, now: Duration, tenant: Tenant, keys: &[BlockKey], time_to_live: Duration) -> usize {
+        if self.deletions.contains_key(&tenant) {
+            return 0;
+        }
         let until = now.saturating_add(time_to_live);
         let mut pin = |key: &&BlockKey| {
             let shelves = [&mut self.ram, &mut self.disk].into_iter().flatten();
@@ -32,7 +35,7 @@ impl Machine {
     }
 
     /// Sets most bytes of a tenant in memory or on disk, or that the tier's rule holds. The remote tier has no quotas.
-    pub fn set_quota(&mut self, level: Level, tenant: Tenant, bytes: Option<u64>) {
+    pub fn set_quota(&mut self, now: Duration, level: Level, tenant: Tenant, bytes: Option<u64>) {
         let shelf = match level {
             Level::Ram => &mut self.ram,
             Level::Disk => &mut self.disk,
@@ -41,6 +44,10 @@ impl Machine {
         if let Some(shelf) = shelf {
             shelf.set_quota(tenant, bytes);
         }
+        while let Some(key) = self.ram.as_mut().and_then(|ram| ram.excess(now)) {
+            self.leave_ram(now, &key);
+        }
+        self.pump_disk(now);
     }
 
     /// Bytes of a tenant in memory and on disk.

@@ -80,18 +80,21 @@ impl Machine {
                     self.seal(parcel);
                     return true;
                 }
-                Room::Evict(victim) => {
-                    let gone = ram.take(&victim).and_then(|entry| entry.parcel);
-                    self.count(Level::Ram).evictions += 1;
-                    if let (Some(gone), WritePolicy::Back) = (gone, self.config.write) {
-                        self.offer_down(now, &gone);
-                    }
-                }
+                Room::Evict(victim) => self.leave_ram(now, &victim),
                 Room::Later | Room::Never => {
                     self.count(Level::Ram).dropped += 1;
                     return false;
                 }
             }
+        }
+    }
+
+    /// Sees off a victim: with write-back, to the tier below.
+    pub(super) fn leave_ram(&mut self, now: Duration, key: &BlockKey) {
+        let gone = self.ram.as_mut().and_then(|ram| ram.take(key)?.parcel);
+        self.count(Level::Ram).evictions += 1;
+        if let (Some(gone), WritePolicy::Back) = (gone, self.config.write) {
+            self.offer_down(now, &gone);
         }
     }
 

@@ -102,7 +102,9 @@ impl S3Fifo {
         for _ in 0..=MOST {
             let end = self.clock;
             let mut after = 0;
-            while let Some((&at, &key)) = self.main.range(after..=end).next() {
+            while let Some((&at, &key)) = self.main.range(after..).next()
+                && at <= end
+            {
                 after = at + 1;
                 let wanted = self.places.get(&key).map_or(0, |place| place.wanted);
                 if wanted > 0 {

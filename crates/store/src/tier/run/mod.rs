@@ -162,7 +162,7 @@ impl Tiers {
 
     /// Sets a tenant's quota. See [`Machine::set_quota`].
     pub fn set_quota(&mut self, level: Level, tenant: Tenant, bytes: Option<u64>) {
-        self.call(|machine, _| machine.set_quota(level, tenant, bytes));
+        self.call(|machine, now| machine.set_quota(now, level, tenant, bytes));
     }
 
     /// Bytes of a tenant in memory and on disk.

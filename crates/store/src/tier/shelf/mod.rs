@@ -56,6 +56,8 @@ pub struct Shelf {
     pins: BTreeSet<(Duration, BlockKey)>,
     pinned: u64,
     stuck: BTreeSet<BlockKey>,
+    /// Somebody may hold more than its quota.
+    audit: bool,
 }
 
 impl Shelf {
@@ -70,6 +72,7 @@ impl Shelf {
             pins: BTreeSet::new(),
             pinned: 0,
             stuck: BTreeSet::new(),
+            audit: true,
         }
     }
 

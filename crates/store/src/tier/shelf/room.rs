@@ -56,10 +56,24 @@ impl Shelf {
         }
     }
 
-    /// Whether it holds more than its cap, as after a restart with a smaller one; then the next to go.
+    /// Whether it, or a tenant, holds more than it may, as after a restart with a smaller cap, or a power failure that brought back what had
+    /// been removed, or with a new quota; then the next to go.
     pub fn excess(&mut self, now: Duration) -> Option<BlockKey> {
         self.expire_pins(now);
-        (self.used - self.leaving > self.config.capacity).then(|| self.victim())?
+        if self.used - self.leaving > self.config.capacity {
+            return self.victim();
+        }
+        if !std::mem::take(&mut self.audit) {
+            return None;
+        }
+        let mut over: Vec<_> =
+            self.tenants.iter().filter(|(_, a)| !a.frozen).map(|(t, a)| (*t, a.used - a.leaving)).collect();
+        over.retain(|(tenant, used)| *used > self.quota(tenant));
+        over.sort_unstable();
+        let victim = over.iter().find_map(|(tenant, _)| self.victim_of(tenant));
+        // What is pinned or read is looked at again.
+        self.audit = !over.is_empty();
+        victim
     }
 
     fn victim(&mut self) -> Option<BlockKey> {

@@ -26,12 +26,13 @@ impl Shelf {
         quota.map_or(self.config.capacity, |quota| quota.min(self.config.capacity))
     }
 
-    /// Sets what a tenant may have. What it has beyond that goes when it stores next.
+    /// Sets what a tenant may have. What it has beyond that is [`Shelf::excess`].
     pub fn set_quota(&mut self, tenant: Tenant, bytes: Option<u64>) {
         match bytes {
             Some(bytes) => self.config.quotas.insert(tenant, bytes),
             None => self.config.quotas.remove(&tenant),
         };
+        self.audit = true;
     }
 
     /// Keeps eviction away from a tenant while all of it is deleted, or lets it back.
