@@ -1,5 +1,7 @@
 //! Tiers on a real folder and on real `object_store` URLs: what an operator, a disk and other programs do to them.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

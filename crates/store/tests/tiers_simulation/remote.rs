@@ -10,7 +10,9 @@ use cachalot_store::tier::{Fault, FaultKind, Level, Parcel, Tenant, seal};
 
 use crate::rng::Rng;
 
-pub struct SimRemote(Mutex<(Rng, f64, BTreeMap<(Tenant, BlockKey), Vec<u8>>)>);
+type Objects = BTreeMap<(Tenant, BlockKey), Vec<u8>>;
+
+pub struct SimRemote(Mutex<(Rng, f64, Objects)>);
 
 impl SimRemote {
     pub fn new(seed: u64) -> SimRemote {

@@ -87,6 +87,7 @@ impl Machine {
         let mut machine = Machine {
             ram: config.ram.clone().map(Shelf::new),
             disk: config.disk.clone().map(Shelf::new),
+            retry_stuck: now + config.rest,
             known: config.remote.as_ref().map(|remote| Known::new(remote.known)),
             config,
             pending: VecDeque::new(),
@@ -99,7 +100,6 @@ impl Machine {
             deletions: BTreeMap::new(),
             counts: Default::default(),
             health: Default::default(),
-            retry_stuck: now,
             flushing: VecDeque::new(),
             actions: Vec::new(),
             next: 0,
