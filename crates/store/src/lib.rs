@@ -4,12 +4,14 @@
 //! - [`block`]: the pages of all lanes for one span of tokens.
 //! - [`codec`]: how a page is written at rest.
 //! - [`file`]: the KV file, and one block as bytes.
+//! - [`tier`]: where blocks lie: memory, disk, object stores.
 
 pub mod block;
 pub mod codec;
 pub mod error;
 pub mod file;
 pub mod key;
+pub mod tier;
 
 pub use block::{Block, Form, Page};
 pub use codec::Codec;
