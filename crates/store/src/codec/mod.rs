@@ -1,5 +1,13 @@
 //! How pages are written at rest and in flight.
 
+mod entropy;
+mod layout;
+mod lossless;
+mod zstd;
+
+pub use lossless::Lossless;
+pub use zstd::Zstd;
+
 use crate::StoreError;
 
 /// Writes pages smaller than the pool holds them, and reads them back.

@@ -1,0 +1,7 @@
+//! Entropy coders: Huffman for planes of bytes, rANS for symbols whose distributions are known beforehand.
+
+pub(crate) mod huffman;
+pub(crate) mod plane;
+
+#[cfg(test)]
+mod tests;
