@@ -46,7 +46,7 @@ fn pages_of_one_value_nearly_vanish() {
 
 #[test]
 fn pages_of_recipes_go_through() {
-    for (payload, bound) in [(random(3001, 4), 3001 + 160), (vec![9; 3001], 120), ([0, 1, 1, 2].repeat(1024), 1500)] {
+    for (payload, bound) in [(random(3008, 4), 3008 + 64), (vec![9; 3008], 64), ([0, 1, 1, 2].repeat(1024), 1500)] {
         let page = page(64, None, &payload);
         let coded = coded(&Lossless, &page);
         assert!(coded.len() <= bound.min(page.len() + 64), "{} of {}", coded.len(), payload.len());

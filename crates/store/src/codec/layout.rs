@@ -95,6 +95,11 @@ impl<'a> Reader<'a> {
         Ok(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
     }
 
+    /// All that are left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
     /// That there are none left.
     pub fn end(self) -> Result<(), StoreError> {
         match self.0.len() {

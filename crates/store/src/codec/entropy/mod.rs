@@ -2,6 +2,7 @@
 
 pub(crate) mod huffman;
 pub(crate) mod plane;
+pub(crate) mod rans;
 
 #[cfg(test)]
 mod tests;
