@@ -3,9 +3,11 @@
 //! - [`key`]: who a block belongs to and what it is called, 256 bits over every field that changes its bytes.
 //! - [`block`]: the pages of all lanes for one span of tokens.
 //! - [`codec`]: how a page is written at rest.
+//! - [`cost`]: whether reading it is faster than computing it again.
 
 pub mod block;
 pub mod codec;
+pub mod cost;
 pub mod error;
 pub mod key;
 

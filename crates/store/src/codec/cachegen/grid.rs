@@ -59,12 +59,14 @@ pub fn write(side: &Side, grid: &[i32], steps: &[f32; PAGE_TOKENS], bytes: &mut 
 /// Median and spread (1.48 times the median distance from it, as a normal distribution has it) of a channel. Unlike mean and
 /// variance, a token of enormous keys does not change them.
 pub fn centre(x: &[f32]) -> (f32, f32) {
-    let middle = |mut x: Vec<f32>| {
-        x.sort_unstable_by(f32::total_cmp);
-        x.get(x.len() / 2).copied().unwrap_or(0.0)
+    let middle = |x: &mut [f32]| match x.is_empty() {
+        true => 0.0,
+        false => *x.select_nth_unstable_by(x.len() / 2, f32::total_cmp).1,
     };
-    let median = middle(x.to_vec());
-    (median, 1.4826 * middle(x.iter().map(|x| (x - median).abs()).collect()))
+    let mut x = x.to_vec();
+    let median = middle(&mut x);
+    x.iter_mut().for_each(|x| *x = (*x - median).abs());
+    (median, 1.4826 * middle(&mut x))
 }
 
 /// Geometric mean of the spreads that are not zero.

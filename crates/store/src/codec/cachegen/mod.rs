@@ -21,13 +21,12 @@ mod rows;
 pub use profile::{Channel, Lane, Profile};
 
 use super::Lossless;
-use super::entropy::plane;
 use super::entropy::rans::{Decoder, Encoder};
 use super::layout::{Layout, Reader, Side, corrupt, header_of, put_header, take_header};
 use crate::{Codec, StoreError};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::page::{HEADER, Header, reseal};
-use rows::{Row, Written};
+use rows::{Expected, Written};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -36,12 +35,13 @@ pub const SINKS: u64 = 4;
 /// Steps of the levels, in spreads of a typical channel.
 const STEPS: [f32; 3] = [0.4, 0.2, 0.1];
 /// Keys have a finer grid than values, as their errors are in the exponent.
-const SIDES: [f32; 2] = [0.8, 1.25];
+const SIDES: [f32; 2] = [1.0, 1.0];
 /// The first, second and last third of the layers.
-const THIRDS: [f32; 3] = [0.77, 1.0, 1.3];
+const THIRDS: [f32; 3] = [0.8, 1.0, 1.2];
 
 const LOSSLESS: u8 = 0;
 const CODED: u8 = 1;
+const LEARNED: u8 = 2;
 
 /// See the module. Level 1 is the smallest, level 3 the best.
 #[derive(Clone, Debug)]
@@ -72,10 +72,7 @@ impl CacheGen {
     fn plan(&self, header: &Header, side: &Side, which: usize, bytes: &[u8], lane: Option<&Lane>) -> Option<Plan> {
         let x = grid::read(side, bytes)?;
         let tokens = tokens(header);
-        let centres: Vec<(f32, f32)> = match lane {
-            Some(lane) => lane.channels.iter().map(|channel| (channel.mean, channel.spread)).collect(),
-            None => x.chunks(PAGE_TOKENS).map(|x| grid::centre(&x[tokens.clone()])).collect(),
-        };
+        let centres: Vec<(f32, f32)> = x.chunks(PAGE_TOKENS).map(|x| grid::centre(&x[tokens.clone()])).collect();
         let spread = match lane {
             Some(lane) => lane.spread,
             // A page of constants has no spread, and every grid will do that has points for it.
@@ -87,24 +84,9 @@ impl CacheGen {
             false => grid::token_grids(&x, &centres, tokens.clone()),
         };
         let points = grid::quantize(&x, &steps(n, &grids)?)?;
-        let rows = || points.chunks(PAGE_TOKENS);
-        let own: Vec<Written> = rows().map(|row| rows::own(row, &tokens)).collect();
-        let learned: Option<Vec<Written>> = match lane {
-            Some(lane) => {
-                let (step, channels) = (grid::step(n)?, lane.channels.iter());
-                Some(rows().zip(channels).map(|(row, &channel)| rows::learned(row, channel, step, &tokens)).collect())
-            }
-            None => None,
-        };
-        let own_bytes = |rows: &[Written]| {
-            let mut out = Vec::new();
-            put_rows(rows, true, &mut out);
-            out.len() as f32
-        };
-        let bits = |rows: &[Written]| rows.iter().map(|row| row.bits).sum::<f32>();
-        let learned = learned.filter(|learned| bits(learned) < bits(&own) + 8.0 * own_bytes(&own));
-        let says_all = learned.is_none();
-        Some(Plan { n, grids, says_all, rows: learned.unwrap_or(own) })
+        let expected = expected(lane, n, side.channels)?;
+        let rows = points.chunks(PAGE_TOKENS).zip(&expected).map(|(row, &usual)| rows::write(row, usual, &tokens));
+        Some(Plan { n, grids, rows: rows.collect(), expected })
     }
 }
 
@@ -114,9 +96,17 @@ struct Plan {
     n: i16,
     /// By how much tokens differ from it.
     grids: [u8; PAGE_TOKENS],
-    /// Whether the rows say their classes and means; else the profile does.
-    says_all: bool,
     rows: Vec<Written>,
+    expected: Vec<Expected>,
+}
+
+/// What is expected of the channels on a grid.
+fn expected(lane: Option<&Lane>, n: i16, channels: usize) -> Option<Vec<Expected>> {
+    let step = grid::step(n)?;
+    Some(match lane {
+        Some(lane) => lane.channels.iter().map(|&channel| rows::expected(channel, step)).collect(),
+        None => vec![rows::UNKNOWN; channels],
+    })
 }
 
 /// Tokens that are on the grid: not the sinks, and none behind the last.
@@ -132,30 +122,6 @@ fn steps(n: i16, grids: &[u8; PAGE_TOKENS]) -> Option<[f32; PAGE_TOKENS]> {
         *step = grid::step(n.checked_add(i16::from(grid) - grid::BELOW)?)?;
     }
     Some(steps)
-}
-
-/// Classes and means where they are said, and which channels have anchors.
-fn put_rows(rows: &[Written], says_all: bool, out: &mut Vec<u8>) {
-    if says_all {
-        plane::put(&rows.iter().map(|row| row.row.class).collect::<Vec<u8>>(), out);
-        plane::put(&rows.iter().map(|row| row.row.mean as u8).collect::<Vec<u8>>(), out);
-    }
-    let anchored =
-        rows.chunks(8).map(|rows| rows.iter().rev().fold(0, |bits, row| bits << 1 | u8::from(row.row.anchored)));
-    plane::put(&anchored.collect::<Vec<u8>>(), out);
-}
-
-fn take_rows(from: &mut Reader<'_>, says_all: bool, channels: usize) -> Result<Vec<Row>, StoreError> {
-    let mut rows = vec![Row::default(); channels];
-    if says_all {
-        let (classes, means) = (plane::take(from, channels)?, plane::take(from, channels)?);
-        rows.iter_mut().zip(&*classes).zip(&*means).for_each(|((row, &class), &mean)| {
-            (row.class, row.mean) = (class, mean as i8);
-        });
-    }
-    let anchored = plane::take(from, channels.div_ceil(8))?;
-    rows.iter_mut().enumerate().for_each(|(at, row)| row.anchored = anchored[at / 8] >> (at % 8) & 1 == 1);
-    Ok(rows)
 }
 
 /// The bytes of the elements of sinks, in the order of the page.
@@ -192,21 +158,22 @@ impl Codec for CacheGen {
             out.push(LOSSLESS);
             return Lossless.encode(page, out);
         };
-        out.push(CODED);
+        let lane = self.lane(&header, layout);
+        out.push(if lane.is_some() { LEARNED } else { CODED });
         // Without the checksum, which will be another.
         let mut bare = page[..HEADER].to_vec();
         bare[HEADER - 16..].fill(0);
         put_header(&bare, out);
-        let mut coder = Encoder::default();
+        let (mut coder, mut classes) = (Encoder::default(), Vec::new());
         for (side, plan) in [&layout.keys, &layout.values].into_iter().zip(&plans) {
             sinks(side, tokens(&header).start).for_each(|range| out.extend_from_slice(&page[range]));
             out.extend_from_slice(&plan.n.to_le_bytes());
-            out.push(u8::from(plan.says_all));
-            put_rows(&plan.rows, plan.says_all, out);
+            rows::put_all(&plan.rows, &plan.expected, &mut coder, &mut classes);
             if !side.by_channel {
-                out.extend(plan.grids.as_chunks().0.iter().map(|[low, high]| low | high << 4));
+                rows::put(&plan.grids.map(|grid| i32::from(grid) - i32::from(grid::BELOW)), &mut coder, &mut classes);
             }
             plan.rows.iter().for_each(|row| coder.row(row.row.class, &row.left));
+            out.append(&mut classes);
         }
         coder.finish(out);
         Ok(())
@@ -214,48 +181,44 @@ impl Codec for CacheGen {
 
     fn decode(&self, coded: &[u8], len: usize) -> Result<Vec<u8>, StoreError> {
         let mut from = Reader::new(coded);
-        match from.byte()? {
+        let learned = match from.byte()? {
             LOSSLESS => return Lossless.decode(from.rest(), len),
-            CODED => {}
+            CODED => false,
+            LEARNED => true,
             other => return Err(corrupt(format!("a page of the unknown kind {other}"))),
-        }
+        };
         let mut page = vec![0; len];
         let header = take_header(&mut from, &mut page)?;
         let layout = Layout::of(&header, len).ok_or_else(|| corrupt("a page that is not in plain elements"))?;
-        let lanes = self.lane(&header, &layout);
+        let lane = self.lane(&header, &layout).filter(|_| learned);
+        if learned && lane.is_none() {
+            return Err(corrupt("it was written with a profile that this codec does not have"));
+        }
         let tokens = tokens(&header);
         let mut sides = Vec::with_capacity(2);
         for (which, side) in [&layout.keys, &layout.values].into_iter().enumerate() {
             let exact: Vec<&[u8]> = sinks(side, tokens.start).map(|r| from.take(r.len())).collect::<Result<_, _>>()?;
             let n = from.short()? as u16 as i16;
-            let says_all = from.byte()? == 1;
-            let mut rows = take_rows(&mut from, says_all, side.channels)?;
-            let mut means: Vec<i32> = rows.iter().map(|row| i32::from(row.mean) * rows::unit(row.class)).collect();
-            let mut grids = [grid::BELOW as u8; PAGE_TOKENS];
-            if !side.by_channel {
-                let pairs = grids.as_chunks_mut().0.iter_mut().zip(from.take(PAGE_TOKENS / 2)?);
-                pairs.for_each(|(to, byte)| *to = [byte & 15, byte >> 4]);
-            }
-            let far = || corrupt("a grid beyond all numbers");
-            if !says_all {
-                let lane =
-                    lanes.ok_or_else(|| corrupt("it was written with a profile that this codec does not have"))?;
-                let step = grid::step(n).ok_or_else(far)?;
-                for ((row, mean), &channel) in rows.iter_mut().zip(&mut means).zip(&lane[which].channels) {
-                    (row.class, *mean) = rows::expected(channel, step);
-                }
-            }
-            sides.push((side, exact, steps(n, &grids).ok_or_else(far)?, rows, means));
+            let classes = [from.byte()?, from.byte()?, from.byte()?];
+            let grids = if side.by_channel { None } else { Some(from.byte()?) };
+            sides.push((side, lane.map(|lane| &lane[which]), exact, n, classes, grids));
         }
-        let classes = sides.iter().flat_map(|side| side.3.iter().map(|row| row.class));
-        let mut decoder = Decoder::new(&mut from, PAGE_TOKENS, classes)?;
-        for (side, exact, steps, rows, means) in &sides {
-            let mut points = vec![0; side.len()];
-            for ((points, row), &mean) in points.chunks_exact_mut(PAGE_TOKENS).zip(rows).zip(means) {
-                decoder.row(row.class, points)?;
-                rows::restore(points, mean, row.anchored, &tokens);
+        let mut decoder = Decoder::new(&mut from)?;
+        for (side, lane, exact, n, classes, of_grids) in sides {
+            let far = || corrupt("a grid beyond all numbers");
+            let expected = expected(lane, n, side.channels).ok_or_else(far)?;
+            let rows = rows::take_all(&expected, &mut decoder, &classes)?;
+            let mut grids = [0; PAGE_TOKENS];
+            if let Some(class) = of_grids {
+                decoder.row(class, &mut grids)?;
             }
-            grid::write(side, &points, steps, &mut page[side.range.clone()]);
+            let steps = steps(n, &grids.map(|grid| grid.saturating_add(i32::from(grid::BELOW)).clamp(0, 255) as u8));
+            let mut points = vec![0; side.len()];
+            for (points, &row) in points.chunks_exact_mut(PAGE_TOKENS).zip(&rows) {
+                decoder.row(row.class, points)?;
+                rows::restore(points, row, &tokens);
+            }
+            grid::write(side, &points, &steps.ok_or_else(far)?, &mut page[side.range.clone()]);
             sinks(side, tokens.start).zip(exact).for_each(|(to, bytes)| page[to].copy_from_slice(bytes));
         }
         decoder.end()?;

@@ -179,10 +179,14 @@ pub fn encode(symbols: &[u8], lengths: &Lengths, out: &mut Vec<u8>) {
             let (code, len) = codes[usize::from(symbol)];
             buffer = buffer << len | u64::from(code);
             filled += len;
-            while filled >= 8 {
-                filled -= 8;
-                out.push((buffer >> filled) as u8);
+            if filled >= 32 {
+                filled -= 32;
+                out.extend_from_slice(&((buffer >> filled) as u32).to_be_bytes());
             }
+        }
+        while filled >= 8 {
+            filled -= 8;
+            out.push((buffer >> filled) as u8);
         }
         if filled > 0 {
             out.push((buffer << (8 - filled)) as u8);

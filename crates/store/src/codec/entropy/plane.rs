@@ -26,23 +26,31 @@ pub fn count(bytes: &[u8]) -> [u32; 256] {
 /// Appends the plane: at most one byte more than it has.
 pub fn put(bytes: &[u8], out: &mut Vec<u8>) {
     let counts = count(bytes);
-    match Lengths::of(&counts) {
-        None if !bytes.is_empty() => out.extend_from_slice(&[SAME, bytes[0]]),
-        Some(lengths) if bytes.len() <= huffman::MOST && size(&lengths, &counts) < bytes.len() => {
+    let kinds = counts.iter().filter(|&&count| count > 0).count();
+    if kinds == 1 {
+        return out.extend_from_slice(&[SAME, bytes[0]]);
+    }
+    // Finding lengths takes far longer than finding that there is nothing to gain.
+    if bytes.len() <= huffman::MOST && estimate(&counts) < bytes.len() {
+        let lengths = Lengths::of(&counts).filter(|lengths| size(lengths, &counts) < bytes.len());
+        if let Some(lengths) = lengths {
             out.push(HUFFMAN);
-            huffman::encode(bytes, &lengths, out);
-        }
-        _ => {
-            out.push(RAW);
-            out.extend_from_slice(bytes);
+            return huffman::encode(bytes, &lengths, out);
         }
     }
+    out.push(RAW);
+    out.extend_from_slice(bytes);
 }
 
-/// Bytes that [`put`] takes for bytes of these counts, give or take the few at the ends of streams.
+/// Bytes that [`put`] takes for bytes of these counts, by their entropy.
 pub fn estimate(counts: &[u32; 256]) -> usize {
-    let len = counts.iter().sum::<u32>() as usize;
-    Lengths::of(counts).map_or(1, |lengths| size(&lengths, counts).min(len))
+    let len = counts.iter().sum::<u32>();
+    let all = (len.max(1) as f32).log2();
+    let used = counts.iter().filter(|&&count| count > 0);
+    let (bits, kinds) =
+        used.fold((0.0, 0), |(bits, kinds), &count| (bits + count as f32 * (all - (count as f32).log2()), kinds + 1));
+    // A length is a nibble or two, and the streams say where they end.
+    ((bits / 8.0) as usize + kinds / 2 + 20).min(len as usize)
 }
 
 fn size(lengths: &Lengths, counts: &[u32; 256]) -> usize {

@@ -41,6 +41,8 @@ struct Table {
     reach: i32,
     /// Where each begins; one entry more at the end.
     starts: Vec<u32>,
+    /// Bits that each takes.
+    bits: Vec<f32>,
     /// For every value below [`TOTAL`]: symbol above bit 24, frequency minus one above bit 12, distance from its start.
     slots: Box<[u32; TOTAL as usize]>,
 }
@@ -81,7 +83,8 @@ impl Table {
             }
             starts.push(start + count);
         }
-        Table { reach, starts, slots }
+        let bits = counts.iter().map(|&count| BITS as f32 - (count as f32).log2()).collect();
+        Table { reach, starts, bits, slots }
     }
 
     fn count(&self, symbol: usize) -> u32 {
@@ -113,9 +116,12 @@ pub fn cost(class: u8, symbols: &[i32]) -> f32 {
     }
     let (class, low) = split(class);
     let table = table(class);
-    let one = |&symbol: &i32| match symbol >> low {
-        high if high.abs() <= table.reach => BITS as f32 - (table.count((high + table.reach) as usize) as f32).log2(),
-        _ => BITS as f32 + 32.0,
+    let one = |&symbol: &i32| {
+        let high = symbol >> low;
+        match high.unsigned_abs() <= table.reach as u32 {
+            true => table.bits[(high + table.reach) as usize],
+            false => BITS as f32 + 32.0,
+        }
     };
     symbols.iter().map(one).sum::<f32>() + low as f32 * symbols.len() as f32
 }
@@ -143,7 +149,7 @@ impl Encoder {
         let reach = table(class).reach;
         for &symbol in symbols {
             let high = symbol >> low;
-            if high.abs() <= reach {
+            if high.unsigned_abs() <= reach as u32 {
                 self.coded.push((class, (high + reach) as u8));
             } else {
                 self.coded.push((class, (2 * reach + 1) as u8));
@@ -159,12 +165,14 @@ impl Encoder {
         }
     }
 
-    /// Appends all of it: bytes of the lowest bits, escaped symbols (their number before them), and what the states wrote.
+    /// Appends all of it: how many escaped symbols and bytes of lowest bits there are, these, and what the states wrote.
     pub fn finish(mut self, out: &mut Vec<u8>) {
         if self.filled > 0 {
             self.low.push(self.buffer as u8);
         }
-        out.extend_from_slice(&(self.escaped.len() as u32 / 4).to_le_bytes());
+        for len in [self.escaped.len() / 4, self.low.len()] {
+            put_len(len, out);
+        }
         out.extend_from_slice(&self.escaped);
         out.extend_from_slice(&self.low);
         // From the last symbol to the first, so that the decoder goes forward.
@@ -195,22 +203,11 @@ pub struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// Over all that is left of `from`, which holds rows of `len` symbols in these classes.
-    pub fn new(
-        from: &mut Reader<'a>,
-        len: usize,
-        classes: impl Iterator<Item = u8>,
-    ) -> Result<Decoder<'a>, StoreError> {
-        let mut bits = 0;
-        for class in classes {
-            if class > CLASSES {
-                return Err(corrupt(format!("class {class}, of {CLASSES}")));
-            }
-            bits += split(class).1 as usize * len;
-        }
-        let escaped = from.short()? | from.short()? << 16;
-        let escaped = Reader::new(from.take(escaped.saturating_mul(4))?);
-        let low = from.take(bits.div_ceil(8))?;
+    /// Over all that is left of `from`.
+    pub fn new(from: &mut Reader<'a>) -> Result<Decoder<'a>, StoreError> {
+        let (escaped, low) = (take_len(from)?, take_len(from)?);
+        let escaped = Reader::new(from.take(4 * escaped)?);
+        let low = from.take(low)?;
         let mut states = [0; LANES];
         for state in &mut states {
             *state = (from.short()? | from.short()? << 16) as u32;
@@ -222,8 +219,11 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The next row; all rows must have the same multiple of four symbols.
+    /// The next row; all rows have a multiple of four symbols.
     pub fn row(&mut self, class: u8, symbols: &mut [i32]) -> Result<(), StoreError> {
+        if class > CLASSES {
+            return Err(corrupt(format!("class {class}, of {CLASSES}")));
+        }
         if class == 0 {
             symbols.fill(0);
             return Ok(());
@@ -273,9 +273,27 @@ impl<'a> Decoder<'a> {
     /// That everything was used up as the encoder left it.
     pub fn end(self) -> Result<(), StoreError> {
         self.escaped.end()?;
-        match self.words.is_empty() && self.states == [LOW; LANES] {
+        match self.words.is_empty() && self.states == [LOW; LANES] && self.low_at.div_ceil(8) == self.low.len() {
             true => Ok(()),
             false => Err(corrupt("the coder ends elsewhere than it should")),
         }
+    }
+}
+
+/// Appends a length: 15 bits, or the upper bit and 31 of them.
+fn put_len(len: usize, out: &mut Vec<u8>) {
+    match u16::try_from(len).ok().filter(|len| len >> 15 == 0) {
+        Some(len) => out.extend_from_slice(&len.to_le_bytes()),
+        None => {
+            out.extend_from_slice(&((len >> 16) as u16 | 1 << 15).to_le_bytes());
+            out.extend_from_slice(&(len as u16).to_le_bytes());
+        }
+    }
+}
+
+fn take_len(from: &mut Reader<'_>) -> Result<usize, StoreError> {
+    match from.short()? {
+        len if len >> 15 == 0 => Ok(len),
+        high => Ok((high & 0x7fff) << 16 | from.short()?),
     }
 }

@@ -96,3 +96,73 @@ proptest! {
         prop_assert!(round(&bytes) <= bytes.len() + 1);
     }
 }
+
+mod ranges {
+    use super::super::super::layout::Reader;
+    use super::super::rans::{CLASSES, Decoder, Encoder, class_of, cost};
+    use proptest::prelude::*;
+
+    fn round(rows: &[(u8, Vec<i32>)]) -> usize {
+        let mut coder = Encoder::default();
+        rows.iter().for_each(|(class, row)| coder.row(*class, row));
+        let mut out = Vec::new();
+        coder.finish(&mut out);
+        let mut from = Reader::new(&out);
+        let mut decoder = Decoder::new(&mut from).unwrap();
+        for (class, row) in rows {
+            let mut found = vec![7; 64];
+            decoder.row(*class, &mut found).unwrap();
+            assert_eq!(&found, row, "class {class}");
+        }
+        decoder.end().unwrap();
+        out.len()
+    }
+
+    /// Sums of four bytes, as wide as asked for.
+    fn noise(spread: f64, seed: u64) -> Vec<i32> {
+        let mut x = seed | 1;
+        (0..64)
+            .map(|_| {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                let sum: f64 = (0..4).map(|i| ((x >> (8 * i)) & 255) as f64 - 127.5).sum();
+                (sum / 147.8 * spread).round() as i32
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_class_codes_its_spread_within_a_few_hundredths_of_the_entropy() {
+        for class in 4..=CLASSES.min(30) {
+            let spread = 2_f64.powf((f64::from(class) - 4.0) / 2.0);
+            assert_eq!(class_of(spread as f32), class);
+            let rows: Vec<(u8, Vec<i32>)> = (1..200_u64).map(|seed| (class, noise(spread, seed * 7919))).collect();
+            let bits = 8.0 * round(&rows) as f64 / (64.0 * rows.len() as f64);
+            // A normal distribution on a grid of one; what is coded here is nearly one.
+            let entropy = (spread * spread + 1.0 / 12.0).log2() / 2.0 + 2.047;
+            assert!(bits > entropy - 0.1 && bits < entropy + 0.12, "class {class}: {bits} for {entropy}");
+            let said: f32 = rows.iter().map(|(class, row)| cost(*class, row)).sum();
+            let said = f64::from(said) / (64.0 * rows.len() as f64);
+            assert!((said - bits).abs() < 0.01 * bits + 0.02, "{said} {bits}");
+        }
+    }
+
+    #[test]
+    fn anything_can_be_coded_in_any_class() {
+        for class in 1..=CLASSES {
+            let mut row = noise(3.0, 5);
+            (row[0], row[13], row[63], row[20]) = (i32::MAX, i32::MIN, -1, 1 << 22);
+            round(&[(class, row), (0, vec![0; 64]), (class, vec![0; 64])]);
+        }
+        assert_eq!(cost(0, &[0, 0]), 0.0);
+        assert_eq!(cost(0, &[0, 1]), f32::INFINITY);
+    }
+
+    proptest! {
+        #[test]
+        fn any_rows(rows in proptest::collection::vec((1..=CLASSES, proptest::collection::vec(-300..300_i32, 64)), 0..6)) {
+            round(&rows);
+        }
+    }
+}
