@@ -5,9 +5,11 @@
 //! - [`codec`]: how a page is written at rest.
 //! - [`file`]: the KV file, and one block as bytes.
 //! - [`tier`]: where blocks lie: memory, disk, object stores.
+//! - [`cost`]: whether reading it is faster than computing it again.
 
 pub mod block;
 pub mod codec;
+pub mod cost;
 pub mod error;
 pub mod file;
 pub mod key;

@@ -1,5 +1,15 @@
 //! How pages are written at rest and in flight.
 
+pub mod cachegen;
+mod entropy;
+mod layout;
+mod lossless;
+mod zstd;
+
+pub use cachegen::{CacheGen, Profile};
+pub use lossless::Lossless;
+pub use zstd::Zstd;
+
 use crate::StoreError;
 
 /// Writes pages smaller than the pool holds them, and reads them back.

@@ -1,0 +1,220 @@
+//! What `cachegen` promises: sizes, errors, and pages that are pages.
+
+#[path = "codecs_support/mod.rs"]
+mod support;
+
+use cachalot_kernels::attention::{Element, PAGE_TOKENS};
+use cachalot_kv::page::{HEADER, Header, reseal};
+use cachalot_store::Codec;
+use cachalot_store::codec::{CacheGen, Profile};
+use std::sync::Arc;
+use support::{coded, keys, normals, numbers, page, random, write};
+
+const DIM: usize = 64;
+const LAYERS: u16 = 9;
+
+fn codec(level: u8) -> CacheGen {
+    CacheGen::new(level, LAYERS, None).unwrap()
+}
+
+fn f16_page(seed: u64) -> Vec<u8> {
+    page(DIM as u32, Some((Element::F16, Element::F16)), &keys(DIM, Element::F16, seed))
+}
+
+fn read(element: Element, page: &[u8]) -> Vec<f32> {
+    let payload = &page[HEADER..];
+    match element {
+        Element::F16 => payload.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        Element::Bf16 => payload.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        _ => payload.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+    }
+}
+
+fn error(a: &[f32], b: &[f32]) -> f32 {
+    (a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / a.iter().map(|a| a * a).sum::<f32>()).sqrt()
+}
+
+#[test]
+fn levels_trade_size_for_error_and_decoded_pages_are_pages() {
+    for element in [Element::F16, Element::Bf16, Element::F32] {
+        let page = page(DIM as u32, Some((element, element)), &keys(DIM, element, 11));
+        let numbers = read(element, &page);
+        let mut last = (0, f32::INFINITY);
+        for level in 1..=3 {
+            let codec = codec(level);
+            assert!(!codec.is_lossless());
+            assert_eq!(codec.name(), format!("cachegen-{level}"));
+            let coded = coded(&codec, &page);
+            let decoded = codec.decode(&coded, page.len()).unwrap();
+            let (was, is) = (Header::verified(&page).unwrap(), Header::verified(&decoded).unwrap());
+            assert_eq!(was, is);
+            let off = error(&numbers, &read(element, &decoded));
+            // Each level has half the step of the one before: half the error, and a bit more an element.
+            assert!(coded.len() > last.0 && off < 0.6 * last.1, "{element} {level}: {} {off}", coded.len());
+            if last.0 > 0 {
+                let bits = 8.0 * (coded.len() - last.0) as f64 / (2 * DIM * PAGE_TOKENS) as f64;
+                assert!((0.85..1.1).contains(&bits), "{element} {level}: {bits} bits more");
+            }
+            last = (coded.len(), off);
+        }
+        assert!(last.1 < 0.02, "{element}: {}", last.1);
+    }
+    let sizes: Vec<f64> = (1..=3).map(|level| 16448.0 / coded(&codec(level), &f16_page(3)).len() as f64).collect();
+    assert!(sizes[0] > 4.0 && sizes[1] > 3.2 && sizes[2] > 2.6, "{sizes:?}");
+}
+
+#[test]
+fn no_key_is_off_by_more_than_half_a_step() {
+    let page = f16_page(21);
+    let decoded = codec(2).decode(&coded(&codec(2), &page), page.len()).unwrap();
+    let (was, is) = (read(Element::F16, &page), read(Element::F16, &decoded));
+    let off = was.iter().zip(&is).map(|(a, b)| (a - b).abs());
+    let keys = DIM * PAGE_TOKENS;
+    // The grid is the same for all channels; an error of half a step is seen somewhere, and none is larger, but for the
+    // rounding to half floats.
+    let most = off.clone().take(keys).fold(0.0, f32::max);
+    let mean = (off.take(keys).map(|off| off * off).sum::<f32>() / keys as f32).sqrt();
+    assert!(
+        (most / mean - 3_f32.sqrt()).abs() < 0.1,
+        "a uniform error has its peak at the root of three: {}",
+        most / mean
+    );
+}
+
+#[test]
+fn the_first_tokens_are_exact_and_slots_behind_the_last_do_not_matter() {
+    let mut first = f16_page(8);
+    first[16..24].fill(0);
+    first[24] = 50;
+    reseal(&mut first);
+    let mut other = first.clone();
+    for channel in 0..DIM {
+        other[HEADER + 2 * (channel * PAGE_TOKENS + 50)..HEADER + 2 * (channel * PAGE_TOKENS + 64)].fill(0x3b);
+    }
+    other[HEADER + 2 * DIM * (PAGE_TOKENS + 50)..].fill(0x3b);
+    reseal(&mut other);
+    assert_eq!(coded(&codec(1), &first), coded(&codec(1), &other));
+    let decoded = codec(1).decode(&coded(&codec(1), &first), first.len()).unwrap();
+    let (was, is) = (read(Element::F16, &first), read(Element::F16, &decoded));
+    for token in 0..4 {
+        for channel in 0..DIM {
+            assert_eq!(was[channel * PAGE_TOKENS + token], is[channel * PAGE_TOKENS + token]);
+            let value = DIM * PAGE_TOKENS + token * DIM + channel;
+            assert_eq!(was[value], is[value]);
+        }
+    }
+    assert_ne!(was[4], is[4]);
+}
+
+#[test]
+fn what_cannot_lose_anything_loses_nothing() {
+    let mut numbers = numbers(DIM, 4);
+    numbers[77] = f32::NAN;
+    let payload: Vec<u8> = numbers.iter().flat_map(|&x| write(Element::F16, x)).collect();
+    let zeros = vec![0; 4 * DIM * PAGE_TOKENS];
+    let pages = [
+        page(DIM as u32, Some((Element::F16, Element::F16)), &payload),
+        page(DIM as u32, Some((Element::F16, Element::E4m3)), &random(3 * DIM * PAGE_TOKENS, 1)),
+        page(DIM as u32, None, &random(5000, 2)),
+        page(DIM as u32, Some((Element::F16, Element::F16)), &zeros),
+    ];
+    for page in &pages {
+        let coded = coded(&codec(1), page);
+        assert!(coded.len() < page.len() + 64);
+        assert_eq!(&codec(1).decode(&coded, page.len()).unwrap(), page);
+    }
+    assert!(coded(&codec(1), &pages[3]).len() < 200);
+}
+
+#[test]
+fn neighbours_that_resemble_each_other_cost_less() {
+    // Channels that wander slowly: an anchor tells more of a token than the mean does.
+    let steps = normals(2 * DIM * PAGE_TOKENS, 5);
+    let wander = |noise: f32| -> Vec<f32> {
+        let mut keys = Vec::new();
+        for channel in 0..DIM {
+            let mut x = 0.0;
+            for token in 0..PAGE_TOKENS {
+                x += noise * steps[channel * PAGE_TOKENS + token];
+                keys.push(x);
+            }
+        }
+        keys.extend((0..DIM * PAGE_TOKENS).map(|at| steps[DIM * PAGE_TOKENS + at]));
+        keys
+    };
+    let size = |numbers: &[f32]| {
+        let payload: Vec<u8> = numbers.iter().flat_map(|&x| write(Element::F32, x)).collect();
+        coded(&codec(2), &page(DIM as u32, Some((Element::F32, Element::F32)), &payload)).len()
+    };
+    let wandering = wander(0.3);
+    let mut shuffled = wandering.clone();
+    for channel in 0..DIM {
+        for token in 0..PAGE_TOKENS {
+            shuffled[channel * PAGE_TOKENS + token] = wandering[channel * PAGE_TOKENS + token * 29 % PAGE_TOKENS];
+        }
+    }
+    let (along, across) = (size(&wandering), size(&shuffled));
+    assert!((along as f64) < 0.97 * across as f64, "{along} {across}");
+}
+
+#[test]
+fn a_profile_makes_pages_smaller_and_is_named() {
+    let pages: Vec<Vec<u8>> = (30..50).map(f16_page).collect();
+    let learned = Profile::learn(&mut pages.iter().map(Vec::as_slice)).unwrap();
+    let bytes = learned.to_bytes();
+    assert_eq!(Profile::from_bytes(&bytes).unwrap(), learned);
+    assert_eq!(Profile::from_bytes(&bytes).unwrap().to_bytes(), bytes);
+    for at in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        assert!(Profile::from_bytes(&bad).is_err(), "byte {at}");
+        assert!(Profile::from_bytes(&bytes[..at]).is_err(), "{at} bytes");
+    }
+    let profile = Arc::new(learned);
+    let with = CacheGen::new(2, LAYERS, Some(profile.clone())).unwrap();
+    assert_eq!(with.name(), format!("cachegen-2@{}", profile.digest()));
+    assert_eq!(profile.digest().len(), 8);
+    let page = f16_page(99);
+    let (small, large) = (coded(&with, &page), coded(&codec(2), &page));
+    assert!(small.len() + 20 < large.len(), "{} {}", small.len(), large.len());
+    let off = |codec: &CacheGen, coded: &[u8]| {
+        let decoded = codec.decode(coded, page.len()).unwrap();
+        error(&read(Element::F16, &page), &read(Element::F16, &decoded))
+    };
+    assert!(off(&with, &small) < 1.15 * off(&codec(2), &large));
+    let error = codec(2).decode(&small, page.len()).unwrap_err().to_string();
+    assert!(error.contains("a profile that this codec does not have"), "{error}");
+    // Lanes that the profile does not know say all of themselves.
+    let mut other = page.clone();
+    other[8] = 6;
+    reseal(&mut other);
+    let decoded = with.decode(&coded(&with, &other), other.len()).unwrap();
+    assert_eq!(Header::verified(&decoded).unwrap().layer, 6);
+}
+
+#[test]
+fn cut_and_changed_bytes_never_panic() {
+    let mut first = page(16, Some((Element::F16, Element::F16)), &keys(16, Element::F16, 6));
+    first[16..24].fill(0);
+    reseal(&mut first);
+    for level in [1, 3] {
+        let codec = codec(level);
+        let good = coded(&codec, &first);
+        for len in 0..good.len() {
+            assert!(codec.decode(&good[..len], first.len()).is_err(), "{len}");
+        }
+        for at in 0..good.len() {
+            for byte in [good[at] ^ 1, good[at] ^ 0x80, 0, 0xff] {
+                let mut bad = good.clone();
+                bad[at] = byte;
+                if let Ok(decoded) = codec.decode(&bad, first.len()) {
+                    assert_eq!(decoded.len(), first.len());
+                }
+            }
+        }
+        for len in [0, 63, 64, first.len() - 1, first.len() / 2] {
+            assert!(codec.decode(&good, len).is_err(), "{len}");
+        }
+    }
+    assert!(CacheGen::new(0, 9, None).is_none() && CacheGen::new(4, 9, None).is_none());
+}
