@@ -228,3 +228,17 @@ fn a_deletion_waits_for_what_is_under_way_and_says_what_is_left() {
     assert_eq!(machine.stats(ZERO).of(Level::Disk).stuck, 1_000);
     assert!(machine.lookup(ZERO, a, &[key(2)]).levels.is_empty());
 }
+
+#[test]
+fn a_purge_and_an_eviction_never_remove_the_same_file() {
+    // A removal that outlived the purge would take what the tenant stores afterwards under the same key.
+    let mut machine = with_disk(MachineConfig::default(), 10);
+    machine.delete_tenant(ZERO, Tenant::named("a"));
+    machine.store(ZERO, vec![object("b", 20)]);
+    let begun = machine.actions();
+    assert!(matches!(begun[..], [Action::Purge { .. }]), "{begun:?}");
+    assert_eq!(machine.stats(ZERO).of(Level::Disk).dropped, 1);
+    machine.handle(ZERO, Event { job: begun[0].job(), outcome: Outcome::Purged(Ok(Purged::default())) });
+    machine.store(ZERO, vec![object("b", 20)]);
+    assert!(matches!(machine.actions()[..], [Action::Write { .. }]));
+}

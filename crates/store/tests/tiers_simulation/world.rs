@@ -59,6 +59,8 @@ pub struct World {
     pub spoilt: bool,
     /// Since a crash there has been more than there may be.
     pub recovering: bool,
+    /// Files of others in the folder.
+    pub foreign: u64,
     pub delivered: [u64; 3],
     pub missed: u64,
     pub proofs: u64,
@@ -118,6 +120,7 @@ impl World {
             pinned: BTreeMap::new(),
             spoilt: false,
             recovering: false,
+            foreign: 0,
             delivered: [0; 3],
             missed: 0,
             proofs: 0,
@@ -273,7 +276,7 @@ impl World {
                             .disk
                             .files()
                             .iter()
-                            .filter(|(p, _)| p.starts_with(self.root.join(tenant.to_string())))
+                            .filter(|(p, _)| p.starts_with(self.root.join(tenant.to_string())) && !p.ends_with("notes"))
                             .count(),
                     };
                     assert_eq!(left, 0, "said that nothing is left in {level:?}");
