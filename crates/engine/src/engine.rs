@@ -3,13 +3,14 @@
 use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cachalot_kv::KvCache;
 use cachalot_model::Decoder;
+use cachalot_store::tier::{Proof, Tenant};
 use cachalot_store::{Block, Identity};
 use tokio::sync::{mpsc::unbounded_channel, oneshot};
 
@@ -19,6 +20,7 @@ use crate::limits::Limits;
 use crate::queue::Queue;
 use crate::recipes::Recipes;
 use crate::reuse::Parcel;
+use crate::reuse::below::Below;
 use crate::scheduler::{Scheduler, Submission};
 use crate::text::Vocabulary;
 use crate::{EngineConfig, EngineError, EngineStats, Explanation, Request, ReuseConfig, observe, panic_message};
@@ -29,6 +31,13 @@ const OPEN: u8 = 0;
 const CLOSING: u8 = 1;
 /// Those there are end now.
 const ABORTING: u8 = 2;
+
+/// How often what is below the pool is looked at while nothing else is to be done.
+const BELOW: Duration = Duration::from_millis(20);
+/// The same while a prompt waits for it.
+const FETCHING: Duration = Duration::from_micros(500);
+/// How long what is to be written below may take when the engine ends.
+const CLOSING_BELOW: Duration = Duration::from_secs(20);
 
 enum Command {
     Submit(Box<Submission>),
@@ -222,6 +231,35 @@ impl EngineHandle {
         answer.await.map_err(|_| EngineError::ShuttingDown)
     }
 
+    /// The cache, for those who keep blocks of it elsewhere.
+    pub fn cache(&self) -> &Arc<KvCache> {
+        &self.shared.cache
+    }
+
+    /// Removes all of a tenant: its requests are cancelled, its blocks leave the pool, and every tier. How many bytes of pages
+    /// left the pool, and the tiers' proof where there are tiers.
+    ///
+    /// # Errors
+    /// [`EngineError::ShuttingDown`].
+    pub async fn delete_tenant(&self, tenant: &str) -> Result<(u64, Option<Proof>), EngineError> {
+        let (tenant, now) = (Tenant::named(tenant), self.shared.now());
+        let (reply, answer) = oneshot::channel();
+        let tell = Box::new(move |bytes, proof| {
+            let _ = reply.send((bytes, proof));
+        });
+        self.ask(move |scheduler| scheduler.delete_tenant(tenant, tell, now)).await?;
+        answer.await.map_err(|_| EngineError::ShuttingDown)
+    }
+
+    /// From now on blocks are kept below the pool, too, and come from there.
+    ///
+    /// # Errors
+    /// [`EngineError::ShuttingDown`].
+    pub fn attach(&self, below: Box<dyn Below>) -> Result<(), EngineError> {
+        let attach: Box<dyn FnOnce(&mut Scheduler) + Send> = Box::new(move |scheduler| scheduler.attach(below));
+        self.commands.send(Command::Ask(attach)).map_err(|_| EngineError::ShuttingDown)
+    }
+
     /// What the blocks of this recipe and tenant depend on.
     ///
     /// # Errors
@@ -260,7 +298,8 @@ impl EngineHandle {
             parcels.push(parcel.map_err(|error| EngineError::Cache(error.to_string()))?);
         }
         let lengths: Vec<usize> = parcels.iter().map(|parcel| parcel.tokens.len()).collect();
-        let taken = self.ask(move |scheduler| scheduler.import(parcels)).await?;
+        let tenant = Tenant::named(tenant);
+        let taken = self.ask(move |scheduler| scheduler.import(tenant, parcels)).await?;
         Ok(lengths[..taken].iter().sum())
     }
 
@@ -303,6 +342,7 @@ fn run(mut scheduler: Scheduler, commands: &Receiver<Command>, shared: &Shared) 
             tracing::error!(%error, "a step failed outside the model; all requests end");
             scheduler.fail_all(error, shared.now());
         }
+        scheduler.poll_below(shared.now());
         let stats = scheduler.stats();
         observe::state(&stats, stats.generated_tokens - generated, &shared.cache);
         generated = stats.generated_tokens;
@@ -311,14 +351,22 @@ fn run(mut scheduler: Scheduler, commands: &Receiver<Command>, shared: &Shared) 
             break;
         }
     }
+    scheduler.close_below(CLOSING_BELOW);
     // Requests that came while the engine closed learn it from their closed channel.
 }
 
 /// Takes what has come; waits for something if there is nothing else to do. False when nothing can come any more.
 fn take_commands(scheduler: &mut Scheduler, commands: &Receiver<Command>, shared: &Shared, closing: bool) -> bool {
     let mut may_wait = scheduler.is_idle() && !closing;
+    let busy = scheduler.is_busy_below();
     loop {
         let command = match may_wait {
+            // Somebody has to look at what threads have done.
+            true if busy => match commands.recv_timeout(BELOW) {
+                Ok(command) => Ok(command),
+                Err(RecvTimeoutError::Timeout) => Err(TryRecvError::Empty),
+                Err(RecvTimeoutError::Disconnected) => Err(TryRecvError::Disconnected),
+            },
             true => commands.recv().map_err(|_| TryRecvError::Disconnected),
             false => commands.try_recv(),
         };
@@ -334,7 +382,13 @@ fn take_commands(scheduler: &mut Scheduler, commands: &Receiver<Command>, shared
 }
 
 fn step(scheduler: &mut Scheduler, shared: &Shared) {
-    let Some(mut batch) = scheduler.plan(shared.now()) else { return };
+    let Some(mut batch) = scheduler.plan(shared.now()) else {
+        if scheduler.is_busy_below() {
+            // All there is to do waits for blocks from below.
+            std::thread::sleep(FETCHING);
+        }
+        return;
+    };
     observe::step(batch.sequences(), batch.rows());
     let forward = catch_unwind(AssertUnwindSafe(|| batch.forward(&*shared.decoder, &shared.cache)));
     let logits = forward.unwrap_or_else(|panic| Err(EngineError::Panicked(panic_message(&*panic))));

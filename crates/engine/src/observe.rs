@@ -18,6 +18,8 @@
 //! | `cachalot_kv_shared_blocks` | gauge | blocks | of 64 tokens, there for prompts that begin with them |
 //! | `cachalot_kv_shared_bytes` | gauge | bytes | of their pages, those that sequences use included |
 //! | `cachalot_kv_evicted_blocks_total` | counter | blocks | shared, let go for want of memory |
+//! | `cachalot_kv_fetched_bytes_total{tier}` | counter | bytes | of blocks that came from a tier below the pool |
+//! | `cachalot_kv_blocks_not_kept_total` | counter | blocks | not handed to the tiers, which could not keep up |
 //! | `cachalot_preemptions_total` | counter | sequences | set aside for want of memory |
 //! | `cachalot_kv_shadow_kl{recipe}` | histogram | nats | KL(exact ‖ lossy) of a compared step of a shadowed request |
 //! | `cachalot_kv_shadow_steps_total{recipe}` | counter | steps | compared |
@@ -56,6 +58,8 @@ pub fn describe() {
     g!("cachalot_kv_shared_blocks", Unit::Count, "Blocks of 64 tokens that prompts may begin with");
     g!("cachalot_kv_shared_bytes", Unit::Bytes, "Bytes of the pages of shared blocks");
     c!("cachalot_kv_evicted_blocks_total", Unit::Count, "Shared blocks let go for want of memory");
+    c!("cachalot_kv_fetched_bytes_total", Unit::Bytes, "Bytes of blocks that came from a tier below the pool");
+    c!("cachalot_kv_blocks_not_kept_total", Unit::Count, "Blocks not handed to tiers that could not keep up");
     c!("cachalot_preemptions_total", Unit::Count, "Sequences set aside for want of memory");
     h!("cachalot_kv_shadow_kl", Unit::Count, "KL(exact || lossy) of compared steps of shadowed requests, in nats");
     c!("cachalot_kv_shadow_steps_total", Unit::Count, "Compared steps of shadowed requests");
@@ -81,6 +85,16 @@ pub(crate) fn prompt_done(tokens: usize) {
 /// A sequence began with so many tokens of others.
 pub(crate) fn reused(tokens: usize) {
     counter!("cachalot_kv_reused_tokens_total").increment(tokens as u64);
+}
+
+/// An object came from a tier below the pool.
+pub(crate) fn fetched(level: &'static str, bytes: u64) {
+    counter!("cachalot_kv_fetched_bytes_total", "tier" => level).increment(bytes);
+}
+
+/// Blocks were not handed to the tiers, which could not keep up.
+pub(crate) fn not_kept(blocks: usize) {
+    counter!("cachalot_kv_blocks_not_kept_total").increment(blocks as u64);
 }
 
 pub(crate) fn preempted() {

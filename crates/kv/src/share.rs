@@ -21,6 +21,16 @@ pub struct SharedBlock {
     lanes: Vec<Forms>,
 }
 
+/// A block in two, as it is kept outside the pool.
+#[derive(Clone, Default)]
+pub struct Parts {
+    /// What every continuation reads, however far behind: absent where a page is not written for good yet.
+    pub kept: Option<SharedBlock>,
+    /// The rest, which only a continuation close behind reads: plain forms of pages that are encoded later, and pages of
+    /// layers with a sliding window. Absent where there is none.
+    pub near: Option<SharedBlock>,
+}
+
 /// One page of a block.
 pub struct SharedPage<'a> {
     /// In plain elements beside, or instead of, the form that its lane keeps for good.
@@ -163,6 +173,25 @@ impl KvCache {
             }
         }
         shared
+    }
+
+    /// A block in its two parts.
+    pub fn parts(&self, block: &SharedBlock) -> Parts {
+        let windows = self.config().layers.iter().flat_map(|g| std::iter::repeat_n(g.window.is_some(), g.kv_heads));
+        let (mut kept, mut near) = (block.clone(), block.clone());
+        let whole = windows.clone().zip(&block.lanes).all(|(window, forms)| window || forms.kept.is_some());
+        for ((window, kept), near) in windows.zip(&mut kept.lanes).zip(&mut near.lanes) {
+            kept.plain = None;
+            if window {
+                kept.kept = None;
+            } else if whole {
+                near.kept = None;
+            }
+        }
+        Parts {
+            kept: Some(kept).filter(|_| whole && !block.is_empty()),
+            near: Some(near).filter(|near| !near.is_empty()),
+        }
     }
 
     /// Whether a sequence that is empty can begin with these blocks, of the tokens before position `at`.

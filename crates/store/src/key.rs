@@ -66,6 +66,15 @@ impl Domain {
     }
 }
 
+impl BlockKey {
+    /// The name of what only a continuation close behind a block reads of it; kept apart, as many blocks have none.
+    pub fn near(self) -> BlockKey {
+        let mut fields = Fields::new("cachalot near v1");
+        fields.add("block", &self.0);
+        BlockKey(fields.finish())
+    }
+}
+
 /// Fields with names and lengths, so that none can be taken for a part of its neighbour.
 struct Fields(blake3::Hasher);
 

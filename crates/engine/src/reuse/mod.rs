@@ -8,27 +8,35 @@
 //! Where a recipe encodes what the window has passed, only some positions can be gone on from: every
 //! [`ReuseConfig::every`] tokens, the end of a prompt, the end of an answer, and where prompts were seen to part.
 
+pub mod below;
 mod config;
 mod explain;
+mod fetch;
 mod parcel;
 mod tree;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{KvCache, KvError, SequenceKv, SharedBlock};
+use cachalot_store::tier::Tenant;
 use cachalot_store::{BlockKey, Domain};
 
 pub use config::ReuseConfig;
 pub use explain::{Explanation, Stop};
+pub(crate) use fetch::Wanted;
+use fetch::{Lower, Stage};
 pub use parcel::Parcel;
 use tree::Tree;
 
 /// What a sequence knows of blocks that it shares.
-#[derive(Default)]
 pub(crate) struct Thread {
     /// Where it may share; nowhere where `None`.
     pub domain: Option<Domain>,
+    /// Whose it is, as tiers know it.
+    pub tenant: Tenant,
+    /// How far it has come with what is below the pool.
+    stage: Stage,
     /// Keys of its blocks, as far as they were needed.
     keys: Vec<BlockKey>,
     /// Tokens that are computed, also while a step has its cache.
@@ -59,6 +67,9 @@ pub(crate) struct Reuse {
     config: ReuseConfig,
     tree: Tree,
     clock: u64,
+    lower: Lower,
+    /// Whose each domain is.
+    owners: HashMap<Domain, Tenant>,
     /// Tokens that were not computed again.
     pub tokens: u64,
     /// Blocks that went for want of memory.
@@ -67,15 +78,33 @@ pub(crate) struct Reuse {
 
 impl Thread {
     /// Of a sequence in this domain.
-    pub fn new(domain: Option<Domain>) -> Thread {
-        Thread { domain, ..Thread::default() }
+    pub fn new(domain: Option<Domain>, tenant: &str) -> Thread {
+        Thread {
+            domain,
+            tenant: Tenant::named(tenant),
+            stage: Stage::New,
+            keys: Vec::new(),
+            computed: 0,
+            published: 0,
+            stops: BTreeSet::new(),
+            attached: false,
+            reduced: false,
+        }
     }
 
     /// Of a branch of the sequence.
     pub fn branch(&self) -> Thread {
-        let (domain, attached, reduced) = (self.domain, self.attached, self.reduced);
-        let (computed, published) = (self.computed, self.published);
-        Thread { domain, keys: self.keys.clone(), computed, published, attached, reduced, stops: BTreeSet::new() }
+        Thread {
+            domain: self.domain,
+            tenant: self.tenant,
+            stage: Stage::Done,
+            keys: self.keys.clone(),
+            computed: self.computed,
+            published: self.published,
+            stops: BTreeSet::new(),
+            attached: self.attached,
+            reduced: self.reduced,
+        }
     }
 
     /// From the beginning, after its cache was lost.
@@ -110,7 +139,15 @@ impl Thread {
 
 impl Reuse {
     pub fn new(config: ReuseConfig) -> Reuse {
-        Reuse { config, tree: Tree::default(), clock: 0, tokens: 0, evicted: 0 }
+        Reuse {
+            config,
+            tree: Tree::default(),
+            clock: 0,
+            lower: Lower::default(),
+            owners: HashMap::new(),
+            tokens: 0,
+            evicted: 0,
+        }
     }
 
     /// See [`ReuseConfig::every`].
@@ -139,6 +176,7 @@ impl Reuse {
     pub fn begin(&mut self, cache: &KvCache, kv: &mut SequenceKv, thread: &mut Thread, tokens: &[u32]) -> Begun {
         thread.attached = true;
         let Some(domain) = thread.domain else { return Begun::default() };
+        self.owners.insert(domain, thread.tenant);
         let mut begun = Begun::default();
         loop {
             let found = self.tree.find(domain, tokens);
@@ -214,6 +252,9 @@ impl Reuse {
         let blocks = cache.share(kv, first..full, at);
         self.insert(domain, thread, tokens, first, blocks);
         thread.published = full;
+        if at.is_some() {
+            self.keep_below(cache, domain, thread.tenant, &tokens[..len]);
+        }
     }
 
     /// A sequence has ended: all it has of its tokens is there for others.
@@ -222,6 +263,7 @@ impl Reuse {
         let tokens = &tokens[..kv.len().min(tokens.len())];
         let blocks = cache.retire(kv, 0);
         self.insert(domain, thread, tokens, 0, blocks);
+        self.keep_below(cache, domain, thread.tenant, tokens);
     }
 
     /// The first of the published blocks that is not there any more, or the number of them.

@@ -1,6 +1,7 @@
 //! Blocks on their way out of the engine and into it.
 
 use cachalot_kv::{CachePlan, KvCache, KvError, SharedBlock};
+use cachalot_store::tier::Tenant;
 use cachalot_store::{Block, BlockKey, Domain, Form, Page};
 
 use super::Reuse;
@@ -64,7 +65,8 @@ impl Reuse {
     }
 
     /// Takes in blocks, each behind the one before it. How many found their place.
-    pub fn import(&mut self, parcels: Vec<Parcel>) -> usize {
+    pub fn import(&mut self, tenant: Tenant, parcels: Vec<Parcel>) -> usize {
+        self.owners.extend(parcels.iter().map(|parcel| (parcel.domain, tenant)));
         self.clock += 1;
         let clock = self.clock;
         let put =

@@ -8,6 +8,8 @@ use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::SharedBlock;
 use cachalot_store::{BlockKey, Domain};
 
+use super::below::Parts;
+
 /// A node, for as long as nothing is removed.
 pub(super) type NodeId = usize;
 
@@ -21,6 +23,8 @@ pub(super) struct Node {
     /// Blocks before it.
     pub depth: usize,
     pub block: SharedBlock,
+    /// What of it was handed down.
+    pub stored: Parts,
     /// When it was last of use.
     used: u64,
 }
@@ -65,6 +69,10 @@ impl Tree {
 
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         self.nodes.get(id)?.as_ref()
+    }
+
+    pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(id)?.as_mut()
     }
 
     pub fn contains(&self, key: BlockKey) -> bool {
@@ -153,7 +161,8 @@ impl Tree {
         self.replace_beginnings(domain, parent, tokens, &block);
         self.bytes += block.bytes();
         let depth = parent.and_then(|id| self.node(id)).map_or(0, |node| node.depth + 1);
-        let node = Node { key, domain, parent, depth, children: Vec::new(), tokens: tokens.to_vec(), block, used: now };
+        let (tokens, stored) = (tokens.to_vec(), Parts::default());
+        let node = Node { key, domain, parent, depth, children: Vec::new(), tokens, block, stored, used: now };
         let id = self.free.pop().unwrap_or(self.nodes.len());
         match self.nodes.get_mut(id) {
             Some(place) => *place = Some(node),
@@ -221,6 +230,12 @@ impl Tree {
                 }
             }
         }
+    }
+
+    /// Removes everything of a domain.
+    pub fn remove_domain(&mut self, domain: Domain) {
+        let roots = self.roots.get(&domain).cloned().unwrap_or_default();
+        roots.into_iter().for_each(|id| self.remove(id));
     }
 
     /// All blocks.

@@ -37,6 +37,12 @@ impl Scheduler {
             }
         };
         let (rows, step) = (batch.rows(), now.saturating_sub(batch.planned));
+        if let ([part], []) = (&batch.parts[..], &batch.replays[..])
+            && rows > 1
+        {
+            // Advanced already.
+            self.reuse.observe_prefill(rows, part.kv.len().saturating_sub(rows), step);
+        }
         let mut replays = std::mem::take(&mut batch.replays);
         self.settle_replays(&mut replays, step, rows, now);
         let foreground = batch.parts.iter().filter(|part| part.logits).count();

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use cachalot_kv::{CachePlan, KvCache};
 use cachalot_store::Domain;
+use cachalot_store::tier::{Proof, Tenant};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use batch::Batch;
@@ -42,6 +43,7 @@ use crate::constraint::Constraint;
 use crate::limits::Limits;
 use crate::queue::Place;
 use crate::replay::{ReplayConfig, Skipped};
+use crate::reuse::below::Below;
 use crate::reuse::{Explanation, Parcel, Reuse, ReuseConfig, Thread};
 use crate::sampling::{Sampler, Scratch};
 use crate::text::{TextOutput, Vocabulary};
@@ -129,6 +131,7 @@ impl Scheduler {
     /// Takes a request into the queue. One that breaks the limits ends at once, with an error event.
     pub fn submit(&mut self, submission: Submission, now: Duration) {
         let (plan, domain) = (submission.plan.clone(), submission.domain);
+        let tenant = submission.request.tenant.clone();
         let spans = submission.request.spans.clone().into();
         let limit = self.limits.check(&submission.request, &self.cache, &plan);
         let watch = limit.is_ok().then(|| self.replays.watch(&submission)).flatten();
@@ -154,7 +157,7 @@ impl Scheduler {
             record: self.replays.record(group.watch.as_ref(), group.seed, 0),
             forks: group.n.saturating_sub(1),
             last_token: None,
-            thread: Thread::new(domain),
+            thread: Thread::new(domain, &tenant),
         });
         self.groups.insert(ticket.request, group);
     }
@@ -208,7 +211,7 @@ impl Scheduler {
             Ok(kv)
         });
         let kv = created.map_err(|error| EngineError::Cache(error.to_string()))?;
-        Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain), tokens))
+        Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain, ""), tokens))
     }
 
     /// The blocks that `tokens` begins with as a whole.
@@ -217,14 +220,46 @@ impl Scheduler {
     }
 
     /// Takes in blocks, each behind the one before it. How many found their place.
-    pub fn import(&mut self, parcels: Vec<Parcel>) -> usize {
-        self.reuse.import(parcels)
+    pub fn import(&mut self, tenant: Tenant, parcels: Vec<Parcel>) -> usize {
+        self.reuse.import(tenant, parcels)
     }
 
     /// Lets go of shared blocks that nobody uses until so many bytes are free. Whether they are.
     pub fn free_shared(&mut self, bytes: u64) -> bool {
         while self.cache.ledger().free() < bytes && self.reuse.evict() {}
         self.cache.ledger().free() >= bytes
+    }
+
+    /// Removes all of a tenant: its requests end, what it shares in the pool goes at once, and what is below later; `tell`
+    /// hears of bytes of the pool and of the tiers' proof.
+    pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(u64, Option<Proof>) + Send>, now: Duration) {
+        let sequences = self.running.iter().chain(&self.waiting);
+        let requests: std::collections::BTreeSet<u64> = sequences
+            .filter(|sequence| sequence.thread.tenant == tenant)
+            .map(|sequence| sequence.ticket.request)
+            .collect();
+        requests.into_iter().for_each(|id| self.end_request(id, Ending::Reason(FinishReason::Cancelled), now));
+        self.reuse.delete_tenant(tenant, tell);
+    }
+
+    /// From now on blocks are kept below the pool, too, and come from there.
+    pub fn attach(&mut self, below: Box<dyn Below>) {
+        self.reuse.attach(below);
+    }
+
+    /// Takes in what came from below; to be called now and then while [`Scheduler::is_busy_below`].
+    pub fn poll_below(&mut self, now: Duration) {
+        self.reuse.take_arrivals(now);
+    }
+
+    /// Whether something is under way below the pool.
+    pub fn is_busy_below(&self) -> bool {
+        self.reuse.is_busy()
+    }
+
+    /// Writes what is to be written below, within so long, and ends it.
+    pub fn close_below(&mut self, patience: Duration) {
+        self.reuse.close(patience);
     }
 
     /// Lets go of all that is shared and nobody uses.

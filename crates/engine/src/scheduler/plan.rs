@@ -27,6 +27,7 @@ impl Scheduler {
     /// ask again.
     pub fn plan(&mut self, now: Duration) -> Option<Batch> {
         self.drop_abandoned(now);
+        self.reuse.take_arrivals(now);
         self.admit(now);
         self.begin_replays(now);
         let decodes = self.running.iter().filter(|sequence| sequence.pending() == 1).count();
@@ -35,7 +36,7 @@ impl Scheduler {
         let mut batch = Batch::new(now);
         let mut index = 0;
         while index < self.running.len() {
-            if self.waits_for_another(index) {
+            if self.waits_for_another(index) || self.waits_below(index, now) {
                 index += 1;
                 continue;
             }

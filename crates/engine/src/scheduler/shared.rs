@@ -1,13 +1,14 @@
 //! What sequences share: when one begins with the blocks of others, and when it waits for another to compute them.
 
 use std::cmp::Ordering::Less;
+use std::time::Duration;
 
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::SequenceKv;
 
 use super::{Scheduler, Sequence};
 use crate::observe;
-use crate::reuse::Thread;
+use crate::reuse::{Thread, Wanted};
 
 impl Scheduler {
     /// Whether an older sequence is about to compute what this one begins with, so that waiting is cheaper than computing
@@ -32,6 +33,13 @@ impl Scheduler {
         }
         self.running[leader].thread.stop_at(position);
         true
+    }
+
+    /// Whether what a new sequence begins with is on its way from below the pool.
+    pub(super) fn waits_below(&mut self, index: usize, now: Duration) -> bool {
+        let Some(sequence) = self.running.get_mut(index).filter(|sequence| is_new(sequence)) else { return false };
+        let Sequence { kv: Some(kv), thread, tokens, plan, .. } = sequence else { return false };
+        self.reuse.look_below(&Wanted { cache: &self.cache, kv, plan, tokens }, thread, now)
     }
 
     /// Lets a sequence that has computed nothing yet begin with what is there.

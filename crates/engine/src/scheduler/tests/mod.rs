@@ -1,3 +1,4 @@
+mod below;
 mod limits;
 mod replays;
 mod shadows;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use cachalot_kv::Recipe;
 use cachalot_kv::recipe::expression::Files;
+use cachalot_store::tier::Tenant;
 
 use super::*;
 use crate::reuse::Stop;
 use crate::testing::Dice;
 use crate::{ReuseConfig, Sampling};
 
-const RECIPES: [&str; 10] = [
+pub const RECIPES: [&str; 10] = [
     "f16",
     "f32",
     "int8(window=64)",
@@ -23,30 +24,30 @@ const RECIPES: [&str; 10] = [
     "streamingllm(budget=0.6, when=decode, every=20)",
 ];
 
-fn plan(cache: &KvCache, recipe: &str) -> Arc<CachePlan> {
+pub fn plan(cache: &KvCache, recipe: &str) -> Arc<CachePlan> {
     let recipe = Recipe::parse(recipe, Files::Refused).unwrap_or_else(|e| panic!("{e}"));
     Arc::new(recipe.plan(&cache.config().layers, None).unwrap_or_else(|e| panic!("{e}")))
 }
 
-fn sharing(config: EngineConfig) -> EngineConfig {
+pub fn sharing(config: EngineConfig) -> EngineConfig {
     EngineConfig { reuse: ReuseConfig { every: ON, ..ReuseConfig::default() }, ..config }
 }
 
-fn request(prompt: Vec<u32>, tokens: usize) -> Request {
+pub fn request(prompt: Vec<u32>, tokens: usize) -> Request {
     let sampling = Sampling { temperature: 0.9, seed: Some(prompt.len() as u64), ..Sampling::default() };
     Request { prompt, max_tokens: Some(tokens), ignore_eos: true, sampling, ..Request::default() }
 }
 
-type Answer = BTreeMap<usize, Vec<u32>>;
+pub type Answer = BTreeMap<usize, Vec<u32>>;
 
-fn answer(client: &mut Client) -> Answer {
+pub fn answer(client: &mut Client) -> Answer {
     let seen = client.read();
     assert_eq!(seen.errors, [], "{:?}", seen.usage);
     seen.choices.iter().map(|(&choice, (ids, _, _))| (choice, ids.clone())).collect()
 }
 
 /// Alone, with nothing to begin with.
-fn cold(request: &Request, recipe: &str) -> Answer {
+pub fn cold(request: &Request, recipe: &str) -> Answer {
     let mut bench = Bench::new(HashDecoder::new(600), 4000, EngineConfig::default());
     let plan = plan(&bench.cache, recipe);
     let mut client = bench.submit_with(request.clone(), plan);
@@ -55,7 +56,7 @@ fn cold(request: &Request, recipe: &str) -> Answer {
     answer(&mut client)
 }
 
-fn random(dice: &mut Dice, tokens: usize) -> Vec<u32> {
+pub fn random(dice: &mut Dice, tokens: usize) -> Vec<u32> {
     (0..tokens).map(|_| dice.below(250) as u32).collect()
 }
 
@@ -288,8 +289,8 @@ fn blocks_leave_an_engine_and_enter_another() {
         assert_eq!(second.cache.ledger().used(), 0);
         let parcels: Vec<Parcel> = blocks.iter().map(|block| import(&second, block).unwrap()).collect();
         // Without the first block, nobody knows where the others belong.
-        assert_eq!(second.scheduler.import(parcels[1..].to_vec()), 0);
-        assert_eq!(second.scheduler.import(parcels), 4);
+        assert_eq!(second.scheduler.import(Tenant::named(""), parcels[1..].to_vec()), 0);
+        assert_eq!(second.scheduler.import(Tenant::named(""), parcels), 4);
         let mut client = second.submit_with(request(text.clone(), 20), plan.clone());
         while !second.scheduler.is_idle() {
             second.step();

@@ -1,0 +1,83 @@
+//! What lies below the pool: blocks that are kept in memory of their own, on disk, or in an object store.
+//!
+//! The scheduler only knows the trait: it never waits for I/O, and whatever does not come, or comes damaged, is computed.
+
+mod tiers;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cachalot_kv::CachePlan;
+use cachalot_store::BlockKey;
+use cachalot_store::tier::{Proof, Tenant};
+
+pub use tiers::{TierOptions, TierStore};
+#[cfg(test)]
+pub(crate) use worker::{objects, read};
+
+use super::Parcel;
+
+/// Which objects there are of a block: its pages as lanes keep them for good, and those that only a continuation close behind
+/// it reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// See [`cachalot_kv::share::Parts::kept`].
+    pub kept: bool,
+    /// See [`cachalot_kv::share::Parts::near`].
+    pub near: bool,
+}
+
+impl Parts {
+    /// Whether there is any.
+    pub fn any(self) -> bool {
+        self.kept || self.near
+    }
+}
+
+/// A fetch, as long as it is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FetchId(pub u64);
+
+/// What is below of a chain of blocks.
+#[derive(Debug, Default)]
+pub struct There {
+    /// Of each block from the first on, until one that has nothing.
+    pub parts: Vec<Parts>,
+    /// The slowest tier that has any of it, as the cost model names it.
+    pub level: &'static str,
+    /// Whether to look again later: a tier that does not know by itself is being asked.
+    pub asking: bool,
+}
+
+/// One object of a fetch: a part of a block, its pages in the pool; `None` where it did not come.
+pub struct Arrived {
+    /// Of which fetch.
+    pub id: FetchId,
+    /// The part, with its place.
+    pub parcel: Option<Parcel>,
+}
+
+/// Where blocks lie that are not in the pool.
+pub trait Below: Send {
+    /// What is there of a chain of blocks. Looks at an index only; where that does not know, `asking` says to look again later.
+    fn there(&mut self, tenant: Tenant, keys: &[BlockKey]) -> There;
+
+    /// Begins to read parts of blocks. For each of them comes one [`Arrived`].
+    fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId;
+
+    /// What has come since the last call.
+    fn arrived(&mut self) -> Vec<Arrived>;
+
+    /// Takes blocks that were computed, in the order of their chain. May drop them where it cannot keep up.
+    fn keep(&mut self, tenant: Tenant, blocks: Vec<(Parcel, Parts)>);
+
+    /// Removes all of a tenant; `tell` hears, later, what was removed and that nothing is left.
+    fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>);
+
+    /// Whether something is under way that wants [`Below::arrived`] to be called.
+    fn is_busy(&self) -> bool;
+
+    /// Ends in order: what is to be written is, within so long.
+    fn close(&mut self, patience: Duration);
+}

@@ -1,0 +1,220 @@
+//! Tiers of the store as what lies below the pool.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cachalot_kv::{CachePlan, KvCache};
+use cachalot_store::tier::{Completed, Proof, Tenant, Ticket, TierConfig, Tiers};
+use cachalot_store::{BlockKey, StoreError};
+
+use super::worker::{Done, Pool, Work, name};
+use super::{Arrived, Below, FetchId, Parts, There};
+use crate::observe;
+use crate::reuse::Parcel;
+
+/// How tiers are used.
+#[derive(Clone)]
+pub struct TierOptions {
+    /// Where and how much.
+    pub tiers: TierConfig,
+    /// Threads that turn blocks into bytes and back.
+    pub threads: usize,
+    /// Most bytes of blocks that wait to be turned into bytes; others are not kept.
+    pub queue: u64,
+}
+
+struct Fetching {
+    id: FetchId,
+    plan: Arc<CachePlan>,
+    /// Whether each object is [`Parts::near`].
+    near: Vec<bool>,
+}
+
+/// The tiers, and the threads in front of them.
+pub struct TierStore {
+    tiers: Option<Tiers>,
+    pool: Pool,
+    queue: u64,
+    /// Bytes of blocks that are being turned into bytes.
+    writing: u64,
+    /// Objects that were asked for and have not arrived.
+    reading: usize,
+    fetches: HashMap<Ticket, Fetching>,
+    next: u64,
+    arrived: Vec<Arrived>,
+    deletions: Vec<Deletion>,
+    settled: bool,
+}
+
+/// A tenant that is to go. Its blocks that are being turned into bytes come first, so that they are removed with the others.
+struct Deletion {
+    tenant: Tenant,
+    ticket: Option<Ticket>,
+    tell: Box<dyn FnOnce(Proof) + Send>,
+}
+
+impl TierStore {
+    /// Opens the tiers for the blocks of a cache.
+    ///
+    /// # Errors
+    /// Where a folder or URL cannot be used.
+    pub fn open(options: TierOptions, cache: &Arc<KvCache>) -> Result<TierStore, StoreError> {
+        let (tiers, _) = Tiers::open(options.tiers)?;
+        let pool = Pool::start(cache, options.threads)
+            .map_err(|source| StoreError::Io { place: "threads of the store".to_owned(), source })?;
+        Ok(TierStore {
+            tiers: Some(tiers),
+            pool,
+            queue: options.queue,
+            writing: 0,
+            reading: 0,
+            fetches: HashMap::new(),
+            next: 0,
+            arrived: Vec::new(),
+            deletions: Vec::new(),
+            settled: true,
+        })
+    }
+
+    /// Takes in what threads have done.
+    fn turn(&mut self) {
+        let Some(tiers) = &mut self.tiers else { return };
+        let mut written = Vec::new();
+        while let Ok(done) = self.pool.done.try_recv() {
+            match done {
+                Done::Written { objects, bytes } => {
+                    self.writing = self.writing.saturating_sub(bytes);
+                    written.extend(objects);
+                }
+                Done::Read { id, parcel } => {
+                    self.reading = self.reading.saturating_sub(1);
+                    self.arrived.push(Arrived { id, parcel });
+                }
+            }
+        }
+        if self.writing == 0 && written.is_empty() {
+            for deletion in self.deletions.iter_mut().filter(|deletion| deletion.ticket.is_none()) {
+                deletion.ticket = Some(tiers.delete_tenant(deletion.tenant));
+            }
+        }
+        if !written.is_empty() {
+            self.settled = false;
+            tiers.store(written);
+        }
+        self.settled = self.settled || tiers.settle(Duration::ZERO);
+        for completed in tiers.poll() {
+            let (ticket, index, key, result) = match completed {
+                Completed::Fetched { ticket, index, key, result } => (ticket, index, key, result),
+                Completed::Deleted { ticket, proof } => {
+                    if let Some(at) = self.deletions.iter().position(|deletion| deletion.ticket == Some(ticket)) {
+                        (self.deletions.swap_remove(at).tell)(proof);
+                    }
+                    continue;
+                }
+                Completed::Probed { .. } => continue,
+            };
+            let Some(fetch) = self.fetches.get(&ticket) else { continue };
+            let near = fetch.near.get(index).copied().unwrap_or_default();
+            let (id, plan) = (fetch.id, fetch.plan.clone());
+            match result {
+                Ok((bytes, level)) => {
+                    observe::fetched(level.name(), bytes.len() as u64);
+                    self.pool.send(Work::Read { id, key, near, bytes, plan });
+                }
+                Err(_) => {
+                    self.reading = self.reading.saturating_sub(1);
+                    self.arrived.push(Arrived { id, parcel: None });
+                }
+            }
+        }
+    }
+}
+
+impl Below for TierStore {
+    fn there(&mut self, tenant: Tenant, keys: &[BlockKey]) -> There {
+        let Some(tiers) = &mut self.tiers else { return There::default() };
+        let run = tiers.lookup(tenant, keys);
+        let mut asking = run.probe.is_some();
+        let mut parts = Vec::new();
+        for (i, key) in keys.iter().enumerate() {
+            let near = tiers.lookup(tenant, &[key.near()]);
+            asking |= near.probe.is_some() && i <= run.levels.len();
+            let part = Parts { kept: i < run.levels.len(), near: !near.levels.is_empty() };
+            if !part.any() {
+                break;
+            }
+            parts.push(part);
+        }
+        let level = run.levels.iter().max().map_or("ram", |level| level.name());
+        There { parts, level, asking }
+    }
+
+    fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId {
+        let id = FetchId(self.next);
+        self.next += 1;
+        let parts = |(key, parts): &(BlockKey, Parts)| {
+            let (key, parts) = (*key, *parts);
+            [(false, parts.kept), (true, parts.near)]
+                .into_iter()
+                .filter_map(move |(near, is)| is.then_some((key, near)))
+        };
+        let objects: Vec<(BlockKey, bool)> = wanted.iter().flat_map(parts).collect();
+        let keys: Vec<BlockKey> = objects.iter().map(|&(key, near)| name(key, near)).collect();
+        self.reading += keys.len();
+        match &mut self.tiers {
+            Some(tiers) => {
+                let ticket = tiers.fetch(tenant, &keys);
+                let near = objects.iter().map(|object| object.1).collect();
+                self.fetches.insert(ticket, Fetching { id, plan: plan.clone(), near });
+            }
+            None => {
+                self.reading -= keys.len();
+                self.arrived.extend(keys.iter().map(|_| Arrived { id, parcel: None }));
+            }
+        }
+        id
+    }
+
+    fn arrived(&mut self) -> Vec<Arrived> {
+        self.turn();
+        if self.reading == 0 {
+            self.fetches.clear();
+        }
+        std::mem::take(&mut self.arrived)
+    }
+
+    fn keep(&mut self, tenant: Tenant, blocks: Vec<(Parcel, Parts)>) {
+        let bytes: u64 = blocks.iter().map(|(parcel, _)| parcel.block.bytes()).sum();
+        // What waits holds its pages; beyond this the pool would fill with it.
+        if self.writing > 0 && self.writing + bytes > self.queue {
+            observe::not_kept(blocks.len());
+            return;
+        }
+        self.writing += bytes;
+        self.pool.send(Work::Write { tenant, blocks });
+    }
+
+    fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>) {
+        self.deletions.push(Deletion { tenant, ticket: None, tell });
+        self.turn();
+    }
+
+    fn is_busy(&self) -> bool {
+        self.writing > 0 || self.reading > 0 || !self.settled || !self.deletions.is_empty()
+    }
+
+    fn close(&mut self, patience: Duration) {
+        let end = Instant::now() + patience;
+        while self.writing > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+            self.turn();
+        }
+        if let Some(tiers) = self.tiers.take() {
+            let (settled, stats) = tiers.close(end.saturating_duration_since(Instant::now()));
+            if !settled {
+                tracing::warn!(jobs = stats.jobs, "some blocks were not written in time; they will be computed again");
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Threads that turn blocks into bytes and back, so that the thread that steps does neither.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use cachalot_kv::{CachePlan, KvCache};
+use cachalot_store::codec::Plain;
+use cachalot_store::file::record;
+use cachalot_store::tier::{Object, Tenant};
+use cachalot_store::{BlockKey, Form};
+
+use super::{FetchId, Parts};
+use crate::reuse::Parcel;
+
+/// Work for a thread.
+pub(super) enum Work {
+    /// Make objects of the parts of blocks.
+    Write { tenant: Tenant, blocks: Vec<(Parcel, Parts)> },
+    /// Make a block of an object's bytes, its pages in the pool.
+    Read { id: FetchId, key: BlockKey, near: bool, bytes: Arc<[u8]>, plan: Arc<CachePlan> },
+}
+
+/// What came of it.
+pub(super) enum Done {
+    Written { objects: Vec<Object>, bytes: u64 },
+    Read { id: FetchId, parcel: Option<Parcel> },
+}
+
+/// The threads; they end when it is dropped.
+pub(super) struct Pool {
+    send: Option<Sender<Work>>,
+    pub done: Receiver<Done>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    pub fn start(cache: &Arc<KvCache>, threads: usize) -> std::io::Result<Pool> {
+        let (send, work) = channel::<Work>();
+        let (finished, done) = channel();
+        let work = Arc::new(Mutex::new(work));
+        let spawn = |i: usize| {
+            let (cache, work, finished) = (cache.clone(), work.clone(), finished.clone());
+            std::thread::Builder::new().name(format!("cachalot-blocks-{i}")).spawn(move || {
+                loop {
+                    let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(work) = next else { return };
+                    if finished.send(run(&cache, work)).is_err() {
+                        return;
+                    }
+                }
+            })
+        };
+        let threads = (0..threads.max(1)).map(spawn).collect::<Result<_, _>>()?;
+        Ok(Pool { send: Some(send), done, threads })
+    }
+
+    pub fn send(&self, work: Work) {
+        // Threads end only when this is dropped.
+        let _ = self.send.as_ref().map(|send| send.send(work));
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.send = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(cache: &KvCache, work: Work) -> Done {
+    match work {
+        Work::Write { tenant, blocks } => {
+            let bytes = blocks.iter().map(|(parcel, _)| parcel.block.bytes()).sum();
+            let objects = blocks.iter().flat_map(|(parcel, parts)| objects(cache, tenant, parcel, *parts)).collect();
+            Done::Written { objects, bytes }
+        }
+        Work::Read { id, key, near, bytes, plan } => Done::Read { id, parcel: read(cache, &plan, key, near, &bytes) },
+    }
+}
+
+/// A part of a block, where the bytes are what the key says.
+pub(crate) fn read(cache: &KvCache, plan: &CachePlan, key: BlockKey, near: bool, bytes: &[u8]) -> Option<Parcel> {
+    let block = record::read(bytes, &[&Plain]).ok().filter(|block| name(block.key(), near) == key)?;
+    let read = Parcel::of_block(cache, plan, block);
+    read.inspect_err(|error| tracing::warn!(%error, "a block from below was not used")).ok()
+}
+
+/// What a part of a block is called.
+pub(crate) fn name(key: BlockKey, near: bool) -> BlockKey {
+    if near { key.near() } else { key }
+}
+
+/// The objects of some parts of a block.
+pub(crate) fn objects(cache: &KvCache, tenant: Tenant, parcel: &Parcel, parts: Parts) -> Vec<Object> {
+    let split = cache.parts(&parcel.block);
+    let wanted = [(false, split.kept.filter(|_| parts.kept)), (true, split.near.filter(|_| parts.near))];
+    let object = |(near, block)| {
+        let mut block =
+            Parcel { block: Option::<cachalot_kv::SharedBlock>::clone(&block)?, ..parcel.clone() }.to_block();
+        block.pages.sort_by_key(|page| page.header().map(|h| (h.layer, h.head, page.form == Form::Exact)));
+        let mut bytes = Vec::new();
+        record::write(&block, &Plain, &mut bytes)
+            .inspect_err(|error| tracing::warn!(%error, "a block was not kept"))
+            .ok()?;
+        Some(Object { key: name(parcel.key(), near), tenant, bytes: bytes.into() })
+    };
+    wanted.into_iter().filter_map(object).collect()
+}

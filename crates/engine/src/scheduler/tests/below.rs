@@ -1,0 +1,200 @@
+//! Blocks below the pool: written, lost, late, damaged, found again after a restart; and never a wrong byte.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
+
+use cachalot_store::BlockKey;
+use cachalot_store::tier::{Proof, Removed, Tenant};
+
+use super::sharing::{RECIPES, answer, cold, plan, random, request, sharing};
+use super::*;
+use crate::reuse::Parcel;
+use crate::reuse::below::{Arrived, Below, FetchId, Parts, There, objects, read};
+use crate::testing::Dice;
+
+type Disk = Arc<Mutex<HashMap<(Tenant, BlockKey), Vec<u8>>>>;
+
+/// Something below that is late, forgets, and flips bits.
+struct Unreliable {
+    cache: Arc<KvCache>,
+    disk: Disk,
+    dice: Dice,
+    /// Chance that an object is not delivered, or not written.
+    faults: f64,
+    waiting: VecDeque<Arrived>,
+    next: u64,
+}
+
+impl Unreliable {
+    fn over(disk: &Disk, cache: &Arc<KvCache>, seed: u64, faults: f64) -> Box<Unreliable> {
+        let (cache, disk) = (cache.clone(), disk.clone());
+        Box::new(Unreliable { cache, disk, dice: Dice::new(seed), faults, waiting: VecDeque::new(), next: 0 })
+    }
+}
+
+impl Below for Unreliable {
+    fn there(&mut self, tenant: Tenant, keys: &[BlockKey]) -> There {
+        let disk = self.disk.lock().unwrap();
+        let has = |key: BlockKey| disk.contains_key(&(tenant, key));
+        let parts = keys.iter().map(|&key| Parts { kept: has(key), near: has(key.near()) });
+        There { parts: parts.take_while(|parts| parts.any()).collect(), level: "disk", asking: self.dice.chance(0.1) }
+    }
+
+    fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId {
+        let id = FetchId(self.next);
+        self.next += 1;
+        for &(key, parts) in wanted {
+            for near in [(parts.kept, false), (parts.near, true)].iter().filter(|part| part.0).map(|part| part.1) {
+                let key = if near { key.near() } else { key };
+                let mut bytes = self.disk.lock().unwrap().get(&(tenant, key)).cloned().unwrap_or_default();
+                if self.dice.chance(self.faults) && !bytes.is_empty() {
+                    let at = self.dice.below(bytes.len());
+                    bytes[at] ^= 1 << self.dice.below(8);
+                }
+                let lost = self.dice.chance(self.faults);
+                let parcel = if lost { None } else { read(&self.cache, plan, key, near, &bytes) };
+                let at = self.dice.below(self.waiting.len() + 1);
+                self.waiting.insert(at, Arrived { id, parcel });
+            }
+        }
+        id
+    }
+
+    fn arrived(&mut self) -> Vec<Arrived> {
+        let n = self.dice.below(self.waiting.len() + 2).min(self.waiting.len());
+        self.waiting.drain(..n).collect()
+    }
+
+    fn keep(&mut self, tenant: Tenant, blocks: Vec<(Parcel, Parts)>) {
+        for (parcel, parts) in blocks {
+            for object in objects(&self.cache, tenant, &parcel, parts) {
+                if !self.dice.chance(self.faults) {
+                    self.disk.lock().unwrap().insert((tenant, object.key), object.bytes.to_vec());
+                }
+            }
+        }
+    }
+
+    fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>) {
+        let mut disk = self.disk.lock().unwrap();
+        let before = disk.len();
+        disk.retain(|(owner, _), _| *owner != tenant);
+        let removed = Removed { objects: before as u64 - disk.len() as u64, ..Removed::default() };
+        tell(Proof { tenant, levels: [Some(removed), None, None] });
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn close(&mut self, _: Duration) {}
+}
+
+fn drain(bench: &mut Bench) {
+    while !bench.scheduler.is_idle() {
+        bench.step();
+    }
+}
+
+/// Lives of an engine with a restart between each two, over the same disk.
+fn simulate(seed: u64) -> (u64, u64) {
+    let mut dice = Dice::new(seed);
+    let disk = Disk::default();
+    let recipes = [RECIPES[dice.below(RECIPES.len())], RECIPES[dice.below(RECIPES.len())]];
+    let mut texts: Vec<Vec<u32>> = vec![random(&mut dice, 260)];
+    let (mut reused, mut first_reused) = (0, 0);
+    let faults = [0.0, 0.02, 0.3][dice.below(3)];
+    for life in 0..3 {
+        let pages = [44, 60, 2000][dice.below(3)];
+        let config = EngineConfig { max_batch: 1 + dice.below(4), max_batch_tokens: 100, ..EngineConfig::default() };
+        let mut bench = Bench::new(HashDecoder::new(600), pages, sharing(config));
+        bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, seed * 10 + life, faults));
+        let plans = recipes.map(|recipe| plan(&bench.cache, recipe));
+        let mut clients = Vec::new();
+        for _ in 0..6 {
+            let text = &texts[dice.below(texts.len())];
+            let mut prompt = text[..text.len() - dice.below(60)].to_vec();
+            prompt.truncate(400);
+            let more = 1 + dice.below(60);
+            prompt.extend(random(&mut dice, more));
+            texts.push(prompt.clone());
+            let recipe = dice.below(2);
+            clients.push((bench.submit_with(request(prompt, 1 + dice.below(30)), plans[recipe].clone()), recipe));
+            (0..dice.below(6)).for_each(|_| _ = bench.step());
+        }
+        drain(&mut bench);
+        for (i, (client, recipe)) in clients.iter_mut().enumerate() {
+            assert_eq!(answer(client), cold(&client.request, recipes[*recipe]), "seed {seed}, {}", recipes[*recipe]);
+            if life > 0 && i == 0 {
+                first_reused += client.seen.usage.unwrap().cached_tokens as u64;
+            }
+        }
+        reused += bench.scheduler.stats().reused_tokens;
+        bench.run();
+    }
+    (reused, first_reused)
+}
+
+#[test]
+fn what_comes_from_below_equals_what_is_computed() {
+    let (mut reused, mut first) = (0, 0);
+    for seed in 0..40 {
+        let (all, after_restart) = simulate(seed);
+        (reused, first) = (reused + all, first + after_restart);
+    }
+    assert!(
+        reused > 20_000 && first > 5_000,
+        "the simulation must reach what it tests: {reused}, {first} after restarts"
+    );
+}
+
+#[test]
+fn a_restart_computes_only_what_is_new() {
+    let mut dice = Dice::new(1);
+    let text = random(&mut dice, 400);
+    for recipe in ["f16", "int8(window=64)", "int8(window=128)"] {
+        let disk = Disk::default();
+        let mut cached = Vec::new();
+        for life in 0..2 {
+            let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
+            bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, life, 0.0));
+            let plan = plan(&bench.cache, recipe);
+            let mut client = bench.submit_with(request(text.clone(), 10), plan);
+            drain(&mut bench);
+            assert_eq!(answer(&mut client), cold(&client.request, recipe));
+            cached.push(client.seen.usage.unwrap().cached_tokens);
+            bench.run();
+        }
+        assert_eq!(cached, [0, 384], "{recipe}");
+    }
+}
+
+#[test]
+fn a_tenant_that_is_deleted_leaves_nothing_in_pool_or_below() {
+    let disk = Disk::default();
+    let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
+    bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, 1, 0.0));
+    let text = random(&mut Dice::new(2), 300);
+    let of = |tenant: &str, tokens| Request { tenant: tenant.into(), ..request(text.clone(), tokens) };
+    let _clients = [bench.submit(of("a", 5)), bench.submit(of("b", 5))];
+    drain(&mut bench);
+    let both = bench.cache.ledger().used();
+    let (mut running, heard) = (bench.submit(of("a", 200)), Arc::new(Mutex::new(None)));
+    bench.step();
+    let (tell, now) = (heard.clone(), bench.tick());
+    let tell = Box::new(move |bytes, proof: Option<Proof>| {
+        *tell.lock().unwrap() = Some((bytes, proof.unwrap().is_complete()))
+    });
+    bench.scheduler.delete_tenant(Tenant::named("a"), tell, now);
+    let (bytes, complete) = heard.lock().unwrap().unwrap();
+    assert!(bytes > 0 && complete);
+    assert_eq!(running.read().choices[&0].2, Some(FinishReason::Cancelled));
+    assert_eq!(bench.cache.ledger().used() * 2, both, "what is left is the other's");
+    assert!(
+        !disk.lock().unwrap().is_empty() && disk.lock().unwrap().keys().all(|(owner, _)| *owner == Tenant::named("b"))
+    );
+    let mut again = bench.submit(of("a", 5));
+    drain(&mut bench);
+    assert_eq!(again.read().usage.unwrap().cached_tokens, 0);
+    bench.run();
+}
