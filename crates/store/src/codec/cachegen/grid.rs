@@ -8,9 +8,9 @@ use std::ops::Range;
 /// Largest whole number, so that a 32-bit float has it exactly.
 const MOST: f32 = (1 << 22) as f32;
 /// Quarters of an octave that the finest token of values is below the grid of its page.
-pub const BELOW: i16 = 8;
+pub const BELOW: i16 = 32;
 /// Different grids of tokens.
-pub const GRIDS: u8 = 16;
+pub const GRIDS: u8 = 64;
 
 /// `2^(n / 4)`, the same bits everywhere; none beyond what numbers of a page need.
 pub fn step(n: i16) -> Option<f32> {
