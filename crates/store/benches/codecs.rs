@@ -51,7 +51,7 @@ fn pages(element: Element, dim: usize) -> Vec<Vec<u8>> {
 
 fn codecs() -> Vec<Box<dyn Codec>> {
     let zstd = [1, 3].into_iter().filter_map(Zstd::new).map(|codec| Box::new(codec) as Box<dyn Codec>);
-    let lossy = CacheGen::new(2, 1, None).map(|codec| Box::new(codec) as Box<dyn Codec>);
+    let lossy = CacheGen::new(2, None).map(|codec| Box::new(codec) as Box<dyn Codec>);
     zstd.chain([Box::new(Lossless) as Box<dyn Codec>]).chain(lossy).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Sizes, errors and speeds of codecs over pages in a file, one behind the other and of one length, whose checksums need not be
 //! right:
 //!
-//! `cargo run --release -p cachalot-store --example codec_sizes -- PAGES LENGTH LAYERS [PAGES-TO-LEARN-FROM THETA [DECODED]]`
+//! `cargo run --release -p cachalot-store --example codec_sizes -- PAGES LENGTH [PAGES-TO-LEARN-FROM THETA [DECODED]]`
 //!
 //! `THETA` is the base of rotary position of all channels, 0 for none. `DECODED` receives what the lossy codecs give back, as files `DECODED.NAME`. Errors are the root of the mean square,
 //! relative to that of the numbers; speeds are of bytes of pages, the best of five for each page, one thread.
@@ -56,8 +56,8 @@ fn best(pages: usize, mut run: impl FnMut(usize) -> Result<(), Failure>) -> Resu
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [path, len, layers, more @ ..] = &arguments[..] else { return Err("PAGES LENGTH LAYERS, please".into()) };
-    let (len, layers): (usize, u16) = (len.parse()?, layers.parse()?);
+    let [path, len, more @ ..] = &arguments[..] else { return Err("PAGES LENGTH, please".into()) };
+    let len: usize = len.parse()?;
     let pages = pages(path, len)?;
     let profile = match more {
         [learn, theta, ..] => {
@@ -73,7 +73,7 @@ fn main() -> Result<(), Failure> {
     codecs.extend([1, 3].into_iter().filter_map(Zstd::new).map(|codec| Box::new(codec) as Box<dyn Codec>));
     codecs.push(Box::new(Lossless));
     for profile in [None, profile].into_iter().enumerate().filter(|(at, p)| *at == 0 || p.is_some()).map(|(_, p)| p) {
-        let levels = (1..=3).rev().filter_map(|level| CacheGen::new(level, layers, profile.clone()));
+        let levels = (1..=3).rev().filter_map(|level| CacheGen::new(level, profile.clone()));
         codecs.extend(levels.map(|codec| Box::new(codec) as Box<dyn Codec>));
     }
     let total = (pages.len() * len) as f64;

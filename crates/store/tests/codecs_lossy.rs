@@ -1,20 +1,21 @@
 //! What `cachegen` promises: sizes, errors, and pages that are pages.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "codecs_support/mod.rs"]
 mod support;
 
 use cachalot_kernels::attention::{Element, PAGE_TOKENS};
 use cachalot_kv::page::{HEADER, Header, reseal};
 use cachalot_store::Codec;
-use cachalot_store::codec::{CacheGen, Profile};
+use cachalot_store::codec::{CacheGen, Profile, UnknownCodec, named};
 use std::sync::Arc;
 use support::{coded, keys, normals, numbers, page, random, write};
 
 const DIM: usize = 64;
-const LAYERS: u16 = 9;
 
 fn codec(level: u8) -> CacheGen {
-    CacheGen::new(level, LAYERS, None).unwrap()
+    CacheGen::new(level, None).unwrap()
 }
 
 fn f16_page(seed: u64) -> Vec<u8> {
@@ -171,7 +172,7 @@ fn a_profile_makes_pages_smaller_and_is_named() {
         assert!(Profile::from_bytes(&bytes[..at]).is_err(), "{at} bytes");
     }
     let profile = Arc::new(learned);
-    let with = CacheGen::new(2, LAYERS, Some(profile.clone())).unwrap();
+    let with = CacheGen::new(2, Some(profile.clone())).unwrap();
     assert_eq!(with.name(), format!("cachegen-2@{}", profile.digest()));
     assert_eq!(profile.digest().len(), 8);
     let page = f16_page(99);
@@ -190,6 +191,21 @@ fn a_profile_makes_pages_smaller_and_is_named() {
     reseal(&mut other);
     let decoded = with.decode(&coded(&with, &other), other.len()).unwrap();
     assert_eq!(Header::verified(&decoded).unwrap().layer, 6);
+}
+
+#[test]
+fn codecs_are_found_by_the_names_they_have() {
+    let profile = Arc::new(Profile::learn(&mut [f16_page(1)].iter().map(Vec::as_slice), &[]).unwrap());
+    let with = format!("cachegen-1@{}", profile.digest());
+    for name in ["none", "lossless", "zstd", "zstd-1", "zstd-19", "cachegen-1", "cachegen-3", &with] {
+        assert_eq!(named(name, std::slice::from_ref(&profile)).unwrap().name(), name);
+    }
+    for bad in ["", "zip", "none-1", "lossless-2", "zstd-0", "zstd-", "zstd-x", "cachegen", "cachegen-4", "cachegen-@"]
+    {
+        assert!(matches!(named(bad, &[]).err(), Some(UnknownCodec::Name { .. })), "{bad}");
+    }
+    let missing = named(&with, &[]).err().unwrap();
+    assert_eq!(missing, UnknownCodec::Profile { name: with, digest: profile.digest() });
 }
 
 #[test]
@@ -221,7 +237,7 @@ fn a_profile_that_knows_rotary_position_expects_keys_to_turn() {
     let of = |angles: &[f32]| {
         let profile = Profile::learn(&mut pages.iter().map(Vec::as_slice), angles).unwrap();
         assert_eq!(Profile::from_bytes(&profile.to_bytes()).unwrap().angles(), angles);
-        let codec = CacheGen::new(3, LAYERS, Some(Arc::new(profile))).unwrap();
+        let codec = CacheGen::new(3, Some(Arc::new(profile))).unwrap();
         let coded = coded(&codec, &new);
         let decoded = codec.decode(&coded, new.len()).unwrap();
         assert!(error(&read(Element::F32, &new), &read(Element::F32, &decoded)) < 0.05);
@@ -257,5 +273,5 @@ fn cut_and_changed_bytes_never_panic() {
             assert!(codec.decode(&good, len).is_err(), "{len}");
         }
     }
-    assert!(CacheGen::new(0, 9, None).is_none() && CacheGen::new(4, 9, None).is_none());
+    assert!(CacheGen::new(0, None).is_none() && CacheGen::new(4, None).is_none());
 }

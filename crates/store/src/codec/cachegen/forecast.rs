@@ -5,7 +5,7 @@
 //! expects the same.
 
 use super::profile::{Channel, Lane};
-use crate::codec::entropy::rans::{CLASSES, class_of};
+use crate::codec::entropy::family::{CLASSES, class_of};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::encode::math::elementary::sin_cos;
 
@@ -61,7 +61,7 @@ fn turned(angle: f64) -> (f64, f64) {
 
 /// What is expected of a side.
 pub struct Forecast {
-    /// Class of each channel; see [`crate::codec::entropy::rans`].
+    /// Class of each channel; see `entropy/family.rs`.
     pub classes: Vec<u8>,
     /// Points, `[channels][tokens]`; none for zeros.
     points: Option<Vec<i32>>,

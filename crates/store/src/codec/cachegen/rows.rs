@@ -1,6 +1,7 @@
 //! Channels as rows of small whole numbers: what each token is predicted from, and how far off that will be.
 
-use super::super::entropy::rans::{self, CLASSES, Decoder, Encoder, class_of};
+use super::super::entropy::family::{CLASSES, class_of, cost};
+use super::super::entropy::rans::{Decoder, Encoder};
 use super::super::layout::corrupt;
 use crate::StoreError;
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -11,7 +12,7 @@ const GROUP: usize = 10;
 /// How a channel is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Row {
-    /// Distribution of what is left over; see [`rans`].
+    /// Distribution of what is left over; see `entropy/family.rs`.
     pub class: u8,
     /// What tokens are predicted from, a point of the grid.
     pub mean: i32,
@@ -73,7 +74,7 @@ pub fn write(row: &[i32], tokens: &Range<usize>) -> Written {
             let unit = unit(class);
             let mean = (median as f32 / unit as f32).round() as i32 * unit;
             let left = residuals(row, mean, anchored, tokens);
-            let bits = rans::cost(class, &left) + if anchored { 3.0 } else { 0.0 };
+            let bits = cost(class, &left) + if anchored { 3.0 } else { 0.0 };
             if best.as_ref().is_none_or(|best| bits < best.bits) {
                 best = Some(Written { row: Row { class, mean, anchored }, left, bits });
             }
@@ -84,7 +85,7 @@ pub fn write(row: &[i32], tokens: &Range<usize>) -> Written {
 
 /// Appends a row in the class that suits it best, which is returned.
 pub fn put(symbols: &[i32], coder: &mut Encoder, classes: &mut Vec<u8>) {
-    let cheapest = (0..=CLASSES).min_by(|&a, &b| rans::cost(a, symbols).total_cmp(&rans::cost(b, symbols)));
+    let cheapest = (0..=CLASSES).min_by(|&a, &b| cost(a, symbols).total_cmp(&cost(b, symbols)));
     let class = cheapest.unwrap_or(CLASSES);
     classes.push(class);
     coder.row(class, symbols);
