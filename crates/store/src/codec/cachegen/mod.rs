@@ -5,7 +5,7 @@
 //! was measured to lose less for the same bytes (divergence of SmolLM2-135M over a context that was coded):
 //!
 //! - All layers have the same grid in proportion to their numbers. The paper's grids that become coarser from third to third
-//!   diverged by a quarter more.
+//!   diverged by three tenths more.
 //! - One grid for all channels of a lane's keys. Attention adds up the errors of channels, so none deserves a finer grid than
 //!   another; large channels cost more bits instead of more error.
 //! - Values have a grid by token, in proportion to the token's size.
