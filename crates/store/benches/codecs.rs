@@ -5,7 +5,7 @@
 
 use cachalot_kernels::attention::{Element, PAGE_TOKENS};
 use cachalot_kv::page::{HEADER, reseal};
-use cachalot_store::codec::{Codec, Lossless, Zstd};
+use cachalot_store::codec::{CacheGen, Codec, Lossless, Zstd};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;
@@ -51,7 +51,8 @@ fn pages(element: Element, dim: usize) -> Vec<Vec<u8>> {
 
 fn codecs() -> Vec<Box<dyn Codec>> {
     let zstd = [1, 3].into_iter().filter_map(Zstd::new).map(|codec| Box::new(codec) as Box<dyn Codec>);
-    zstd.chain([Box::new(Lossless) as Box<dyn Codec>]).collect()
+    let lossy = CacheGen::new(2, None).map(|codec| Box::new(codec) as Box<dyn Codec>);
+    zstd.chain([Box::new(Lossless) as Box<dyn Codec>]).chain(lossy).collect()
 }
 
 fn bench(criterion: &mut Criterion) {

@@ -1,9 +1,9 @@
 //! Sizes, errors and speeds of codecs over pages in a file, one behind the other and of one length, whose checksums need not be
 //! right:
 //!
-//! `cargo run --release -p cachalot-store --example codec_sizes -- PAGES LENGTH LAYERS [PAGES-TO-LEARN-FROM [DECODED]]`
+//! `cargo run --release -p cachalot-store --example codec_sizes -- PAGES LENGTH [PAGES-TO-LEARN-FROM THETA [DECODED]]`
 //!
-//! `DECODED` receives what the lossy codecs give back, as files `DECODED.NAME`. Errors are the root of the mean square,
+//! `THETA` is the base of rotary position of all channels, 0 for none. `DECODED` receives what the lossy codecs give back, as files `DECODED.NAME`. Errors are the root of the mean square,
 //! relative to that of the numbers; speeds are of bytes of pages, the best of five for each page, one thread.
 
 use cachalot_kernels::attention::{Element, PAGE_TOKENS};
@@ -56,18 +56,24 @@ fn best(pages: usize, mut run: impl FnMut(usize) -> Result<(), Failure>) -> Resu
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [path, len, layers, more @ ..] = &arguments[..] else { return Err("PAGES LENGTH LAYERS, please".into()) };
-    let (len, layers): (usize, u16) = (len.parse()?, layers.parse()?);
+    let [path, len, more @ ..] = &arguments[..] else { return Err("PAGES LENGTH, please".into()) };
+    let len: usize = len.parse()?;
     let pages = pages(path, len)?;
-    let profile = match more.first() {
-        None => None,
-        Some(path) => Some(Arc::new(Profile::learn(&mut self::pages(path, len)?.iter().map(Vec::as_slice))?)),
+    let profile = match more {
+        [learn, theta, ..] => {
+            let (theta, dim) = (theta.parse::<f32>()?, pages.first().map_or(0, |page| u32::from(page[12])));
+            let pairs = if theta > 0.0 { dim / 2 } else { 0 };
+            let angles: Vec<f32> = (0..pairs).map(|i| theta.powf(-(i as f32) / pairs as f32)).collect();
+            let learn = self::pages(learn, len)?;
+            Some(Arc::new(Profile::learn(&mut learn.iter().map(Vec::as_slice), &angles)?))
+        }
+        _ => None,
     };
     let mut codecs: Vec<Box<dyn Codec>> = Vec::new();
     codecs.extend([1, 3].into_iter().filter_map(Zstd::new).map(|codec| Box::new(codec) as Box<dyn Codec>));
     codecs.push(Box::new(Lossless));
     for profile in [None, profile].into_iter().enumerate().filter(|(at, p)| *at == 0 || p.is_some()).map(|(_, p)| p) {
-        let levels = (1..=3).rev().filter_map(|level| CacheGen::new(level, layers, profile.clone()));
+        let levels = (1..=3).rev().filter_map(|level| CacheGen::new(level, profile.clone()));
         codecs.extend(levels.map(|codec| Box::new(codec) as Box<dyn Codec>));
     }
     let total = (pages.len() * len) as f64;
@@ -95,8 +101,8 @@ fn main() -> Result<(), Failure> {
         let speed = |seconds: f64| total / seconds / 1e6;
         let name = codec.name();
         println!("{name:20} {ratio:7.3}  {keys:8.5}  {values:10.5}  {:11.0}  {:11.0}", speed(encode), speed(decode));
-        if let Some(decoded) = more.get(1).filter(|_| !codec.is_lossless()) {
-            std::fs::write(format!("{decoded}.{}", name.split('@').next().unwrap_or(&name)), all)?;
+        if let Some(decoded) = more.get(2).filter(|_| !codec.is_lossless()) {
+            std::fs::write(format!("{decoded}.{}", name), all)?;
         }
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! What every codec promises, over pages of every kind.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "codecs_support/mod.rs"]
 mod support;
 
@@ -73,7 +75,7 @@ fn what_is_no_page_is_refused() {
 
 #[test]
 fn cut_and_changed_bytes_never_panic() {
-    let smooth: Vec<u8> = (0..2048_u16).flat_map(|i| (0x3800 | i % 997 | (i & 1) << 15).to_le_bytes()).collect();
+    let smooth: Vec<u8> = (0..2048_u16).flat_map(|i| (0x3800 | (i % 997) | ((i & 1) << 15)).to_le_bytes()).collect();
     let page = page(16, Some((Element::F16, Element::F16)), &smooth);
     for codec in exact().iter().skip(1) {
         let good = coded(&**codec, &page);

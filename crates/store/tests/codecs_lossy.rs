@@ -1,20 +1,21 @@
 //! What `cachegen` promises: sizes, errors, and pages that are pages.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "codecs_support/mod.rs"]
 mod support;
 
 use cachalot_kernels::attention::{Element, PAGE_TOKENS};
 use cachalot_kv::page::{HEADER, Header, reseal};
 use cachalot_store::Codec;
-use cachalot_store::codec::{CacheGen, Profile};
+use cachalot_store::codec::{CacheGen, Profile, UnknownCodec, named};
 use std::sync::Arc;
 use support::{coded, keys, normals, numbers, page, random, write};
 
 const DIM: usize = 64;
-const LAYERS: u16 = 9;
 
 fn codec(level: u8) -> CacheGen {
-    CacheGen::new(level, LAYERS, None).unwrap()
+    CacheGen::new(level, None).unwrap()
 }
 
 fn f16_page(seed: u64) -> Vec<u8> {
@@ -160,7 +161,7 @@ fn neighbours_that_resemble_each_other_cost_less() {
 #[test]
 fn a_profile_makes_pages_smaller_and_is_named() {
     let pages: Vec<Vec<u8>> = (30..50).map(f16_page).collect();
-    let learned = Profile::learn(&mut pages.iter().map(Vec::as_slice)).unwrap();
+    let learned = Profile::learn(&mut pages.iter().map(Vec::as_slice), &[]).unwrap();
     let bytes = learned.to_bytes();
     assert_eq!(Profile::from_bytes(&bytes).unwrap(), learned);
     assert_eq!(Profile::from_bytes(&bytes).unwrap().to_bytes(), bytes);
@@ -171,7 +172,7 @@ fn a_profile_makes_pages_smaller_and_is_named() {
         assert!(Profile::from_bytes(&bytes[..at]).is_err(), "{at} bytes");
     }
     let profile = Arc::new(learned);
-    let with = CacheGen::new(2, LAYERS, Some(profile.clone())).unwrap();
+    let with = CacheGen::new(2, Some(profile.clone())).unwrap();
     assert_eq!(with.name(), format!("cachegen-2@{}", profile.digest()));
     assert_eq!(profile.digest().len(), 8);
     let page = f16_page(99);
@@ -190,6 +191,62 @@ fn a_profile_makes_pages_smaller_and_is_named() {
     reseal(&mut other);
     let decoded = with.decode(&coded(&with, &other), other.len()).unwrap();
     assert_eq!(Header::verified(&decoded).unwrap().layer, 6);
+}
+
+#[test]
+fn codecs_are_found_by_the_names_they_have() {
+    let profile = Arc::new(Profile::learn(&mut [f16_page(1)].iter().map(Vec::as_slice), &[]).unwrap());
+    let with = format!("cachegen-1@{}", profile.digest());
+    for name in ["none", "lossless", "zstd", "zstd-1", "zstd-19", "cachegen-1", "cachegen-3", &with] {
+        assert_eq!(named(name, std::slice::from_ref(&profile)).unwrap().name(), name);
+    }
+    for bad in ["", "zip", "none-1", "lossless-2", "zstd-0", "zstd-", "zstd-x", "cachegen", "cachegen-4", "cachegen-@"]
+    {
+        assert!(matches!(named(bad, &[]).err(), Some(UnknownCodec::Name { .. })), "{bad}");
+    }
+    let missing = named(&with, &[]).err().unwrap();
+    assert_eq!(missing, UnknownCodec::Profile { name: with, digest: profile.digest() });
+}
+
+#[test]
+fn a_profile_that_knows_rotary_position_expects_keys_to_turn() {
+    // Keys of one mean that turns, with little else; pages at other positions than those that were learned from.
+    let angles: Vec<f32> = (0..DIM as i32 / 2).map(|i| 1e4_f32.powf(-i as f32 / 32.0)).collect();
+    let means = normals(DIM, 40);
+    let turned = |seed: u64, start: u64| {
+        let noise = normals(2 * DIM * PAGE_TOKENS, seed);
+        let mut numbers = Vec::new();
+        for channel in 0..DIM {
+            for token in 0..PAGE_TOKENS {
+                let pair = channel % (DIM / 2);
+                let (sin, cos) = (f64::from(angles[pair]) * (start as f64 + token as f64)).sin_cos();
+                let (x, y) = (f64::from(means[pair]), f64::from(means[pair + DIM / 2]));
+                let mean = if channel < DIM / 2 { x * cos - y * sin } else { y * cos + x * sin };
+                numbers.push(3.0 * mean as f32 + 0.5 * noise[channel * PAGE_TOKENS + token]);
+            }
+        }
+        numbers.extend(&noise[DIM * PAGE_TOKENS..]);
+        let payload: Vec<u8> = numbers.iter().flat_map(|&x| write(Element::F32, x)).collect();
+        let mut page = page(DIM as u32, Some((Element::F32, Element::F32)), &payload);
+        page[16..24].copy_from_slice(&start.to_le_bytes());
+        reseal(&mut page);
+        page
+    };
+    let pages: Vec<Vec<u8>> = (0..20).map(|at| turned(at + 1, 64 * at)).collect();
+    let new = turned(77, 64 * 1500);
+    let of = |angles: &[f32]| {
+        let profile = Profile::learn(&mut pages.iter().map(Vec::as_slice), angles).unwrap();
+        assert_eq!(Profile::from_bytes(&profile.to_bytes()).unwrap().angles(), angles);
+        let codec = CacheGen::new(3, Some(Arc::new(profile))).unwrap();
+        let coded = coded(&codec, &new);
+        let decoded = codec.decode(&coded, new.len()).unwrap();
+        assert!(error(&read(Element::F32, &new), &read(Element::F32, &decoded)) < 0.05);
+        8.0 * coded.len() as f64 / (2 * DIM * PAGE_TOKENS) as f64
+    };
+    // Waves of three times a mean of one against a noise of a half: nearly a bit of the keys, which are half of the numbers, is
+    // known beforehand.
+    let (with, without) = (of(&angles), of(&[]));
+    assert!(with + 0.4 < without, "{with} {without} bits a number");
 }
 
 #[test]
@@ -216,5 +273,5 @@ fn cut_and_changed_bytes_never_panic() {
             assert!(codec.decode(&good, len).is_err(), "{len}");
         }
     }
-    assert!(CacheGen::new(0, 9, None).is_none() && CacheGen::new(4, 9, None).is_none());
+    assert!(CacheGen::new(0, None).is_none() && CacheGen::new(4, None).is_none());
 }

@@ -50,7 +50,7 @@ impl Layout {
         let channels = dim.next_multiple_of(LANES);
         let middle = HEADER + PAGE_TOKENS * channels * k.bytes();
         let end = middle + PAGE_TOKENS * channels * v.bytes();
-        (end <= len).then(|| Layout {
+        (end <= len).then_some(Layout {
             keys: Side { range: HEADER..middle, element: k, by_channel: true, channels },
             values: Side { range: middle..end, element: v, by_channel: false, channels },
         })

@@ -4,10 +4,12 @@ pub mod cachegen;
 mod entropy;
 mod layout;
 mod lossless;
+mod names;
 mod zstd;
 
 pub use cachegen::{CacheGen, Profile};
 pub use lossless::Lossless;
+pub use names::{UnknownCodec, named};
 pub use zstd::Zstd;
 
 use crate::StoreError;

@@ -82,10 +82,8 @@ impl Fit {
         let spread: f64 = x.iter().zip(&px).map(|(x, px)| x * px).sum();
         let gain: Vec<f64> = px.iter().map(|px| trust * px / (KEEP + trust * spread)).collect();
         self.weights.iter_mut().zip(&gain).for_each(|(w, gain)| *w = (*w + gain * off).max(0.0));
-        for i in 0..n {
-            for j in 0..n {
-                self.covariance[i * n + j] -= gain[i] * px[j];
-            }
+        for (row, gain) in self.covariance.chunks_exact_mut(n).zip(&gain) {
+            row.iter_mut().zip(&px).for_each(|(c, px)| *c -= gain * px);
         }
         if (0..n).all(|i| self.covariance[i * (n + 1)] < FORGOTTEN * KEEP) {
             self.covariance.iter_mut().for_each(|c| *c /= KEEP);

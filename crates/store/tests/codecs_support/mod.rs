@@ -1,5 +1,5 @@
 //! Made-up pages.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use cachalot_kernels::attention::{Element, PAGE_TOKENS};
 use cachalot_kv::page::{HEADER, Header, reseal};

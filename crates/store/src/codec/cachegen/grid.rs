@@ -8,13 +8,13 @@ use std::ops::Range;
 /// Largest whole number, so that a 32-bit float has it exactly.
 const MOST: f32 = (1 << 22) as f32;
 /// Quarters of an octave that the finest token of values is below the grid of its page.
-pub const BELOW: i16 = 8;
+pub const BELOW: i16 = 32;
 /// Different grids of tokens.
-pub const GRIDS: u8 = 16;
+pub const GRIDS: u8 = 64;
 
 /// `2^(n / 4)`, the same bits everywhere; none beyond what numbers of a page need.
 pub fn step(n: i16) -> Option<f32> {
-    const QUARTERS: [f32; 4] = [1.0, 1.189_207_1, 1.414_213_5, 1.681_792_9];
+    const QUARTERS: [f32; 4] = [1.0, 1.189_207_1, std::f32::consts::SQRT_2, 1.681_792_9];
     let exponent = (-400..=400).contains(&n).then(|| n.div_euclid(4) + 127)?;
     Some(QUARTERS[n.rem_euclid(4) as usize] * f32::from_bits((exponent as u32) << 23))
 }

@@ -1,19 +1,24 @@
 //! `cachegen-LEVEL`: lossy, for rest and flight (CacheGen, Liu et al., SIGCOMM 2024).
 //!
-//! From the paper: coarser grids in deeper layers, anchors every ten tokens that their neighbours are written against, and
-//! arithmetic coding with distributions for each layer and channel that a profile has learned, or the page itself says. What
-//! differs, since it was measured to lose less for the same bytes:
+//! From the paper: anchors every ten tokens that their neighbours are written against, levels of one grid, and arithmetic coding
+//! with distributions for each layer and channel that a profile has learned, or the page itself says. What differs, since it
+//! was measured to lose less for the same bytes (divergence of SmolLM2-135M over a context that was coded):
 //!
+//! - All layers have the same grid in proportion to their numbers. The paper's grids that become coarser from third to third
+//!   diverged by three tenths more.
 //! - One grid for all channels of a lane's keys. Attention adds up the errors of channels, so none deserves a finer grid than
 //!   another; large channels cost more bits instead of more error.
 //! - Values have a grid by token, in proportion to the token's size.
 //! - The first [`SINKS`] positions are exact: they receive attention from everywhere.
 //! - Anchors have the grid of the others, as every token is read alone, and a channel has them only where that is cheaper
 //!   than a mean: neighbours differ more from each other than from the mean where rotary position turns fast.
+//! - A profile knows means and spreads, and where it was told the angles of rotary position, turns the means with it; what a
+//!   page says of its channels are differences to that.
 //!
 //! What is decoded are whole numbers times a step, so all machines give the same bytes. Pages that a recipe wrote, of eight-bit
 //! elements or with numbers that are not finite go the way of [`Lossless`].
 
+mod forecast;
 mod grid;
 mod profile;
 mod rows;
@@ -26,18 +31,15 @@ use super::layout::{Layout, Reader, Side, corrupt, header_of, put_header, take_h
 use crate::{Codec, StoreError};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::page::{HEADER, Header, reseal};
-use rows::{Expected, Written};
+use forecast::{Forecast, Turn};
+use rows::Written;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Positions from the start of a sequence that are exact.
 pub const SINKS: u64 = 4;
 /// Steps of the levels, in spreads of a typical channel.
-const STEPS: [f32; 3] = [0.4, 0.2, 0.1];
-/// Keys have a finer grid than values, as their errors are in the exponent.
-const SIDES: [f32; 2] = [1.0, 1.0];
-/// The first, second and last third of the layers.
-const THIRDS: [f32; 3] = [0.8, 1.0, 1.2];
+const STEPS: [f32; 3] = [0.375, 0.1875, 0.093_75];
 
 const LOSSLESS: u8 = 0;
 const CODED: u8 = 1;
@@ -47,29 +49,32 @@ const LEARNED: u8 = 2;
 #[derive(Clone, Debug)]
 pub struct CacheGen {
     level: u8,
-    layers: u16,
-    profile: Option<(Arc<Profile>, String)>,
+    profile: Option<Learned>,
+}
+
+#[derive(Clone, Debug)]
+struct Learned {
+    profile: Arc<Profile>,
+    digest: String,
+    turn: Option<Turn>,
 }
 
 impl CacheGen {
-    /// For a model of so many layers; none for a level that does not exist.
-    pub fn new(level: u8, layers: u16, profile: Option<Arc<Profile>>) -> Option<CacheGen> {
-        let profile = profile.map(|profile| (profile.clone(), profile.digest()));
-        (1..=3).contains(&level).then_some(CacheGen { level, layers, profile })
-    }
-
-    /// The step of a side's grid, for channels of this spread.
-    fn step(&self, header: &Header, side: usize, spread: f32) -> f32 {
-        let third = usize::from(header.layer) * 3 / usize::from(self.layers.max(1));
-        STEPS[usize::from(self.level) - 1] * SIDES[side] * THIRDS[third.min(2)] * spread
+    /// None for a level that does not exist.
+    pub fn new(level: u8, profile: Option<Arc<Profile>>) -> Option<CacheGen> {
+        let profile = profile.map(|profile| {
+            let (digest, turn) = (profile.digest(), Turn::new(profile.angles()));
+            Learned { profile, digest, turn }
+        });
+        (1..=3).contains(&level).then_some(CacheGen { level, profile })
     }
 
     fn lane(&self, header: &Header, layout: &Layout) -> Option<&[Lane; 2]> {
-        self.profile.as_ref()?.0.lane(header.layer, header.head, layout.keys.channels)
+        self.profile.as_ref()?.profile.lane(header.layer, header.head, layout.keys.channels)
     }
 
     /// How a side is written; none where it cannot be.
-    fn plan(&self, header: &Header, side: &Side, which: usize, bytes: &[u8], lane: Option<&Lane>) -> Option<Plan> {
+    fn plan(&self, header: &Header, side: &Side, bytes: &[u8], lane: Option<&Lane>) -> Option<Plan> {
         let x = grid::read(side, bytes)?;
         let tokens = tokens(header);
         let centres: Vec<(f32, f32)> = x.chunks(PAGE_TOKENS).map(|x| grid::centre(&x[tokens.clone()])).collect();
@@ -78,15 +83,34 @@ impl CacheGen {
             // A page of constants has no spread, and every grid will do that has points for it.
             None => grid::mean_spread(centres.iter().map(|centre| centre.1)).unwrap_or(1.0),
         };
-        let n = grid::nearest(self.step(header, which, spread));
+        let n = grid::nearest(STEPS[usize::from(self.level) - 1] * spread);
         let grids = match side.by_channel {
             true => [grid::BELOW as u8; PAGE_TOKENS],
             false => grid::token_grids(&x, &centres, tokens.clone()),
         };
-        let points = grid::quantize(&x, &steps(n, &grids)?)?;
-        let expected = expected(lane, n, side.channels)?;
-        let rows = points.chunks(PAGE_TOKENS).zip(&expected).map(|(row, &usual)| rows::write(row, usual, &tokens));
-        Some(Plan { n, grids, rows: rows.collect(), expected })
+        let steps = steps(n, &grids)?;
+        let mut points = grid::quantize(&x, &steps)?;
+        let forecast = self.forecast(header, side, lane, n, &steps)?;
+        forecast.take(&mut points);
+        let rows = points.chunks(PAGE_TOKENS).map(|row| rows::write(row, &tokens)).collect();
+        Some(Plan { n, grids, rows, expected: forecast.classes })
+    }
+
+    /// What is expected of a side; none where its grid is beyond all numbers.
+    fn forecast(
+        &self,
+        header: &Header,
+        side: &Side,
+        lane: Option<&Lane>,
+        n: i16,
+        steps: &[f32; PAGE_TOKENS],
+    ) -> Option<Forecast> {
+        let turn = self.profile.as_ref().and_then(|learned| learned.turn.as_ref()).filter(|_| side.by_channel);
+        let usual = grid::step(n)?;
+        Some(match lane {
+            Some(lane) => Forecast::of(lane, turn, header.start, steps, usual),
+            None => Forecast::none(side.channels),
+        })
     }
 }
 
@@ -97,16 +121,8 @@ struct Plan {
     /// By how much tokens differ from it.
     grids: [u8; PAGE_TOKENS],
     rows: Vec<Written>,
-    expected: Vec<Expected>,
-}
-
-/// What is expected of the channels on a grid.
-fn expected(lane: Option<&Lane>, n: i16, channels: usize) -> Option<Vec<Expected>> {
-    let step = grid::step(n)?;
-    Some(match lane {
-        Some(lane) => lane.channels.iter().map(|&channel| rows::expected(channel, step)).collect(),
-        None => vec![rows::UNKNOWN; channels],
-    })
+    /// Classes of the rows.
+    expected: Vec<u8>,
 }
 
 /// Tokens that are on the grid: not the sinks, and none behind the last.
@@ -136,7 +152,7 @@ impl Codec for CacheGen {
     fn name(&self) -> String {
         match &self.profile {
             None => format!("cachegen-{}", self.level),
-            Some((_, digest)) => format!("cachegen-{}@{digest}", self.level),
+            Some(Learned { digest, .. }) => format!("cachegen-{}@{digest}", self.level),
         }
     }
 
@@ -150,7 +166,7 @@ impl Codec for CacheGen {
         let plans = layout.as_ref().and_then(|layout| {
             let lane = self.lane(&header, layout);
             let plan = |side: &Side, which: usize| {
-                self.plan(&header, side, which, &page[side.range.clone()], lane.map(|lane| &lane[which]))
+                self.plan(&header, side, &page[side.range.clone()], lane.map(|lane| &lane[which]))
             };
             Some((layout, [plan(&layout.keys, 0)?, plan(&layout.values, 1)?]))
         });
@@ -168,10 +184,10 @@ impl Codec for CacheGen {
         for (side, plan) in [&layout.keys, &layout.values].into_iter().zip(&plans) {
             sinks(side, tokens(&header).start).for_each(|range| out.extend_from_slice(&page[range]));
             out.extend_from_slice(&plan.n.to_le_bytes());
-            rows::put_all(&plan.rows, &plan.expected, &mut coder, &mut classes);
             if !side.by_channel {
                 rows::put(&plan.grids.map(|grid| i32::from(grid) - i32::from(grid::BELOW)), &mut coder, &mut classes);
             }
+            rows::put_all(&plan.rows, &plan.expected, &mut coder, &mut classes);
             plan.rows.iter().for_each(|row| coder.row(row.row.class, &row.left));
             out.append(&mut classes);
         }
@@ -199,26 +215,28 @@ impl Codec for CacheGen {
         for (which, side) in [&layout.keys, &layout.values].into_iter().enumerate() {
             let exact: Vec<&[u8]> = sinks(side, tokens.start).map(|r| from.take(r.len())).collect::<Result<_, _>>()?;
             let n = from.short()? as u16 as i16;
-            let classes = [from.byte()?, from.byte()?, from.byte()?];
             let grids = if side.by_channel { None } else { Some(from.byte()?) };
+            let classes = [from.byte()?, from.byte()?, from.byte()?];
             sides.push((side, lane.map(|lane| &lane[which]), exact, n, classes, grids));
         }
         let mut decoder = Decoder::new(&mut from)?;
         for (side, lane, exact, n, classes, of_grids) in sides {
             let far = || corrupt("a grid beyond all numbers");
-            let expected = expected(lane, n, side.channels).ok_or_else(far)?;
-            let rows = rows::take_all(&expected, &mut decoder, &classes)?;
             let mut grids = [0; PAGE_TOKENS];
             if let Some(class) = of_grids {
                 decoder.row(class, &mut grids)?;
             }
-            let steps = steps(n, &grids.map(|grid| grid.saturating_add(i32::from(grid::BELOW)).clamp(0, 255) as u8));
+            let grids = grids.map(|grid| grid.saturating_add(i32::from(grid::BELOW)).clamp(0, 255) as u8);
+            let steps = steps(n, &grids).ok_or_else(far)?;
+            let forecast = self.forecast(&header, side, lane, n, &steps).ok_or_else(far)?;
+            let rows = rows::take_all(&forecast.classes, &mut decoder, &classes)?;
             let mut points = vec![0; side.len()];
             for (points, &row) in points.chunks_exact_mut(PAGE_TOKENS).zip(&rows) {
                 decoder.row(row.class, points)?;
                 rows::restore(points, row, &tokens);
             }
-            grid::write(side, &points, &steps.ok_or_else(far)?, &mut page[side.range.clone()]);
+            forecast.add(&mut points);
+            grid::write(side, &points, &steps, &mut page[side.range.clone()]);
             sinks(side, tokens.start).zip(exact).for_each(|(to, bytes)| page[to].copy_from_slice(bytes));
         }
         decoder.end()?;

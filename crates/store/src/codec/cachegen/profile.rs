@@ -1,10 +1,11 @@
 //! What keys and values of a model are usually like: mean and spread of each channel of each lane.
 //!
-//! The file: `KVCG`, version, number of lanes (four bytes each); for each lane, in order of layer and head, these (two bytes
+//! The file: `KVCG`, version, number of angles, the angles, number of lanes (four bytes each); for each lane, in order of layer and head, these (two bytes
 //! each), its channels (four bytes), the usual spread of keys and of values, and mean and spread of every channel, keys first;
 //! 16 bytes of BLAKE3 over all before. Numbers are little-endian, floats have 32 bits.
 
-use super::super::layout::{Layout, Reader, corrupt, header_of};
+use super::super::layout::{Layout, Reader, header_of};
+use super::forecast::Turn;
 use super::grid;
 use crate::StoreError;
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -35,6 +36,7 @@ pub struct Lane {
 /// Keys and values of all lanes, learned from pages in plain elements.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Profile {
+    angles: Vec<f32>,
     lanes: BTreeMap<(u16, u16), [Lane; 2]>,
 }
 
@@ -51,9 +53,13 @@ impl Profile {
     /// From pages of the model: some thousand tokens are enough. Pages that a recipe wrote, or with numbers that are not
     /// finite, teach nothing.
     ///
+    /// `angles` are those of rotary position, in radians a position, of channel `i` with channel `i + angles.len()`. It is empty
+    /// where keys are kept before rotary position, or it is not known; pages then become somewhat larger.
+    ///
     /// # Errors
     /// [`StoreError::Corrupt`] for bytes that are no page.
-    pub fn learn<'a>(pages: &mut impl Iterator<Item = &'a [u8]>) -> Result<Profile, StoreError> {
+    pub fn learn<'a>(pages: &mut impl Iterator<Item = &'a [u8]>, angles: &[f32]) -> Result<Profile, StoreError> {
+        let turn = Turn::new(angles);
         let mut sums: BTreeMap<(u16, u16), [Sums; 2]> = BTreeMap::new();
         for page in pages {
             let header = header_of(page)?;
@@ -61,21 +67,32 @@ impl Profile {
             let tokens = (header.tokens as usize).min(PAGE_TOKENS);
             let lane = sums.entry((header.layer, header.head)).or_default();
             for (side, sums) in [&layout.keys, &layout.values].into_iter().zip(lane) {
-                let Some(x) = grid::read(side, &page[side.range.clone()]) else { continue };
+                let Some(mut x) = grid::read(side, &page[side.range.clone()]) else { continue };
                 sums.channels.resize(side.channels, [0.0; 4]);
-                let centres: Vec<(f32, f32)> = x.chunks(PAGE_TOKENS).map(|x| grid::centre(&x[..tokens])).collect();
+                let centres = |x: &[f32]| -> Vec<(f32, f32)> {
+                    x.chunks(PAGE_TOKENS).map(|x| grid::centre(&x[..tokens])).collect()
+                };
+                if let Some(spread) = grid::mean_spread(centres(&x).iter().map(|centre| centre.1)) {
+                    sums.spread.0 += f64::from(spread.log2());
+                    sums.spread.1 += 1.0;
+                }
+                if let Some(turn) = turn.as_ref().filter(|_| side.by_channel) {
+                    turn.undo(header.start, &mut x);
+                }
+                let centres = centres(&x);
                 for (sum, &(median, spread)) in sums.channels.iter_mut().zip(&centres) {
                     let (median, spread) = (f64::from(median), f64::from(spread));
                     [1.0, median, median * median, spread * spread].iter().zip(sum).for_each(|(x, sum)| *sum += x);
                 }
-                if let Some(spread) = grid::mean_spread(centres.iter().map(|centre| centre.1)) {
-                    sums.spread.0 += f64::from(spread.log2());
-                    sums.spread.1 += 1.0;
-                }
             }
         }
         let lanes = sums.into_iter().map(|(lane, sides)| (lane, sides.map(|sums| sums.lane())));
-        Ok(Profile { lanes: lanes.collect() })
+        Ok(Profile { angles: angles.to_vec(), lanes: lanes.collect() })
+    }
+
+    /// Angles of rotary position; see [`Profile::learn`].
+    pub fn angles(&self) -> &[f32] {
+        &self.angles
     }
 
     /// Keys and values of a lane, where it was learned with as many channels.
@@ -88,6 +105,8 @@ impl Profile {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(VERSION.to_le_bytes());
+        bytes.extend((self.angles.len() as u32).to_le_bytes());
+        self.angles.iter().for_each(|angle| bytes.extend(angle.to_le_bytes()));
         bytes.extend((self.lanes.len() as u32).to_le_bytes());
         for (&(layer, head), sides) in &self.lanes {
             let channels = sides[0].channels.len().max(sides[1].channels.len());
@@ -126,14 +145,19 @@ impl Profile {
         if four()? != MAGIC || u32::from_le_bytes(four()?) != VERSION {
             return Err(fail("no profile of this version; learn it again"));
         }
+        let finite = |four: [u8; 4]| -> Result<f32, StoreError> {
+            let x = f32::from_le_bytes(four);
+            if x.is_finite() { Ok(x) } else { Err(fail("one of its numbers is not finite")) }
+        };
+        let mut angles = Vec::new();
+        for _ in 0..u32::from_le_bytes(four()?) {
+            angles.push(finite(four()?)?);
+        }
         let mut lanes = BTreeMap::new();
         for _ in 0..u32::from_le_bytes(four()?) {
             let [a, b, c, d] = four()?;
             let channels = u32::from_le_bytes(four()?);
-            let mut float = || -> Result<f32, StoreError> {
-                let x = f32::from_le_bytes(four()?);
-                if x.is_finite() { Ok(x) } else { Err(corrupt("a profile's number is not finite")) }
-            };
+            let mut float = || finite(four()?);
             let mut sides = [float()?, float()?].map(|spread| Lane { spread, channels: Vec::new() });
             for side in &mut sides {
                 for _ in 0..channels {
@@ -143,7 +167,7 @@ impl Profile {
             lanes.insert((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])), sides);
         }
         from.end()?;
-        Ok(Profile { lanes })
+        Ok(Profile { angles, lanes })
     }
 
     /// Eight hexadecimal digits that tell profiles apart in names of codecs.

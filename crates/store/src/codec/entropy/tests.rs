@@ -99,7 +99,8 @@ proptest! {
 
 mod ranges {
     use super::super::super::layout::Reader;
-    use super::super::rans::{CLASSES, Decoder, Encoder, class_of, cost};
+    use super::super::family::{CLASSES, class_of, cost};
+    use super::super::rans::{Decoder, Encoder};
     use proptest::prelude::*;
 
     fn round(rows: &[(u8, Vec<i32>)]) -> usize {
