@@ -12,6 +12,7 @@ mod load;
 mod run;
 mod serve;
 mod size;
+mod tiers;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! `cachalot serve`: the HTTP server.
 
 use crate::args::{KvArgs, ModelArgs};
+use crate::tiers::TierArgs;
 use crate::{Failure, load, size};
 use cachalot_engine::{ReplayConfig, ReuseConfig};
 use cachalot_kv::KvFormat;
@@ -55,6 +56,8 @@ pub struct ServeArgs {
     replay: ReplayArgs,
     #[command(flatten)]
     reuse: ReuseArgs,
+    #[command(flatten)]
+    tiers: TierArgs,
 }
 
 /// What is computed once for prompts that begin alike.
@@ -116,6 +119,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let ready = load::load(&args.model)?;
     let engine =
         load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config(), args.reuse.config())?;
+    args.tiers.attach(&engine.handle())?;
     let config = ServerConfig {
         host: args.host,
         port: args.port,

@@ -249,6 +249,6 @@ mod tests {
         assert_eq!(choose(&parts("kkbbkk"), 2), parts("kkbb"));
         assert_eq!(choose(&parts("bkkknn"), 2), parts("kkkknn"));
         assert_eq!(choose(&parts("b"), 2), parts("b"));
-        assert_eq!(choose(&parts("bnnbb"), 2), parts("bn"));
+        assert_eq!(choose(&parts("bnnbb"), 2), parts("knn"));
     }
 }
