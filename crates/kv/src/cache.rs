@@ -285,7 +285,9 @@ impl KvCache {
             lanes.iter().for_each(|lane| take(lane.exact_bytes(), end(lane).saturating_sub(lane.end())));
             lanes.iter().for_each(|lane| take(lane.body_bytes(), due(lane)));
             for lane in lanes {
-                now.entry(lane.exact_bytes()).or_default().0 -= due(lane) as isize;
+                let slots = lane.slots(all).saturating_sub(1);
+                let freed = due(lane) - lane.due_shared(slots, end(lane));
+                now.entry(lane.exact_bytes()).or_default().0 -= freed as isize;
             }
         }
         let spare = |bytes: &usize| seq.spare.get(bytes).map_or(0, Vec::len);

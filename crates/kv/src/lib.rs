@@ -11,6 +11,7 @@
 //! - [`encode`]: how keys and values are written; [`plan`]: which lane is written how.
 //! - [`recipe`]: methods by name; [`profile`]: what calibration learned about a model.
 //! - [`attend`]: how they are read.
+//! - [`share`]: what sequences with a common beginning have in common.
 //! - [`score`], `allot`, [`reduce`]: what is kept of a context, how much of it, and how the rest goes.
 //! - [`cache`]: all of it behind one type.
 
@@ -33,6 +34,7 @@ pub mod reduce;
 pub mod rope;
 pub mod score;
 pub mod sequence;
+pub mod share;
 
 pub use cachalot_kernels::attention::Element;
 pub use cache::{KvCache, Segment};
@@ -46,3 +48,4 @@ pub use recipe::{Recipe, RecipeError, Registry};
 pub use record::Recorder;
 pub use rope::Rope;
 pub use sequence::SequenceKv;
+pub use share::SharedBlock;

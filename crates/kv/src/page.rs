@@ -5,7 +5,7 @@
 
 use crate::KvError;
 use crate::encode::codec::Hints;
-use crate::encode::{KvFormat, read_keys, read_values, write_keys, write_values};
+use crate::encode::{KvFormat, write_keys, write_values};
 use crate::plan::Body;
 use crate::pool::PageBytes;
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};
@@ -137,6 +137,7 @@ pub struct WritablePage {
 pub struct SealedPage {
     kind: PageKind,
     start: u64,
+    tokens: usize,
     bytes: PageBytes,
 }
 
@@ -182,13 +183,6 @@ impl WritablePage {
         write_values(self.format.v, part(self.kind.values()), v, width, slot);
     }
 
-    /// Keys and values of all tokens, `[tokens][dim]` each.
-    pub(crate) fn read(&self, k: &mut [f32], v: &mut [f32]) {
-        let view = self.view();
-        read_keys(view.k_element, view.k, self.kind.width(), self.kind.dim, k);
-        read_values(view.v_element, view.v, self.kind.width(), self.kind.dim, v);
-    }
-
     /// A copy over other bytes of the same length.
     pub(crate) fn copy_to(&self, mut bytes: PageBytes) -> WritablePage {
         bytes.bytes_mut().copy_from_slice(self.bytes.bytes());
@@ -200,9 +194,9 @@ impl WritablePage {
         self.bytes.consolidate();
     }
 
-    /// Ends writing: the page holds the tokens from position `start`.
-    pub(crate) fn seal(self, start: u64) -> SealedPage {
-        seal(self.kind, start, self.bytes)
+    /// Ends writing: the first `tokens` slots hold the tokens from position `start`.
+    pub(crate) fn seal(self, start: u64, tokens: usize) -> SealedPage {
+        seal(self.kind, start, tokens, self.bytes)
     }
 
     /// The bytes, for the next page of this size.
@@ -229,7 +223,7 @@ impl SealedPage {
             odd += body.v.encode(v, hints, &mut bytes[values.clone()]);
             bytes[values.end..].fill(0);
         }
-        (seal(kind, hints.start as u64, bytes), odd)
+        (seal(kind, hints.start as u64, PAGE_TOKENS, bytes), odd)
     }
 
     /// As attention reads it.
@@ -244,6 +238,27 @@ impl SealedPage {
     /// Position of the first token.
     pub fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Tokens in it; slots beyond them hold anything.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// All bytes, header included.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.bytes()
+    }
+
+    pub(crate) fn kind(&self) -> &PageKind {
+        &self.kind
+    }
+
+    /// Whether it belongs to this place and is written in this format.
+    pub(crate) fn is_of(&self, kind: &PageKind) -> bool {
+        let own = &self.kind;
+        (own.layer, own.head, own.dim) == (kind.layer, kind.head, kind.dim)
+            && self.bytes.bytes()[32..44] == kind.format_id()
     }
 
     /// Bytes of the page.
@@ -301,7 +316,7 @@ impl SealedPage {
     }
 }
 
-fn seal(kind: PageKind, start: u64, mut bytes: PageBytes) -> SealedPage {
+fn seal(kind: PageKind, start: u64, tokens: usize, mut bytes: PageBytes) -> SealedPage {
     let header = &mut bytes.bytes_mut()[..HEADER];
     header.fill(0);
     header[..4].copy_from_slice(&MAGIC);
@@ -310,11 +325,11 @@ fn seal(kind: PageKind, start: u64, mut bytes: PageBytes) -> SealedPage {
     header[10..12].copy_from_slice(&kind.head.to_le_bytes());
     header[12..16].copy_from_slice(&(kind.dim as u32).to_le_bytes());
     header[16..24].copy_from_slice(&start.to_le_bytes());
-    header[24..28].copy_from_slice(&(PAGE_TOKENS as u32).to_le_bytes());
+    header[24..28].copy_from_slice(&(tokens as u32).to_le_bytes());
     header[32..44].copy_from_slice(&kind.format_id());
     let sum = checksum(bytes.bytes());
     bytes.bytes_mut()[CHECKSUM].copy_from_slice(&sum);
-    SealedPage { kind, start, bytes }
+    SealedPage { kind, start, tokens, bytes }
 }
 
 fn checksum(page: &[u8]) -> [u8; 16] {
@@ -340,7 +355,7 @@ mod tests {
         let row: Vec<f32> = (0..16 * 64).map(|i| i as f32).collect();
         // SAFETY: nobody else has the page.
         unsafe { page.write(&row, &row, 0) };
-        let sealed = page.seal(128);
+        let sealed = page.seal(128, PAGE_TOKENS);
         assert_eq!(sealed.verify(), Ok(()));
         let header = Header::verified(sealed.bytes.bytes()).unwrap();
         assert_eq!((header.body, header.layer, header.head, header.dim), (false, 3, 1, 16));

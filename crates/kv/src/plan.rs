@@ -4,10 +4,10 @@ use crate::encode::KvFormat;
 use crate::encode::codec::{Shape, Side};
 use crate::encode::pipeline::Pipeline;
 use crate::lane::Lane;
-use crate::reduce::Keep;
+use crate::reduce::{Keep, When};
 use crate::{KvError, LayerGeometry};
 use cachalot_kernels::attention::PAGE_TOKENS;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How the body of a lane is written.
 #[derive(Clone, Debug)]
@@ -16,11 +16,21 @@ pub struct Body {
     pub k: Arc<Pipeline>,
     /// Values of a page of 64 tokens.
     pub v: Arc<Pipeline>,
+    digest: Arc<OnceLock<[u8; 32]>>,
 }
 
 impl Body {
+    /// A body whose keys and values these pipelines write.
+    pub fn new(k: Arc<Pipeline>, v: Arc<Pipeline>) -> Body {
+        Body { k, v, digest: Arc::default() }
+    }
+
     /// Tells formats apart: a digest of the stages' descriptions and the shapes they write.
     pub fn digest(&self) -> [u8; 32] {
+        *self.digest.get_or_init(|| self.compute_digest())
+    }
+
+    fn compute_digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for side in [&self.k, &self.v] {
             hasher.update(format!("{:?}", side.shape()).as_bytes());
@@ -60,6 +70,8 @@ pub struct CachePlan {
     pub lanes: Vec<Vec<LanePlan>>,
     /// What is kept of a context; everything where `None`.
     pub keep: Option<Keep>,
+    /// Digest of the profile that tables were taken from, where any were.
+    pub profile: Option<[u8; 32]>,
 }
 
 impl CachePlan {
@@ -70,11 +82,37 @@ impl CachePlan {
             name: format.to_string(),
             lanes: layers.map(|heads| vec![lane.clone(); heads]).collect(),
             keep: None,
+            profile: None,
         }
     }
 }
 
 impl CachePlan {
+    /// Whether a context stays in plain elements until its end, when it is reduced.
+    pub fn holds(&self) -> bool {
+        self.keep.as_ref().is_some_and(|keep| keep.when != When::Decode)
+    }
+
+    /// Tells apart plans that write the same tokens to other bytes, before anything is reduced: sequences whose plans have the
+    /// same digest can share pages. All those that hold a context in the same plain elements can, whatever they keep of it.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        let holds = self.holds();
+        for (layer, lanes) in self.lanes.iter().enumerate() {
+            for lane in lanes {
+                hasher.update(&(layer as u64).to_le_bytes()).update(&[lane.exact.k as u8, lane.exact.v as u8]);
+                if let Some(body) = lane.body.as_ref().filter(|_| !holds) {
+                    let places = [lane.sinks as u64, lane.window as u64].map(u64::to_le_bytes);
+                    hasher.update(b"body").update(places.as_flattened()).update(&body.digest());
+                }
+            }
+        }
+        if let Some(profile) = self.profile.filter(|_| !holds) {
+            hasher.update(b"profile").update(&profile);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     /// Bytes of `tokens` of every head of the layers that a method reduces, in whole pages, with their positions.
     fn bytes_of(&self, layers: &[LayerGeometry], tokens: usize) -> u64 {
         let mut sum = 0;

@@ -88,10 +88,10 @@ fn plan(g: &LayerGeometry, layers: usize, s: &Setting) -> Arc<CachePlan> {
         let part: Arc<dyn Part> = Arc::new(Grid { shape, step: s.step });
         Arc::new(Pipeline::new(shape, s.before_rope && side == Side::Keys, swap.into_iter().collect(), vec![part]))
     };
-    let body = Body { k: side(Side::Keys), v: side(Side::Values) };
+    let body = Body::new(side(Side::Keys), side(Side::Values));
     let exact = "f32".parse().unwrap();
     let lane = LanePlan { sinks: s.sinks, window: s.window, exact, body: Some(body), importance: false };
-    Arc::new(CachePlan { name: "grid".into(), lanes: vec![vec![lane; g.kv_heads]; layers], keep: None })
+    Arc::new(CachePlan { name: "grid".into(), lanes: vec![vec![lane; g.kv_heads]; layers], keep: None, profile: None })
 }
 
 fn body_cache(g: &LayerGeometry, layers: usize, s: &Setting, threads: usize, isa: Isa) -> KvCache {

@@ -61,9 +61,11 @@ impl Attention<'_, '_> {
     fn encode_page(&self, due: &Due) -> Option<(SealedPage, usize)> {
         let lane = self.segments[due.segment].seq.lane(self.layer, due.head);
         let bytes = due.bytes.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let (page, dim) = (lane.writable(due.page)?, self.geometry.head_dim);
+        let dim = self.geometry.head_dim;
+        lane.exact(due.page)?;
         let (mut k, mut v) = (vec![0.0; PAGE_TOKENS * dim], vec![0.0; PAGE_TOKENS * dim]);
-        page.read(&mut k, &mut v);
+        lane.read_keys(due.page, None, &mut k);
+        lane.read_values(due.page, &mut v);
         lane.encode(due.page, &mut k, &v, self.geometry.rope.as_deref(), &[], bytes)
     }
 

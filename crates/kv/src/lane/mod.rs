@@ -2,6 +2,7 @@
 
 mod company;
 pub(crate) mod keep;
+pub(crate) mod share;
 
 use crate::Rope;
 use crate::encode::codec::Hints;
@@ -165,7 +166,7 @@ impl Lane {
         rows
     }
 
-    fn read_keys(&self, page: usize, rope: Option<&Rope>, to: &mut [f32]) {
+    pub(crate) fn read_keys(&self, page: usize, rope: Option<&Rope>, to: &mut [f32]) {
         let dim = self.exact.dim;
         if let Some(view) = self.exact(page) {
             return read_keys(view.k_element, view.k, self.exact.width(), dim, to);
@@ -180,7 +181,7 @@ impl Lane {
         }
     }
 
-    fn read_values(&self, page: usize, to: &mut [f32]) {
+    pub(crate) fn read_values(&self, page: usize, to: &mut [f32]) {
         if let Some(view) = self.exact(page) {
             return read_values(view.v_element, view.v, self.exact.width(), self.exact.dim, to);
         }
@@ -313,10 +314,11 @@ impl Lane {
         let Some(fresh) = self.fresh.take() else { return };
         for index in fresh..self.encoded {
             let Some(entry) = index.checked_sub(self.first).and_then(|i| self.pages.get_mut(i)) else { continue };
-            if let Some(body) = entry.body.take()
-                && let Slot::Writable(page) = std::mem::replace(&mut entry.slot, Slot::Shared(body))
-            {
-                spare.push(page.into_bytes());
+            let Some(body) = entry.body.take() else { continue };
+            match std::mem::replace(&mut entry.slot, Slot::Shared(body)) {
+                Slot::Writable(page) => spare.push(page.into_bytes()),
+                // Others may still read it exactly.
+                Slot::Shared(page) => spare.extend(Arc::try_unwrap(page).ok().map(SealedPage::into_bytes)),
             }
         }
     }
@@ -331,7 +333,7 @@ impl Lane {
             }
             if let Some(Entry { slot: Slot::Writable(page), .. }) = self.pages.remove(i) {
                 let start = self.position((self.first + i) * PAGE_TOKENS);
-                let slot = Slot::Shared(Arc::new(page.seal(start as u64)));
+                let slot = Slot::Shared(Arc::new(page.seal(start as u64, PAGE_TOKENS)));
                 self.pages.insert(i, Entry { slot, body: None });
             }
         }

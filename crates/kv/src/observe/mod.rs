@@ -169,6 +169,18 @@ impl Observed {
         })
     }
 
+    /// Tokens at the start of a context whose queries and hidden states are not looked at.
+    pub fn unobserved(&self, context: usize) -> usize {
+        if self.wish.moments || self.wish.hidden {
+            return 0;
+        }
+        let columns = match self.wish.columns {
+            Some(Columns { gather: Gather::Repeated, .. }) | None => context,
+            Some(_) => self.first,
+        };
+        columns.min(context.saturating_sub(self.wish.rows))
+    }
+
     /// What is gathered by columns, if anything.
     pub fn gathers(&self) -> Option<Gather> {
         self.wish.columns.map(|columns| columns.gather)

@@ -30,7 +30,10 @@ impl Recipe {
         if let Some(profile) = profile {
             self.check_profile(profile)?;
         }
-        self.plan_with(layers, profile.map(|profile| profile as &dyn Tensors))
+        let mut plan = self.plan_with(layers, profile.map(|profile| profile as &dyn Tensors))?;
+        let used = [Side::Keys, Side::Values].into_iter().any(|side| self.uses_profile(side));
+        plan.profile = profile.filter(|_| used).map(|profile| *blake3::hash(profile.checksum().as_bytes()).as_bytes());
+        Ok(plan)
     }
 
     /// [`Recipe::plan`] with tensors whose origin nobody checks.
@@ -46,7 +49,7 @@ impl Recipe {
         });
         let lanes = lanes.collect::<Result<_, _>>()?;
         let keep = self.keep.as_ref().map(|keep| keep.build(layers, profile)).transpose()?;
-        let mut plan = CachePlan { name: self.name.clone(), lanes, keep: None };
+        let mut plan = CachePlan { name: self.name.clone(), lanes, keep: None, profile: None };
         if let Some(Passes::Stages(stages)) = keep.as_ref().map(|keep| keep.method.passes())
             && let Some(after) = stages.iter().filter_map(|stage| stage.after).find(|after| after + 1 >= layers.len())
         {
@@ -90,13 +93,17 @@ impl Recipe {
             profile.check_heads(&self.name, measure)?;
         }
         for side in [Side::Keys, Side::Values] {
-            let wants = |spec: &StageSpec| stage(&spec.name).is_some_and(|entry| entry.calibrate.is_some());
-            let used = self.encode.chooses_bits(side) || self.encode.all_stages(side).any(wants);
-            if used {
+            if self.uses_profile(side) {
                 profile.check_recipe(&self.name, side, &self.encode.digest(side))?;
             }
         }
         Ok(())
+    }
+
+    /// Whether what it writes of a side depends on what calibration learned.
+    fn uses_profile(&self, side: Side) -> bool {
+        let wants = |spec: &StageSpec| stage(&spec.name).is_some_and(|entry| entry.calibrate.is_some());
+        self.encode.chooses_bits(side) || self.encode.all_stages(side).any(wants)
     }
 
     fn window_of(&self, layer: usize, layers: usize) -> usize {
@@ -133,7 +140,7 @@ impl Builder<'_> {
         } else {
             let k = self.pipeline(Lane { layer, head, side: Side::Keys }, k)?;
             let v = self.pipeline(Lane { layer, head, side: Side::Values }, v)?;
-            Some(Body { k, v })
+            Some(Body::new(k, v))
         };
         // Whoever divides tokens into classes wants to know what they are worth.
         let classes = |side| encode.all_stages(side).any(|spec| spec.name == "classes");

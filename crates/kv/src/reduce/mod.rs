@@ -124,6 +124,15 @@ impl Pending {
         !matches!(self.pass, Pass::Context)
     }
 
+    /// Tokens at the start of the context whose queries nobody looks at.
+    pub fn unobserved(&self) -> usize {
+        match (&self.pass, &self.observed) {
+            (Pass::Context, None) => usize::MAX,
+            (Pass::Context, Some(observed)) => observed.unobserved(self.context),
+            _ => 0,
+        }
+    }
+
     /// The same for a branch of the sequence, which is not in the middle of a pass.
     pub fn copy(&self, ledger: &Ledger) -> Result<Pending, KvError> {
         if !matches!(self.pass, Pass::Context) {

@@ -79,6 +79,17 @@ impl Rows {
 
 /// Takes the next `n` tokens of `rows` into `seq`, or those that a pass over its context wants.
 pub fn step(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize) -> Vec<f32> {
+    step_with(cache, seq, rows, n, |_| {})
+}
+
+/// As [`step`]; `before` sees the sequence before it lets go of pages.
+pub fn step_with(
+    cache: &KvCache,
+    seq: &mut SequenceKv,
+    rows: &Rows,
+    n: usize,
+    before: impl FnOnce(&mut SequenceKv),
+) -> Vec<f32> {
     let g = &cache.config().layers[0];
     let layers = seq.layers();
     // Tokens are their own positions.
@@ -100,6 +111,7 @@ pub fn step(cache: &KvCache, seq: &mut SequenceKv, rows: &Rows, n: usize) -> Vec
         cache.attend(layer, &mut segments, &q, &k, &v, &mut out).unwrap();
     }
     cache.advance(&mut segments);
+    before(seq);
     cache.settle(seq);
     out
 }

@@ -1,0 +1,167 @@
+//! Blocks: the pages of all lanes for one span of tokens, as several sequences have them in common.
+//!
+//! What a sequence's pages hold depends on its tokens alone, however they were cut into steps, so a sequence that begins with
+//! the same tokens may begin with the same pages: the next query reads the same bytes as if they had been computed again.
+//! Pages that a recipe has encoded are not enough for that: a query reads the window before it exactly. A block therefore has
+//! both forms of a page where a continuation was provided for ([`KvCache::share`]'s `at`).
+
+use crate::lane::share::Forms;
+use crate::page::SealedPage;
+use crate::pool::PageBytes;
+use crate::{KvCache, KvError, SequenceKv};
+use cachalot_kernels::attention::PAGE_TOKENS;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The pages of all lanes for the tokens of one page; those that layers with a sliding window do not need may be missing.
+#[derive(Clone, Default)]
+pub struct SharedBlock {
+    /// Layer by layer, head by head.
+    lanes: Vec<Forms>,
+}
+
+/// One page of a block.
+pub struct SharedPage<'a> {
+    /// In plain elements beside, or instead of, the form that its lane keeps for good.
+    pub exact: bool,
+    /// The page.
+    pub page: &'a Arc<SealedPage>,
+}
+
+impl SharedBlock {
+    /// Its pages, layer by layer and head by head.
+    pub fn pages(&self) -> impl Iterator<Item = SharedPage<'_>> {
+        self.lanes.iter().flat_map(|forms| {
+            let kept = forms.kept.iter().map(|page| SharedPage { exact: false, page });
+            kept.chain(forms.plain.iter().map(|page| SharedPage { exact: true, page }))
+        })
+    }
+
+    /// Bytes of its pages.
+    pub fn bytes(&self) -> u64 {
+        self.pages().map(|shared| shared.page.len() as u64).sum()
+    }
+
+    /// Bytes that dropping it would free: of pages that nobody else has.
+    pub fn reclaimable(&self) -> u64 {
+        let alone = self.pages().filter(|shared| Arc::strong_count(shared.page) == 1);
+        alone.map(|shared| shared.page.len() as u64).sum()
+    }
+
+    /// Whether it has nothing.
+    pub fn is_empty(&self) -> bool {
+        self.pages().next().is_none()
+    }
+
+    /// Takes over what it has not itself.
+    pub fn absorb(&mut self, other: SharedBlock) {
+        if self.lanes.is_empty() {
+            self.lanes = other.lanes;
+            return;
+        }
+        for (own, other) in self.lanes.iter_mut().zip(other.lanes) {
+            own.kept = own.kept.take().or(other.kept);
+            own.plain = own.plain.take().or(other.plain);
+        }
+    }
+
+    /// Checks all pages against their checksums.
+    ///
+    /// # Errors
+    /// [`KvError::Corrupt`] names the first page that changed.
+    pub fn verify(&self) -> Result<(), KvError> {
+        self.pages().try_for_each(|shared| shared.page.verify())
+    }
+}
+
+impl KvCache {
+    /// The pages of a sequence for others: block by block, those of `blocks` that it holds. `at` is a position, at most the
+    /// sequence's length, that another sequence may want to continue from: what its first query reads beyond that is added.
+    /// Nothing is copied: pages that are still written are sealed, where they are full.
+    pub fn share(&self, seq: &mut SequenceKv, blocks: Range<usize>, at: Option<usize>) -> Vec<SharedBlock> {
+        self.share_pages(seq, blocks, at, false)
+    }
+
+    /// As [`KvCache::share`], of a sequence that has ended: with its last block, however many tokens that has.
+    pub fn retire(&self, mut seq: SequenceKv, first: usize) -> Vec<SharedBlock> {
+        let len = seq.len();
+        self.share_pages(&mut seq, first..len.div_ceil(PAGE_TOKENS), Some(len), true)
+    }
+
+    fn share_pages(
+        &self,
+        seq: &mut SequenceKv,
+        blocks: Range<usize>,
+        at: Option<usize>,
+        tail: bool,
+    ) -> Vec<SharedBlock> {
+        let (len, layers) = (seq.len, &self.config().layers);
+        let end = blocks.end.min(len.div_ceil(PAGE_TOKENS));
+        let mut shared: Vec<SharedBlock> =
+            blocks.clone().take_while(|&block| block < end).map(|_| SharedBlock::default()).collect();
+        let starts = self.layer_start();
+        for (layer, g) in layers.iter().enumerate() {
+            for head in 0..g.kv_heads {
+                let lane = &mut seq.lanes[starts[layer] + head];
+                for (block, shared) in blocks.clone().zip(&mut shared) {
+                    shared.lanes.push(lane.share(block, len, g.window, at, tail));
+                }
+            }
+        }
+        shared
+    }
+
+    /// Whether a sequence that is empty can begin with these blocks, of the tokens before position `at`.
+    pub fn can_begin(&self, seq: &SequenceKv, blocks: &[&SharedBlock], at: usize) -> bool {
+        self.lanes_with_window(seq).all(|(i, lane, window)| {
+            lane.beginning(|page| blocks.get(page).and_then(|block| block.lanes.get(i)), window, at).is_some()
+        })
+    }
+
+    /// Lets an empty sequence begin with the first `at` tokens of these blocks. Only a last block that it will write to is
+    /// copied.
+    ///
+    /// # Errors
+    /// [`KvError::Misuse`] where [`KvCache::can_begin`] says no, [`KvError::Corrupt`] where a page is not what was sealed,
+    /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`] where there is no room for a copy. The sequence is empty then.
+    pub fn begin(&self, seq: &mut SequenceKv, blocks: &[&SharedBlock], at: usize) -> Result<(), KvError> {
+        if !seq.is_empty() {
+            return Err(KvError::Misuse(format!("a sequence of {} tokens cannot begin again", seq.len())));
+        }
+        let missing = || KvError::Misuse(format!("the blocks do not hold all that a query at {at} reads"));
+        let mut beginnings = Vec::with_capacity(seq.lanes.len());
+        let mut spares: Vec<Vec<PageBytes>> = Vec::with_capacity(seq.lanes.len());
+        for (i, lane, window) in self.lanes_with_window(seq) {
+            let page = |page: usize| blocks.get(page).and_then(|block| block.lanes.get(i));
+            beginnings.push(lane.beginning(page, window, at).ok_or_else(missing)?);
+            spares.push(self.pool().take(lane.exact_bytes(), lane.copies(at))?);
+        }
+        for ((lane, beginning), mut spare) in seq.lanes.iter_mut().zip(beginnings).zip(spares) {
+            lane.begin(beginning, at, &mut spare);
+        }
+        seq.len = at;
+        Ok(())
+    }
+
+    fn lanes_with_window<'a>(
+        &'a self,
+        seq: &'a SequenceKv,
+    ) -> impl Iterator<Item = (usize, &'a crate::lane::Lane, Option<usize>)> + 'a {
+        let windows = self.config().layers.iter().flat_map(|g| std::iter::repeat_n(g.window, g.kv_heads));
+        seq.lanes.iter().zip(windows).enumerate().map(|(i, (lane, window))| (i, lane, window))
+    }
+}
+
+impl SequenceKv {
+    /// Tokens at its start that it may begin with ([`KvCache::begin`]) without having computed them: all, unless its recipe
+    /// looks at the queries of its context.
+    pub fn unobserved(&self) -> usize {
+        self.pending.as_ref().map_or(usize::MAX, |pending| pending.unobserved())
+    }
+
+    /// Whether what it holds of its tokens is what any sequence with these tokens would hold: nothing was reduced, and
+    /// nothing is being read again.
+    pub fn is_shareable(&self) -> bool {
+        self.context == 0 && self.pass_rows() == 0 && self.staged().is_none()
+    }
+}
