@@ -9,6 +9,7 @@ use super::course::Course;
 use crate::lane::Lane;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Pages that a company must spare its members, all together.
 const WORTH: usize = 4;
@@ -50,8 +51,8 @@ impl Reader<'_> {
         if !whole || reads(self.first) != body || reads(self.last) != body {
             return None;
         }
-        let page = self.lane.shared(page)?;
-        Some((std::sync::Arc::as_ptr(page).addr(), body, self.lane.manner()))
+        let page = self.lane.shared(page, body)?;
+        Some((Arc::as_ptr(page).addr(), body, self.lane.manner(body)))
     }
 }
 

@@ -79,6 +79,8 @@ struct Set {
     vectors: usize,
     /// Where their queries lie.
     gathered: usize,
+    /// Whether they read pages of a body.
+    body: bool,
 }
 
 /// One split, as far as a set reads it.
@@ -119,7 +121,7 @@ impl Tasks {
             return set;
         }
         let vectors = members.iter().map(|&unit| self.units[unit].vectors).sum();
-        self.sets.push(Set { members: members.to_vec(), vectors, gathered: 0 });
+        self.sets.push(Set { members: members.to_vec(), vectors, gathered: 0, body: false });
         members.iter().for_each(|&unit| sets_of[unit] = Some(self.sets.len() - 1));
         self.sets.len() - 1
     }
@@ -235,8 +237,8 @@ impl Attention<'_, '_> {
         let window = self.geometry.window;
         // Sequences that share anything share what comes first.
         let seen = window.map_or(0, |window| (first + 1).saturating_sub(window)) / PAGE_TOKENS;
-        lane.shared(seen)?;
-        Some(Reader { lane, first, last, window, splits: candidate.splits.clone() })
+        let splits = candidate.splits.clone();
+        lane.may_be_shared(seen).then_some(Reader { lane, first, last, window, splits })
     }
 
     fn joint(
@@ -251,6 +253,7 @@ impl Attention<'_, '_> {
         let unit = &tasks.units[members[0]];
         let (course, _) = self.course(unit, split).split_at(pages);
         let part = Part { pages, within: course.within_body() };
+        tasks.sets[set].body |= !course.body.is_empty();
         for &unit in members {
             let at = tasks.units[unit].part(split);
             tasks.parts[at] = part;
@@ -314,8 +317,8 @@ impl Attention<'_, '_> {
         let gathered = Disjoint::new(gathered);
         let run = |i: usize| {
             let mut to = prepared[i].lock().unwrap_or_else(PoisonError::into_inner);
-            let (unit, q) = match i.checked_sub(units) {
-                None => (&tasks.units[i], self.block(&tasks.units[i].own, rows, q, None).q),
+            let (unit, wanted, q) = match i.checked_sub(units) {
+                None => (&tasks.units[i], tasks.units[i].prepared, self.block(&tasks.units[i].own, rows, q, None).q),
                 Some(set) => {
                     let set = &tasks.sets[set];
                     // SAFETY: every set has a place of its own.
@@ -326,11 +329,11 @@ impl Attention<'_, '_> {
                         to[at..at + q.len()].copy_from_slice(q);
                         at += q.len();
                     }
-                    (&tasks.units[set.members[0]], &*to)
+                    (&tasks.units[set.members[0]], set.body, &*to)
                 }
             };
             let lane = self.segments[unit.own.segment].seq.lane(self.layer, unit.own.head);
-            if let (Some(body), true) = (&lane.plan.body, i >= units || unit.prepared) {
+            if let (Some(body), true) = (&lane.plan.body, wanted) {
                 body.k.prepare(self.isa, q, q.len() / width, &mut to);
             }
         };

@@ -5,20 +5,25 @@ use crate::page::SealedPage;
 use std::sync::Arc;
 
 impl Lane {
-    /// Page `index`, where others may hold it too and it has one form only.
-    pub(crate) fn shared(&self, index: usize) -> Option<&Arc<SealedPage>> {
+    /// Page `index` in the form that is asked for, where it has that form only and others may hold it too.
+    pub(crate) fn shared(&self, index: usize, body: bool) -> Option<&Arc<SealedPage>> {
         let entry = self.entry(index)?;
         match (&entry.slot, &entry.body) {
-            (Slot::Shared(page), None) if Arc::strong_count(page) > 1 => Some(page),
+            (Slot::Shared(page), None) if Arc::strong_count(page) > 1 && page.is_plain() != body => Some(page),
             _ => None,
         }
     }
 
-    /// Tells lanes apart that read a page in different ways: the pipelines of their body, and what a reduction left. Equal
-    /// only where these are the same in memory.
-    pub(crate) fn manner(&self) -> [usize; 3] {
-        let body = self.plan.body.as_ref();
-        let kept = self.kept.as_ref().map_or(0, |kept| Arc::as_ptr(kept).addr());
-        [body.map_or(0, |body| Arc::as_ptr(&body.k).addr()), body.map_or(0, |body| Arc::as_ptr(&body.v).addr()), kept]
+    /// Whether others may hold page `index`.
+    pub(crate) fn may_be_shared(&self, index: usize) -> bool {
+        self.shared(index, true).or(self.shared(index, false)).is_some()
+    }
+
+    /// Tells lanes apart that read a page in different ways: what a reduction left, and the pipelines of their body where it is
+    /// read in that format. Equal only where these are the same in memory.
+    pub(crate) fn manner(&self, body: bool) -> [usize; 3] {
+        let pipelines = self.plan.body.as_ref().filter(|_| body);
+        let address = pipelines.map_or([0; 2], |body| [Arc::as_ptr(&body.k).addr(), Arc::as_ptr(&body.v).addr()]);
+        [address[0], address[1], self.kept.as_ref().map_or(0, |kept| Arc::as_ptr(kept).addr())]
     }
 }
