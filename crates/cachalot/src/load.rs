@@ -3,10 +3,12 @@
 use crate::args::{KvArgs, ModelArgs};
 use crate::bench::machine;
 use crate::{Failure, embedded};
-use cachalot_engine::{Engine, EngineConfig, ReplayConfig};
+use cachalot_engine::{Engine, EngineConfig, ReplayConfig, ReuseConfig};
 use cachalot_kernels::{Isa, Team};
 use cachalot_kv::Profile;
+use cachalot_model::template::ChatTemplate;
 use cachalot_model::{LoadOptions, LoadProgress, Loaded, Model, WeightMode, hub};
+use cachalot_store::Identity;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +47,7 @@ fn path(args: &ModelArgs) -> Result<PathBuf, Failure> {
 
 /// An engine for `max_batch` sequences over a cache as the arguments want it.
 pub fn engine(ready: &Ready, kv: &KvArgs, max_batch: usize, queue: usize) -> Result<Engine, Failure> {
-    engine_with(ready, kv, max_batch, queue, ReplayConfig::default())
+    engine_with(ready, kv, max_batch, queue, ReplayConfig::default(), ReuseConfig::default())
 }
 
 /// See [`engine`]; answers are compared with the exact cache as `replay` says.
@@ -55,6 +57,7 @@ pub fn engine_with(
     max_batch: usize,
     queue: usize,
     replay: ReplayConfig,
+    reuse: ReuseConfig,
 ) -> Result<Engine, Failure> {
     let config = EngineConfig {
         max_batch,
@@ -64,11 +67,25 @@ pub fn engine_with(
         kv_profiles: profiles(ready, kv)?,
         kv_budget_bytes: budget(kv),
         replay,
+        reuse: ReuseConfig { identity: identity(&ready.loaded), ..reuse },
         ..EngineConfig::default()
     };
     let cache = config.cache(ready.loaded.model.layer_geometry(), ready.team.clone(), ready.isa)?;
     let decoder = ready.loaded.model.clone();
     Ok(Engine::start(decoder, ready.loaded.tokenizer.clone(), cache, config))
+}
+
+/// What the bytes of the cache depend on, as far as the model goes.
+pub fn identity(loaded: &Loaded) -> Identity {
+    let mut text = blake3::Hasher::new();
+    let mut field = |bytes: &[u8]| {
+        text.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    };
+    field(loaded.template.as_ref().map_or("", ChatTemplate::source).as_bytes());
+    (0..loaded.model.spec.vocab as u32).for_each(|id| field(&loaded.tokenizer.token_bytes(id)));
+    let ropes = loaded.model.layer_geometry().iter().map(|g| format!("{:?}", g.rope)).collect::<Vec<_>>();
+    let rope = blake3::hash(ropes.join(";").as_bytes()).to_hex().to_string();
+    Identity { model: loaded.digest, tokenizer: *text.finalize().as_bytes(), rope, ..Identity::default() }
 }
 
 /// The profiles of the arguments, if they are this model's.

@@ -2,7 +2,7 @@
 
 use crate::args::{KvArgs, ModelArgs};
 use crate::{Failure, load, size};
-use cachalot_engine::ReplayConfig;
+use cachalot_engine::{ReplayConfig, ReuseConfig};
 use cachalot_kv::KvFormat;
 use cachalot_server::{EngineBackend, Server, ServerConfig};
 use clap::Args;
@@ -53,6 +53,25 @@ pub struct ServeArgs {
     max_connections: usize,
     #[command(flatten)]
     replay: ReplayArgs,
+    #[command(flatten)]
+    reuse: ReuseArgs,
+}
+
+/// What is computed once for prompts that begin alike.
+#[derive(Args)]
+pub struct ReuseArgs {
+    /// Compute every prompt from its first token.
+    #[arg(long)]
+    no_kv_reuse: bool,
+    /// Tokens between positions that other prompts can go on from, where the recipe encodes what the window has passed.
+    #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
+    kv_reuse_every: usize,
+}
+
+impl ReuseArgs {
+    fn config(&self) -> ReuseConfig {
+        ReuseConfig { enabled: !self.no_kv_reuse, every: self.kv_reuse_every.max(64), ..ReuseConfig::default() }
+    }
 }
 
 /// Comparing answers with the exact cache: what a request's `"kv": {"report": true}` asks for, and what shadows do unasked.
@@ -95,7 +114,8 @@ fn percentage(text: &str) -> Result<f64, String> {
 
 pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let ready = load::load(&args.model)?;
-    let engine = load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config())?;
+    let engine =
+        load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config(), args.reuse.config())?;
     let config = ServerConfig {
         host: args.host,
         port: args.port,

@@ -7,6 +7,7 @@ use cachalot_kv::{CacheConfig, KvCache, LayerGeometry, Profile, Recipe};
 
 use crate::EngineError;
 use crate::replay::ReplayConfig;
+use crate::reuse::ReuseConfig;
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct EngineConfig {
     pub kv_budget_bytes: u64,
     /// How answers are compared with the exact cache.
     pub replay: ReplayConfig,
+    /// How sequences share what they compute.
+    pub reuse: ReuseConfig,
 }
 
 impl Default for EngineConfig {
@@ -41,6 +44,7 @@ impl Default for EngineConfig {
             kv_profiles: Vec::new(),
             kv_budget_bytes: 1 << 30,
             replay: ReplayConfig::default(),
+            reuse: ReuseConfig::default(),
         }
     }
 }
@@ -76,4 +80,12 @@ pub struct EngineStats {
     pub generated_tokens: u64,
     /// How often a sequence was set aside for want of memory.
     pub preemptions: u64,
+    /// Blocks of tokens that are there for prompts that begin with them.
+    pub shared_blocks: usize,
+    /// Bytes of their pages, those that sequences use at the moment included.
+    pub shared_bytes: u64,
+    /// Prompt tokens that were not computed because their cache was there, since the start.
+    pub reused_tokens: u64,
+    /// Shared blocks let go for want of memory, since the start.
+    pub evicted_blocks: u64,
 }

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cachalot_kv::KvCache;
+use cachalot_kv::{CachePlan, KvCache};
 use cachalot_model::Decoder;
-use tokio::sync::mpsc::unbounded_channel;
+use cachalot_store::Domain;
+use tokio::sync::{mpsc::unbounded_channel, oneshot};
 
 use crate::constraint::ConstraintFactory;
 use crate::generation::Generation;
@@ -19,7 +20,7 @@ use crate::queue::Queue;
 use crate::recipes::Recipes;
 use crate::scheduler::{Scheduler, Submission};
 use crate::text::Vocabulary;
-use crate::{EngineConfig, EngineError, EngineStats, Request, observe, panic_message};
+use crate::{EngineConfig, EngineError, EngineStats, Explanation, Request, ReuseConfig, observe, panic_message};
 
 /// Requests are taken.
 const OPEN: u8 = 0;
@@ -30,8 +31,24 @@ const ABORTING: u8 = 2;
 
 enum Command {
     Submit(Box<Submission>),
+    Explain(Box<Question>),
     /// Look at the state again.
     Wake,
+}
+
+/// What a prompt could begin with.
+struct Question {
+    tokens: Vec<u32>,
+    plan: Arc<CachePlan>,
+    domain: Option<Domain>,
+    reply: oneshot::Sender<Result<Explanation, EngineError>>,
+}
+
+impl Question {
+    fn answer(self: Box<Question>, scheduler: &Scheduler) {
+        // Whoever asked may have gone away.
+        let _ = self.reply.send(scheduler.explain(&self.tokens, &self.plan, self.domain));
+    }
 }
 
 struct Shared {
@@ -39,6 +56,7 @@ struct Shared {
     cache: Arc<KvCache>,
     constraints: ConstraintFactory,
     recipes: Recipes,
+    reuse: ReuseConfig,
     limits: Limits,
     queue: Queue,
     state: AtomicU8,
@@ -84,12 +102,14 @@ impl Engine {
         let cache = Arc::new(cache.with_words(vocabulary.words()));
         let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
         let recipes = Recipes::new(cache.config().layers.clone(), config.kv_profiles, cache.config().plan.clone());
-        let scheduler = Scheduler::new(cache.clone(), vocabulary.clone(), limits.clone(), config.replay);
+        let scheduler =
+            Scheduler::new(cache.clone(), vocabulary.clone(), limits.clone(), config.replay, config.reuse.clone());
         let shared = Arc::new(Shared {
             decoder,
             cache,
             constraints: ConstraintFactory::new(vocabulary),
             recipes,
+            reuse: config.reuse,
             limits,
             queue: Queue::new(config.queue),
             state: AtomicU8::new(OPEN),
@@ -173,11 +193,13 @@ impl EngineHandle {
         let submitted = shared.now();
         let constraint = request.constraint.as_ref().map(|spec| shared.constraints.compile(spec)).transpose()?;
         let seed = request.sampling.seed.unwrap_or_else(|| shared.random_seed());
+        let domain = shared.reuse.domain(&plan, &request.tenant);
         let label = shared.recipes.label(request.kv.as_deref());
         let (events, receiver) = unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let generation = Generation::new(receiver, cancelled.clone());
-        let submission = Submission { request, plan, label, constraint, seed, events, cancelled, place, submitted };
+        let submission =
+            Submission { request, plan, domain, label, constraint, seed, events, cancelled, place, submitted };
         self.commands.send(Command::Submit(Box::new(submission))).map_err(|_| EngineError::ShuttingDown)?;
         Ok(generation)
     }
@@ -187,6 +209,19 @@ impl EngineHandle {
         let mut stats = *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.queued = stats.queued.max(self.shared.queue.len());
         stats
+    }
+
+    /// What a prompt could begin with at the moment, and why not with more. `kv` is the recipe, the engine's own if absent.
+    ///
+    /// # Errors
+    /// Of the recipe; [`EngineError::ShuttingDown`].
+    pub async fn explain(&self, tokens: Vec<u32>, kv: Option<&str>, tenant: &str) -> Result<Explanation, EngineError> {
+        let plan = self.shared.recipes.plan(kv)?;
+        let domain = self.shared.reuse.domain(&plan, tenant);
+        let (reply, answer) = oneshot::channel();
+        let question = Question { tokens, plan, domain, reply };
+        self.commands.send(Command::Explain(Box::new(question))).map_err(|_| EngineError::ShuttingDown)?;
+        answer.await.map_err(|_| EngineError::ShuttingDown)?
     }
 
     /// The recipes that requests may name.
@@ -250,6 +285,7 @@ fn take_commands(scheduler: &mut Scheduler, commands: &Receiver<Command>, shared
         may_wait = false;
         match command {
             Ok(Command::Submit(submission)) => scheduler.submit(*submission, shared.now()),
+            Ok(Command::Explain(question)) => question.answer(scheduler),
             Ok(Command::Wake) => {}
             Err(TryRecvError::Empty) => return true,
             Err(TryRecvError::Disconnected) => return !scheduler.is_idle(),

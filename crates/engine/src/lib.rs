@@ -11,6 +11,7 @@
 //! - [`recipes`]: how requests want their cache kept.
 //! - [`replay`]: answers compared with what the exact cache would have said.
 //! - [`batching`]: the order of prompts that are all known beforehand.
+//! - [`reuse`]: what was computed once stays for those that begin with the same tokens.
 //! - [`observe`]: the table of metrics.
 
 pub mod batching;
@@ -25,6 +26,7 @@ pub mod queue;
 pub mod recipes;
 pub mod replay;
 pub mod request;
+pub mod reuse;
 pub mod sampling;
 pub mod scheduler;
 pub mod stop;
@@ -40,6 +42,7 @@ pub use generation::Generation;
 pub use observe::describe as describe_metrics;
 pub use replay::{Divergence, KvReport, ReplayConfig, ReportSpec, Skipped};
 pub use request::{Event, FinishReason, Request, Timings, Usage};
+pub use reuse::{Explanation, ReuseConfig};
 pub use sampling::{Sampling, TokenLogprobs, TopLogprob};
 
 /// What a panic said.

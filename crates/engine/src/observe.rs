@@ -7,13 +7,17 @@
 //! | `cachalot_batch_tokens` | histogram | tokens | rows of a step: prompts, decodes and replays together |
 //! | `cachalot_ttft_seconds` | histogram | seconds | from submission to the first token of a request |
 //! | `cachalot_inter_token_seconds` | histogram | seconds | between two tokens of one choice |
-//! | `cachalot_prompt_tokens_total` | counter | tokens | prompts computed, each once however often it was set aside |
+//! | `cachalot_prompt_tokens_total` | counter | tokens | prompt tokens computed, each once however often it was set aside; not those that were there |
 //! | `cachalot_generation_tokens_total` | counter | tokens | generated |
 //! | `cachalot_kv_bytes{purpose}` | gauge | bytes | of the KV ledger, by purpose |
 //! | `cachalot_kv_budget_bytes` | gauge | bytes | the KV budget |
 //! | `cachalot_kv_odd_values_total` | counter | values | keys and values that were NaN or infinite when they were encoded |
 //! | `cachalot_kv_corrupt_pages_total` | counter | pages | whose checksum was wrong; the sequence failed |
 //! | `cachalot_kv_kept_share` | histogram | share | of a context's tokens that stayed when it was reduced, mean over lanes |
+//! | `cachalot_kv_reused_tokens_total` | counter | tokens | not computed because their cache was there |
+//! | `cachalot_kv_shared_blocks` | gauge | blocks | of 64 tokens, there for prompts that begin with them |
+//! | `cachalot_kv_shared_bytes` | gauge | bytes | of their pages, those that sequences use included |
+//! | `cachalot_kv_evicted_blocks_total` | counter | blocks | shared, let go for want of memory |
 //! | `cachalot_preemptions_total` | counter | sequences | set aside for want of memory |
 //! | `cachalot_kv_shadow_kl{recipe}` | histogram | nats | KL(exact ‖ lossy) of a compared step of a shadowed request |
 //! | `cachalot_kv_shadow_steps_total{recipe}` | counter | steps | compared |
@@ -48,6 +52,10 @@ pub fn describe() {
     c!("cachalot_kv_odd_values_total", Unit::Count, "Keys and values that were NaN or infinite when they were encoded");
     c!("cachalot_kv_corrupt_pages_total", Unit::Count, "Pages whose checksum was wrong");
     h!("cachalot_kv_kept_share", Unit::Count, "Share of a context's tokens that stayed when it was reduced");
+    c!("cachalot_kv_reused_tokens_total", Unit::Count, "Tokens not computed because their cache was there");
+    g!("cachalot_kv_shared_blocks", Unit::Count, "Blocks of 64 tokens that prompts may begin with");
+    g!("cachalot_kv_shared_bytes", Unit::Bytes, "Bytes of the pages of shared blocks");
+    c!("cachalot_kv_evicted_blocks_total", Unit::Count, "Shared blocks let go for want of memory");
     c!("cachalot_preemptions_total", Unit::Count, "Sequences set aside for want of memory");
     h!("cachalot_kv_shadow_kl", Unit::Count, "KL(exact || lossy) of compared steps of shadowed requests, in nats");
     c!("cachalot_kv_shadow_steps_total", Unit::Count, "Compared steps of shadowed requests");
@@ -68,6 +76,11 @@ pub(crate) fn inter_token(after: Duration) {
 
 pub(crate) fn prompt_done(tokens: usize) {
     counter!("cachalot_prompt_tokens_total").increment(tokens as u64);
+}
+
+/// A sequence began with so many tokens of others.
+pub(crate) fn reused(tokens: usize) {
+    counter!("cachalot_kv_reused_tokens_total").increment(tokens as u64);
 }
 
 pub(crate) fn preempted() {
@@ -135,6 +148,9 @@ pub(crate) fn step(sequences: usize, rows: usize) {
 pub(crate) fn state(stats: &EngineStats, generated: u64, cache: &KvCache) {
     counter!("cachalot_kv_odd_values_total").absolute(cache.odd_values());
     counter!("cachalot_generation_tokens_total").increment(generated);
+    counter!("cachalot_kv_evicted_blocks_total").absolute(stats.evicted_blocks);
+    gauge!("cachalot_kv_shared_blocks").set(stats.shared_blocks as f64);
+    gauge!("cachalot_kv_shared_bytes").set(stats.shared_bytes as f64);
     gauge!("cachalot_queue_length").set(stats.queued as f64);
     gauge!("cachalot_kv_budget_bytes").set(stats.kv_budget_bytes as f64);
     for (purpose, bytes) in cache.ledger().by_purpose() {

@@ -32,6 +32,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// How its keys and values are kept: a recipe's name or an expression; `None` for the engine's own.
     pub kv: Option<String>,
+    /// Whose it is: nothing that was computed is shared with others. Never taken from what clients write.
+    pub tenant: String,
     /// Stretches of the prompt, in tokens, that recipes may treat by themselves, such as images: ascending, apart.
     pub spans: Vec<Range<usize>>,
     /// Compare the answer with what the exact cache would have said; see [`Event::Report`].
@@ -56,6 +58,7 @@ impl Default for Request {
             n: 1,
             logprobs: None,
             kv: None,
+            tenant: String::new(),
             spans: Vec::new(),
             report: None,
             constraint: None,

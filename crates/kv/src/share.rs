@@ -12,6 +12,7 @@ use crate::{KvCache, KvError, SequenceKv};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The pages of all lanes for the tokens of one page; those that layers with a sliding window do not need may be missing.
 #[derive(Clone, Default)]
@@ -51,6 +52,14 @@ impl SharedBlock {
     /// Whether it has nothing.
     pub fn is_empty(&self) -> bool {
         self.pages().next().is_none()
+    }
+
+    /// Whether it has every form of every page that another, which ends earlier, has.
+    pub fn covers(&self, other: &SharedBlock) -> bool {
+        let forms = |own: &Forms, other: &Forms| {
+            own.kept.is_some() >= other.kept.is_some() && own.plain.is_some() >= other.plain.is_some()
+        };
+        self.lanes.len() == other.lanes.len() && self.lanes.iter().zip(&other.lanes).all(|(a, b)| forms(a, b))
     }
 
     /// Takes over what it has not itself.
@@ -116,6 +125,17 @@ impl KvCache {
         self.lanes_with_window(seq).all(|(i, lane, window)| {
             lane.beginning(|page| blocks.get(page).and_then(|block| block.lanes.get(i)), window, at).is_some()
         })
+    }
+
+    /// The first of some blocks with a page whose bytes are not those that were sealed; all threads look.
+    pub fn first_damaged(&self, blocks: &[&SharedBlock]) -> Option<usize> {
+        let first = AtomicUsize::new(usize::MAX);
+        self.team().for_each(blocks.len(), |i| {
+            if blocks[i].verify().is_err() {
+                first.fetch_min(i, Relaxed);
+            }
+        });
+        Some(first.into_inner()).filter(|&first| first < blocks.len())
     }
 
     /// Lets an empty sequence begin with the first `at` tokens of these blocks. Only a last block that it will write to is

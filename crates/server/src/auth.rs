@@ -8,6 +8,24 @@ use axum::response::Response;
 use crate::error::ApiError;
 use crate::state::AppState;
 
+/// Whose a request is: the holder of its API key. Everybody is one where no key is asked for. What a tenant has computed is
+/// never of use to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tenant(pub String);
+
+impl Tenant {
+    /// A name that tells keys apart and gives none away.
+    fn of_key(key: &[u8]) -> Tenant {
+        let mut hasher = blake3::Hasher::new_derive_key("cachalot tenant v1");
+        Tenant(hasher.update(key).finalize().to_hex()[..32].to_owned())
+    }
+
+    /// As [`require_key`] found it.
+    pub(crate) fn of(request: &Request) -> Tenant {
+        request.extensions().get::<Tenant>().cloned().unwrap_or_default()
+    }
+}
+
 /// The accepted keys, as hashes: comparing those takes the same time whatever the key and wherever it differs.
 pub struct Keys(Vec<blake3::Hash>);
 
@@ -17,13 +35,13 @@ impl Keys {
         Keys(keys.iter().map(|k| blake3::hash(k.as_bytes())).collect())
     }
 
-    /// Whether the request may pass.
+    /// Whether the request may pass, and whose it is.
     ///
     /// # Errors
     /// 401 when no key was sent or a wrong one.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub fn check(&self, headers: &HeaderMap) -> Result<Tenant, ApiError> {
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(Tenant::default());
         }
         let Some(value) = headers.get(header::AUTHORIZATION) else {
             return Err(ApiError::unauthorized(
@@ -38,7 +56,7 @@ impl Keys {
         let sent = blake3::hash(key);
         // No early exit: every key is compared, and blake3 compares hashes in constant time.
         match self.0.iter().fold(false, |found, key| found | (*key == sent)) {
-            true => Ok(()),
+            true => Ok(Tenant::of_key(key)),
             false => Err(ApiError::unauthorized("Incorrect API key provided.")),
         }
     }
@@ -47,11 +65,12 @@ impl Keys {
 /// Lets `/` and `/health` through and asks for a key everywhere else, unknown routes included.
 pub(crate) async fn require_key(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     if !matches!(request.uri().path(), "/" | "/health") {
-        state.keys.check(request.headers())?;
+        let tenant = state.keys.check(request.headers())?;
+        request.extensions_mut().insert(tenant);
     }
     Ok(next.run(request).await)
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use cachalot_engine::{EngineError, Event, Request};
+use cachalot_engine::{EngineError, Event, Explanation, Request};
 use cachalot_kv::recipe::Card;
 use futures::Stream;
 
@@ -10,6 +10,9 @@ use crate::request::{Conversation, SamplingFields};
 
 /// The events of one request, in the engine's order. Dropping the stream cancels the request.
 pub type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
+/// What the engine says a little later.
+pub type Later<T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + Send>>;
 
 /// What is served, as far as clients may know it.
 #[derive(Debug, Clone)]
@@ -56,6 +59,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The recipes that requests may name, with what they cost on the model. May take a moment, the first time.
     fn recipes(&self) -> Vec<Card>;
+
+    /// What a prompt could begin with at the moment, of what was computed for the same tenant, and why not with more.
+    ///
+    /// # Errors
+    /// Of the recipe, or that the engine is going down.
+    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation>;
 
     /// Start generating.
     ///

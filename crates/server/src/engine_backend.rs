@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use cachalot_engine::{EngineError, EngineHandle, Request};
+use cachalot_engine::{EngineError, EngineHandle, Explanation, Request};
 use cachalot_kv::recipe::Card;
 use cachalot_kv::{Recipe, Registry};
 use cachalot_model::template::{ChatTemplate, Message};
@@ -10,7 +10,7 @@ use cachalot_model::tokenizer::{GenerationDefaults, Specials};
 use cachalot_model::{Loaded, ModelError};
 use serde_json::{Map, Value};
 
-use crate::backend::{Backend, Events, ModelInfo};
+use crate::backend::{Backend, Events, Later, ModelInfo};
 use crate::config::ServerConfig;
 use crate::request::{ChatMessage, Conversation, SamplingFields};
 
@@ -100,6 +100,11 @@ impl Backend for EngineBackend {
             Card::of(recipe, recipes.layers(), profile.map(|profile| &**profile))
         };
         self.cards.get_or_init(|| Registry::all().iter().map(card).collect()).clone()
+    }
+
+    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation> {
+        let handle = self.handle.clone();
+        Box::pin(async move { handle.explain(prompt, kv.as_deref(), &tenant).await })
     }
 
     fn submit(&self, request: Request) -> Result<Events, EngineError> {

@@ -28,7 +28,7 @@ mod router;
 mod routes;
 mod state;
 
-pub use backend::{Backend, Events, ModelInfo};
+pub use backend::{Backend, Events, Later, ModelInfo};
 pub use config::ServerConfig;
 pub use engine_backend::EngineBackend;
 pub use error::ApiError;

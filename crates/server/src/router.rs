@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use crate::error::ApiError;
 use crate::ids::RequestId;
-use crate::routes::{chat, completions, kv, models, status};
+use crate::routes::{chat, completions, explain, kv, models, status};
 use crate::state::AppState;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,6 +30,7 @@ pub fn router(state: AppState) -> Router {
         // A wildcard, because model names have slashes.
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/kv/recipes", get(kv::recipes))
+        .route("/v1/kv/explain", get(explain::of_query).post(explain::of_body))
         .route("/v1/chat/completions", post(chat::chat_completions))
         .route("/v1/completions", post(completions::completions))
         .method_not_allowed_fallback(status::not_allowed)

@@ -19,4 +19,22 @@ pub enum StoreError {
         /// Why.
         source: std::io::Error,
     },
+    /// A codec that is not at hand.
+    #[error("{place}: written with the codec `{codec}`; the reader has {known}; the block is computed again")]
+    Codec {
+        /// File or object.
+        place: String,
+        /// What is missing.
+        codec: String,
+        /// What there is.
+        known: String,
+    },
+    /// A block that must not be written: it would not be read again.
+    #[error("{place}: not written: {what}")]
+    Refused {
+        /// File or object.
+        place: String,
+        /// What is wrong with it.
+        what: String,
+    },
 }

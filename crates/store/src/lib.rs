@@ -3,10 +3,12 @@
 //! - [`key`]: who a block belongs to and what it is called, 256 bits over every field that changes its bytes.
 //! - [`block`]: the pages of all lanes for one span of tokens.
 //! - [`codec`]: how a page is written at rest.
+//! - [`file`]: the KV file, and one block as bytes.
 
 pub mod block;
 pub mod codec;
 pub mod error;
+pub mod file;
 pub mod key;
 
 pub use block::{Block, Form, Page};

@@ -109,6 +109,10 @@ impl Scheduler {
 
     /// Makes room for a request: gives up the replay that is missed least. False when none holds any memory.
     pub(super) fn make_room(&mut self, now: Duration) -> bool {
+        // What nobody uses goes first.
+        if self.reuse.evict() {
+            return true;
+        }
         let holds = |replay: &&Replay| replay.kv.as_ref().is_some_and(|kv| kv.bytes() > 0);
         let Some(request) = self.replays.active.iter().rev().find(holds).map(|replay| replay.request) else {
             return false;
@@ -144,11 +148,12 @@ impl Scheduler {
         };
         let promised = self.promised_bytes() + self.replays.active.iter().map(more).sum::<u64>();
         let alone = self.running.is_empty() && self.waiting.is_empty() && self.replays.active.is_empty();
-        if needed > self.cache.ledger().budget() || alone && needed > self.cache.ledger().free() {
+        let free = self.cache.ledger().free() + self.reuse.reclaimable(needed);
+        if needed > self.cache.ledger().budget() || alone && needed > free {
             return self.end_replay(request, Skipped::Memory, now);
         }
         // Somebody who waits may want this memory next.
-        if !self.waiting.is_empty() || promised.saturating_add(needed) > self.cache.ledger().free() {
+        if !self.waiting.is_empty() || promised.saturating_add(needed) > free {
             return false;
         }
         match (self.cache.create_with(&self.replays.plan), self.replays.waiting.remove(index)) {
@@ -181,7 +186,13 @@ impl Scheduler {
             let chunk = replay.chunk(left, COMPARED[usize::from(!foreground)]);
             let rows = chunk.tokens.len();
             let kv = match replay.kv.take().map_or_else(|| self.cache.create_with(&self.replays.plan), Ok) {
-                Ok(mut kv) => self.cache.reserve(&mut kv, rows).map(|()| kv),
+                Ok(mut kv) => {
+                    let mut reserved = self.cache.reserve(&mut kv, rows);
+                    while reserved.is_err() && self.reuse.evict() {
+                        reserved = self.cache.reserve(&mut kv, rows);
+                    }
+                    reserved.map(|()| kv)
+                }
                 Err(error) => Err(error),
             };
             let (Ok(kv), Some(script)) = (kv, replay.scripts.front()) else {

@@ -57,16 +57,19 @@ impl Scheduler {
             };
             let Some(mut sequence) = self.running.remove(index) else { continue };
             let mut kv = part.kv;
+            self.reuse.publish(&self.cache, &mut kv, &mut sequence.thread, &sequence.tokens, sequence.prompt);
             self.cache.settle(&mut kv);
             let checked = self.cache.scrub(&mut kv, scrubbed);
             if checked.is_err() {
                 // Its bytes changed under us. Others do not read them, so they go on.
                 crate::observe::corrupt();
+                self.reuse.purge();
             }
             // Reducing takes no more than the sequence has already.
             while kv.rows_to_reduction() == 0 && self.cache.ledger().free() < kv.bytes() && self.make_room(now) {}
             let reduced = checked.and_then(|()| self.cache.reduce(&mut kv));
             if let Ok(Some(share)) = reduced {
+                sequence.thread.reduced = true;
                 crate::observe::reduced(share);
                 if let Some(group) = self.groups.get_mut(&part.ticket.request).filter(|_| part.ticket.choice == 0) {
                     group.kept_share = Some(share);
@@ -101,8 +104,8 @@ impl Scheduler {
     fn step_reached(&mut self, sequence: Sequence, logits: Option<&[f32]>, now: Duration) {
         let Some(logits) = logits else {
             // Nothing was to be generated.
-            let Sequence { ticket, forks, tokens, kv, .. } = sequence;
-            drop(kv);
+            let Sequence { ticket, forks, tokens, kv, mut thread, .. } = sequence;
+            self.retire(kv, &mut thread, &tokens);
             if let Some(watch) = self.groups.get_mut(&ticket.request).and_then(|group| group.watch.as_mut()) {
                 let script = |choice| Script { choice, tokens: tokens.clone(), rows: Default::default() };
                 watch.scripts.extend((ticket.choice..=ticket.choice + forks).map(script));
@@ -144,6 +147,7 @@ impl Scheduler {
                 record: self.replays.record(group.watch.as_ref(), group.seed, choice),
                 forks: 0,
                 last_token: None,
+                thread: first.thread.branch(),
             });
         }
         made
@@ -167,8 +171,10 @@ impl Scheduler {
             Ok(None) if sequence.kv.is_some() => insert(&mut self.running, sequence),
             Ok(None) => insert(&mut self.waiting, sequence),
             Ok(Some(reason)) => {
-                let Sequence { kv, tokens, record, .. } = sequence;
-                drop(kv);
+                let Sequence { kv, tokens, record, mut thread, .. } = sequence;
+                if let Some(kv) = kv {
+                    self.reuse.retire(&self.cache, kv, &mut thread, &tokens);
+                }
                 if let (Some(watch), Some(record)) = (&mut group.watch, record) {
                     watch.scripts.push(Script { choice: ticket.choice, tokens, rows: record.into_rows() });
                 }

@@ -37,6 +37,8 @@ pub(super) struct Group {
     prompt_tokens: usize,
     /// See [`Usage::kept_share`].
     pub kept_share: Option<f64>,
+    /// See [`Usage::cached_tokens`].
+    pub cached_tokens: usize,
     /// The progress that was reported last.
     prompt_progress: usize,
     completion_tokens: usize,
@@ -52,7 +54,7 @@ pub(super) struct Group {
 
 impl Group {
     pub fn new(submission: Submission, limit: usize, watch: Option<Watch>) -> (Group, Vec<u32>) {
-        let Submission { request, plan: _, label: _, constraint, seed, events, cancelled, place, submitted } =
+        let Submission { request, plan: _, domain: _, label: _, constraint, seed, events, cancelled, place, submitted } =
             submission;
         let group = Group {
             sampling: Arc::new(request.sampling),
@@ -70,6 +72,7 @@ impl Group {
             ended: submitted,
             prompt_tokens: request.prompt.len(),
             kept_share: None,
+            cached_tokens: 0,
             prompt_progress: 0,
             completion_tokens: 0,
             begun: 0,
@@ -108,7 +111,7 @@ impl Group {
         self.send(Event::PromptProgress { done, total: self.prompt_tokens });
         if done == self.prompt_tokens {
             self.moments.prompt_done = Some(now);
-            observe::prompt_done(self.prompt_tokens);
+            observe::prompt_done(self.prompt_tokens - self.cached_tokens.min(self.prompt_tokens));
         }
     }
 
@@ -170,7 +173,7 @@ impl Group {
         self.send(Event::Done(Usage {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
-            cached_tokens: 0,
+            cached_tokens: self.cached_tokens,
             kept_share: self.kept_share,
             timings: self.moments.timings(self.ended, self.completion_tokens, self.begun),
         }));

@@ -22,6 +22,7 @@ mod group;
 mod plan;
 mod replays;
 mod sequence;
+mod shared;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use cachalot_kv::{CachePlan, KvCache};
+use cachalot_store::Domain;
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use batch::Batch;
@@ -40,6 +42,7 @@ use crate::constraint::Constraint;
 use crate::limits::Limits;
 use crate::queue::Place;
 use crate::replay::{ReplayConfig, Skipped};
+use crate::reuse::{Explanation, Reuse, ReuseConfig, Thread};
 use crate::sampling::{Sampler, Scratch};
 use crate::text::{TextOutput, Vocabulary};
 use crate::{EngineError, EngineStats, Event, FinishReason, Request, observe};
@@ -50,6 +53,8 @@ pub struct Submission {
     pub request: Request,
     /// How its cache is kept.
     pub plan: Arc<CachePlan>,
+    /// Where it shares what it computes; nowhere where `None`.
+    pub domain: Option<Domain>,
     /// Its recipe as metrics may name it; see [`crate::recipes::Recipes::label`].
     pub label: Arc<str>,
     /// Its constraint, compiled.
@@ -91,6 +96,7 @@ pub struct Scheduler {
     /// By ticket.
     running: VecDeque<Sequence>,
     replays: Replays,
+    reuse: Reuse,
     requests: u64,
     scratch: Scratch,
     counters: Counters,
@@ -103,9 +109,11 @@ impl Scheduler {
         vocabulary: Arc<dyn Vocabulary>,
         limits: Limits,
         replays: ReplayConfig,
+        reuse: ReuseConfig,
     ) -> Scheduler {
         Scheduler {
             replays: Replays::new(replays, &cache),
+            reuse: Reuse::new(reuse),
             cache,
             vocabulary,
             limits,
@@ -120,7 +128,7 @@ impl Scheduler {
 
     /// Takes a request into the queue. One that breaks the limits ends at once, with an error event.
     pub fn submit(&mut self, submission: Submission, now: Duration) {
-        let plan = submission.plan.clone();
+        let (plan, domain) = (submission.plan.clone(), submission.domain);
         let spans = submission.request.spans.clone().into();
         let limit = self.limits.check(&submission.request, &self.cache, &plan);
         let watch = limit.is_ok().then(|| self.replays.watch(&submission)).flatten();
@@ -146,6 +154,7 @@ impl Scheduler {
             record: self.replays.record(group.watch.as_ref(), group.seed, 0),
             forks: group.n.saturating_sub(1),
             last_token: None,
+            thread: Thread::new(domain),
         });
         self.groups.insert(ticket.request, group);
     }
@@ -174,10 +183,37 @@ impl Scheduler {
             replays: self.replays.len(),
             kv_bytes: ledger.used(),
             kv_budget_bytes: ledger.budget(),
+            shared_blocks: self.reuse.size().0,
+            shared_bytes: self.reuse.size().1,
+            reused_tokens: self.reuse.tokens,
+            evicted_blocks: self.reuse.evicted,
             prompt_tokens: self.counters.prompt_tokens,
             generated_tokens: self.counters.generated_tokens,
             preemptions: self.counters.preemptions,
         }
+    }
+
+    /// What a prompt could begin with, and why not with more.
+    ///
+    /// # Errors
+    /// [`EngineError::Cache`] where no sequence with this plan can be made at the moment.
+    pub fn explain(
+        &self,
+        tokens: &[u32],
+        plan: &Arc<CachePlan>,
+        domain: Option<Domain>,
+    ) -> Result<Explanation, EngineError> {
+        let created = self.cache.create_with(plan).and_then(|mut kv| {
+            self.cache.expect(&mut kv, tokens.len())?;
+            Ok(kv)
+        });
+        let kv = created.map_err(|error| EngineError::Cache(error.to_string()))?;
+        Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain), tokens))
+    }
+
+    /// Lets go of all that is shared and nobody uses.
+    pub fn forget_shared(&mut self) {
+        self.reuse.clear();
     }
 
     fn end_all(&mut self, ending: Ending, now: Duration) {

@@ -34,11 +34,18 @@ impl Scheduler {
             self.limits.step_tokens.saturating_sub(decodes).max(MIN_CHUNK.min(self.limits.step_tokens));
         let mut batch = Batch::new(now);
         let mut index = 0;
-        while let Some(sequence) = self.running.get(index) {
+        while index < self.running.len() {
+            if self.waits_for_another(index) {
+                index += 1;
+                continue;
+            }
+            self.begin_shared(index);
+            let Some(sequence) = self.running.get(index) else { break };
             let pending = sequence.pending();
             let rows = if pending == 1 { 1 } else { pending.min(prompt_rows) };
             // Its context is reduced before what follows is computed.
             let rows = rows.min(sequence.kv.as_ref().map_or(rows, |kv| kv.rows_to_reduction()));
+            let rows = if pending > 1 { rows.min(self.rows_to_stop(sequence)) } else { rows };
             let granted = if rows == 0 { Granted::No } else { self.reserve(index, rows, batch.rows() == 0, now) };
             match granted {
                 Granted::Yes => {
@@ -86,15 +93,14 @@ impl Scheduler {
         let mut promised: Option<u64> = None;
         while let Some(head) = self.waiting.front() {
             let places = (1 + head.forks).min(self.limits.max_batch);
-            let needed = self.limits.peak_bytes(&self.cache, &head.plan, head.tokens.len() + 1);
+            let needed = self.bytes_to_begin(head);
             if !self.running.is_empty() {
                 let promised = promised.get_or_insert_with(|| self.promised_bytes());
-                // What replays hold is there for the taking.
-                let free = self.cache.ledger().free() + self.replays.held();
-                if occupied + places > self.limits.max_batch || promised.saturating_add(needed) > free {
+                let promised_now = promised.saturating_add(needed);
+                if occupied + places > self.limits.max_batch || promised_now > self.available(promised_now) {
                     return;
                 }
-                *promised += needed;
+                *promised = promised_now;
             } else {
                 promised = Some(needed);
             }
@@ -126,8 +132,10 @@ impl Scheduler {
 
     /// Bytes the sequences in the batch need for all they have to compute at the moment.
     pub(super) fn promised_bytes(&self) -> u64 {
-        let need = |sequence: &super::Sequence| {
-            sequence.kv.as_ref().map_or(0, |kv| self.cache.bytes_to_finish(kv, sequence.pending()))
+        let need = |sequence: &super::Sequence| match sequence.kv.as_ref() {
+            // It has not looked yet what it can begin with.
+            Some(kv) if kv.is_empty() && !sequence.thread.attached => self.bytes_to_begin(sequence),
+            kv => kv.map_or(0, |kv| self.cache.bytes_to_finish(kv, sequence.pending())),
         };
         self.running.iter().map(need).sum()
     }
@@ -176,6 +184,7 @@ impl Scheduler {
     fn set_aside(&mut self, index: usize) {
         let Some(mut sequence) = self.running.remove(index) else { return };
         (sequence.kv, sequence.logits) = (None, None);
+        sequence.thread.restart();
         self.counters.preemptions += 1;
         crate::observe::preempted();
         insert(&mut self.waiting, sequence);

@@ -7,6 +7,7 @@ use cachalot_kv::{CachePlan, SequenceKv};
 
 use crate::constraint::Constraint;
 use crate::replay::Record;
+use crate::reuse::Thread;
 use crate::sampling::Sampler;
 use crate::text::TextOutput;
 
@@ -39,6 +40,8 @@ pub(super) struct Sequence {
     /// Further choices that begin where this one's prompt ends.
     pub forks: usize,
     pub last_token: Option<Duration>,
+    /// What it shares with others.
+    pub thread: Thread,
 }
 
 impl Sequence {

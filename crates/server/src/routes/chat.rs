@@ -4,6 +4,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 
 use crate::answer::{ChatShape, Header, respond};
+use crate::auth::Tenant;
 use crate::body::{Bytes, read_json};
 use crate::error::ApiError;
 use crate::generate::{Clock, Run, admitting, check_model, engine_request, prepare};
@@ -13,12 +14,13 @@ use crate::state::AppState;
 pub(crate) async fn chat_completions(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let clock = Clock::start(&state);
     admitting(&state)?;
+    let tenant = Tenant::of(&request);
     let body = read_json(&state, request).await?;
-    let (common, shape, run) = prepare(&state, clock, move |state| begin(state, clock, body)).await?;
+    let (common, shape, run) = prepare(&state, clock, move |state| begin(state, clock, tenant, body)).await?;
     respond(&state, shape, run, common.stream, common.include_usage).await
 }
 
-fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, ChatShape, Run), ApiError> {
+fn begin(state: &AppState, clock: Clock, tenant: Tenant, body: Bytes) -> Result<(Common, ChatShape, Run), ApiError> {
     let request = ChatRequest::parse(&body, &state.limits)?;
     // The text lives on in the typed request only.
     drop(body);
@@ -28,7 +30,7 @@ fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, ChatSha
         ApiError::invalid("messages", format!("The messages cannot be given to this model: {reason}."))
     })?;
     let mut asked = engine_request(state, clock, &common, request.logprobs, prompt, "messages")?;
-    asked.starts_text = true;
+    (asked.starts_text, asked.tenant) = (true, tenant.0);
     let header = Header::new(state, "chatcmpl", common.n);
     let run = Run::submit(state, vec![asked], clock, "messages")?;
     Ok((common, ChatShape { header, logprobs: request.logprobs.is_some() }, run))

@@ -4,6 +4,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 
 use crate::answer::{CompletionShape, Header, respond};
+use crate::auth::Tenant;
 use crate::body::{Bytes, read_json};
 use crate::error::ApiError;
 use crate::generate::{Clock, Run, admitting, check_model, engine_request, prepare};
@@ -13,12 +14,18 @@ use crate::state::AppState;
 pub(crate) async fn completions(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let clock = Clock::start(&state);
     admitting(&state)?;
+    let tenant = Tenant::of(&request);
     let body = read_json(&state, request).await?;
-    let (common, shape, run) = prepare(&state, clock, move |state| begin(state, clock, body)).await?;
+    let (common, shape, run) = prepare(&state, clock, move |state| begin(state, clock, tenant, body)).await?;
     respond(&state, shape, run, common.stream, common.include_usage).await
 }
 
-fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, CompletionShape, Run), ApiError> {
+fn begin(
+    state: &AppState,
+    clock: Clock,
+    tenant: Tenant,
+    body: Bytes,
+) -> Result<(Common, CompletionShape, Run), ApiError> {
     let request = CompletionRequest::parse(&body, &state.limits)?;
     // The text lives on in the typed request only.
     drop(body);
@@ -34,7 +41,8 @@ fn begin(state: &AppState, clock: Clock, body: Bytes) -> Result<(Common, Complet
                 ApiError::invalid("prompt", format!("Prompt {i} cannot be given to this model: {reason}."))
             })?,
         };
-        asked.push(engine_request(state, clock, &common, request.logprobs, ids, "prompt")?);
+        let asked_for = engine_request(state, clock, &common, request.logprobs, ids, "prompt")?;
+        asked.push(cachalot_engine::Request { tenant: tenant.0.clone(), ..asked_for });
     }
     let header = Header::new(state, "cmpl", choices);
     let run = Run::submit(state, asked, clock, "prompt")?;

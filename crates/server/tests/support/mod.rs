@@ -9,11 +9,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
-use cachalot_engine::{EngineError, Event, FinishReason, Request, TokenLogprobs, TopLogprob, Usage};
+use cachalot_engine::reuse::Stop;
+use cachalot_engine::{EngineError, Event, Explanation, FinishReason, Request, TokenLogprobs, TopLogprob, Usage};
 use cachalot_kv::Registry;
 use cachalot_kv::recipe::Card;
 use cachalot_server::request::{Conversation, SamplingFields};
-use cachalot_server::{AppState, Backend, Events, ModelInfo, ServerConfig, router};
+use cachalot_server::{AppState, Backend, Events, Later, ModelInfo, ServerConfig, router};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -149,6 +150,22 @@ impl Backend for Fake {
     fn recipes(&self) -> Vec<Card> {
         let recipe = Registry::find("f16").unwrap();
         vec![Card::of(recipe, &[], None)]
+    }
+
+    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation> {
+        let tokens = prompt.len();
+        let stop = Stop::Differs { position: 2, token: prompt[2], cached: 88 };
+        assert!(tenant.is_empty() && kv.as_deref() != Some("f16"));
+        let explanation = Explanation {
+            prompt_tokens: tokens,
+            matched_tokens: 2,
+            reusable_tokens: 2,
+            block_tokens: 64,
+            block: 0,
+            reason: stop.to_string(),
+            stop,
+        };
+        Box::pin(async move { Ok(explanation) })
     }
 
     fn submit(&self, request: Request) -> Result<Events, EngineError> {

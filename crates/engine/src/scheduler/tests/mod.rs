@@ -1,6 +1,7 @@
 mod limits;
 mod replays;
 mod shadows;
+mod sharing;
 mod simulation;
 mod single;
 
@@ -17,6 +18,9 @@ use crate::queue::Queue;
 use crate::testing::{ByteVocabulary, Expected, HashDecoder, cache};
 use crate::{EngineConfig, Usage};
 
+/// [`ReuseConfig::every`] of tests that want sharing.
+const ON: usize = usize::MAX;
+
 /// A scheduler with its model and cache, and a clock that ticks a millisecond for every look at it.
 struct Bench {
     scheduler: Scheduler,
@@ -24,6 +28,7 @@ struct Bench {
     decoder: HashDecoder,
     limits: Limits,
     queue: Queue,
+    reuse: ReuseConfig,
     now: Duration,
     steps: usize,
 }
@@ -31,10 +36,22 @@ struct Bench {
 impl Bench {
     fn new(decoder: HashDecoder, pages: u64, config: EngineConfig) -> Bench {
         let cache = Arc::new(cache(pages));
+        // Tests of other things count all memory.
+        let reuse = if config.reuse.every == ON {
+            ReuseConfig { every: 128, ..config.reuse.clone() }
+        } else {
+            ReuseConfig::off()
+        };
+        let config = EngineConfig { reuse: reuse.clone(), ..config };
         let limits = Limits::new(decoder.spec().vocab, decoder.spec().context, &cache, &config);
-        let scheduler =
-            Scheduler::new(cache.clone(), Arc::new(ByteVocabulary::new(&[])), limits.clone(), config.replay);
-        Bench { scheduler, cache, decoder, limits, queue: Queue::new(1000), now: Duration::ZERO, steps: 0 }
+        let scheduler = Scheduler::new(
+            cache.clone(),
+            Arc::new(ByteVocabulary::new(&[])),
+            limits.clone(),
+            config.replay,
+            config.reuse,
+        );
+        Bench { scheduler, cache, decoder, limits, queue: Queue::new(1000), reuse, now: Duration::ZERO, steps: 0 }
     }
 
     fn check(&self, request: &Request) -> Result<usize, EngineError> {
@@ -56,6 +73,7 @@ impl Bench {
         let cancelled = Arc::new(AtomicBool::new(false));
         let submitted = self.tick();
         let submission = Submission {
+            domain: self.reuse.domain(&plan, &request.tenant),
             plan,
             label: "f16".into(),
             constraint: None,
@@ -88,6 +106,7 @@ impl Bench {
         while !self.scheduler.is_idle() {
             self.step();
         }
+        self.scheduler.forget_shared();
         assert_eq!(self.cache.ledger().used(), 0, "all memory comes back");
         assert_eq!(self.queue.len(), 0, "all places come back");
     }

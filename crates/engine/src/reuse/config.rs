@@ -1,0 +1,46 @@
+//! How blocks are shared.
+
+use cachalot_kv::CachePlan;
+use cachalot_store::{Domain, Identity};
+
+/// How blocks are shared between sequences.
+#[derive(Clone, Debug)]
+pub struct ReuseConfig {
+    /// Whether they are.
+    pub enabled: bool,
+    /// Tokens between positions that other sequences can go on from, where a recipe encodes what the window has passed. Each
+    /// takes the window's pages once more, in plain elements.
+    pub every: usize,
+    /// What every block's bytes depend on, beside recipe and tenant.
+    pub identity: Identity,
+}
+
+impl Default for ReuseConfig {
+    fn default() -> ReuseConfig {
+        ReuseConfig { enabled: true, every: 1024, identity: Identity::default() }
+    }
+}
+
+impl ReuseConfig {
+    /// Without sharing.
+    pub fn off() -> ReuseConfig {
+        ReuseConfig { enabled: false, ..ReuseConfig::default() }
+    }
+
+    /// Where sequences with this plan, of this tenant, share; nowhere where `None`.
+    pub fn domain(&self, plan: &CachePlan, tenant: &str) -> Option<Domain> {
+        self.enabled.then(|| self.identity(plan, tenant).domain())
+    }
+
+    /// All that a block's bytes depend on beside its tokens.
+    pub fn identity(&self, plan: &CachePlan, tenant: &str) -> Identity {
+        let exact = plan.lanes.iter().flatten().next().map(|lane| lane.exact.to_string()).unwrap_or_default();
+        Identity {
+            dtype: exact,
+            recipe: plan.name.clone(),
+            plan: plan.digest(),
+            tenant: tenant.to_owned(),
+            ..self.identity.clone()
+        }
+    }
+}

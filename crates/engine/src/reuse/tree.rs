@@ -1,0 +1,220 @@
+//! Blocks by the tokens before them: a radix tree for each domain, with nodes of 64 tokens.
+//!
+//! A pure state machine: time is a number that the caller counts up.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kv::SharedBlock;
+use cachalot_store::{BlockKey, Domain};
+
+/// A node, for as long as nothing is removed.
+pub(super) type NodeId = usize;
+
+/// One block in its place.
+pub(super) struct Node {
+    pub key: BlockKey,
+    domain: Domain,
+    parent: Option<NodeId>,
+    children: Vec<NodeId>,
+    pub tokens: Vec<u32>,
+    /// Blocks before it.
+    pub depth: usize,
+    pub block: SharedBlock,
+    /// When it was last of use.
+    used: u64,
+}
+
+/// What is there for a prompt.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Blocks, the first at position zero.
+    pub path: Vec<NodeId>,
+    /// Tokens of the prompt that they begin with: the last block may agree in part.
+    pub tokens: usize,
+}
+
+/// All blocks that are shared.
+#[derive(Default)]
+pub(super) struct Tree {
+    nodes: Vec<Option<Node>>,
+    free: Vec<NodeId>,
+    by_key: HashMap<BlockKey, NodeId>,
+    roots: HashMap<Domain, Vec<NodeId>>,
+    /// Blocks that no other follows, by when they were last of use.
+    leaves: BTreeSet<(u64, NodeId)>,
+    /// Bytes of all pages.
+    bytes: u64,
+}
+
+impl Tree {
+    /// Number of blocks.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Bytes of pages, those that sequences hold too included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of pages that nobody else holds.
+    pub fn reclaimable(&self) -> u64 {
+        self.nodes.iter().flatten().map(|node| node.block.reclaimable()).sum()
+    }
+
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id)?.as_ref()
+    }
+
+    pub fn contains(&self, key: BlockKey) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
+    /// Whether a domain has any block.
+    pub fn knows(&self, domain: Domain) -> bool {
+        self.roots.contains_key(&domain)
+    }
+
+    /// The blocks with which `tokens` begins. Tokens are compared, whatever the keys say.
+    pub fn find(&self, domain: Domain, tokens: &[u32]) -> Found {
+        let mut found = Found::default();
+        let mut key = None;
+        while let Some(next) = tokens.get(found.tokens..found.tokens + PAGE_TOKENS) {
+            let name = domain.key(key, next);
+            let Some((id, node)) = self.by_key.get(&name).and_then(|&id| Some((id, self.node(id)?))) else { break };
+            if node.tokens != next {
+                break;
+            }
+            found.path.push(id);
+            found.tokens += PAGE_TOKENS;
+            key = Some(name);
+        }
+        let rest = &tokens[found.tokens..];
+        let common = |id: &NodeId| {
+            let node = self.node(*id)?;
+            Some((node.tokens.iter().zip(rest).take_while(|(a, b)| a == b).count(), *id))
+        };
+        let children = match found.path.last() {
+            Some(&last) => self.node(last).map_or(&[][..], |node| &node.children),
+            None => self.roots.get(&domain).map_or(&[][..], |roots| roots),
+        };
+        if let Some((more, id)) = children.iter().filter_map(common).max().filter(|(more, _)| *more > 0) {
+            found.path.push(id);
+            found.tokens += more;
+        }
+        found
+    }
+
+    /// Marks blocks as of use now.
+    pub fn touch(&mut self, path: &[NodeId], now: u64) {
+        for &id in path {
+            let Some(node) = self.nodes.get_mut(id).and_then(Option::as_mut) else { continue };
+            let before = std::mem::replace(&mut node.used, now);
+            if self.leaves.remove(&(before, id)) {
+                self.leaves.insert((now, id));
+            }
+        }
+    }
+
+    /// Adds a block behind another, or what it has to the one that is there. False where the block before it is not there.
+    pub fn insert(
+        &mut self,
+        domain: Domain,
+        parent: Option<BlockKey>,
+        tokens: &[u32],
+        block: SharedBlock,
+        now: u64,
+    ) -> bool {
+        let key = domain.key(parent, tokens);
+        if let Some(node) = self.by_key.get(&key).and_then(|&id| self.nodes[id].as_mut()) {
+            self.bytes -= node.block.bytes();
+            node.block.absorb(block);
+            self.bytes += node.block.bytes();
+            return true;
+        }
+        let parent = match parent {
+            None => None,
+            Some(key) => match self.by_key.get(&key) {
+                Some(&id) => Some(id),
+                None => return false,
+            },
+        };
+        self.replace_beginnings(domain, parent, tokens, &block);
+        self.bytes += block.bytes();
+        let depth = parent.and_then(|id| self.node(id)).map_or(0, |node| node.depth + 1);
+        let node = Node { key, domain, parent, depth, children: Vec::new(), tokens: tokens.to_vec(), block, used: now };
+        let id = self.free.pop().unwrap_or(self.nodes.len());
+        match self.nodes.get_mut(id) {
+            Some(place) => *place = Some(node),
+            None => self.nodes.push(Some(node)),
+        }
+        self.by_key.insert(key, id);
+        self.leaves.insert((now, id));
+        match parent {
+            None => self.roots.entry(domain).or_default().push(id),
+            Some(parent) => {
+                if let Some(node) = self.nodes[parent].as_mut() {
+                    self.leaves.remove(&(node.used, parent));
+                    node.children.push(id);
+                }
+            }
+        }
+        true
+    }
+
+    /// Drops those ends of other sequences that a new block goes on from and has all of.
+    fn replace_beginnings(&mut self, domain: Domain, parent: Option<NodeId>, tokens: &[u32], block: &SharedBlock) {
+        let siblings = match parent {
+            Some(id) => self.node(id).map_or(&[][..], |node| &node.children),
+            None => self.roots.get(&domain).map_or(&[][..], |roots| roots),
+        };
+        let begins = |node: &Node| node.tokens.len() < tokens.len() && tokens.starts_with(&node.tokens);
+        let covered = |id: &&NodeId| self.node(**id).is_some_and(|node| begins(node) && block.covers(&node.block));
+        let covered: Vec<NodeId> = siblings.iter().filter(covered).copied().collect();
+        covered.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Lets go of the block that was of use longest ago, of those that no other follows and whose bytes that frees. Bytes
+    /// freed; `None` where there is none.
+    pub fn evict(&mut self) -> Option<u64> {
+        let free = |id: NodeId| self.node(id).map_or(0, |node| node.block.reclaimable());
+        let (id, bytes) = self.leaves.iter().map(|&(_, id)| (id, free(id))).find(|&(_, bytes)| bytes > 0)?;
+        self.remove(id);
+        Some(bytes)
+    }
+
+    /// Removes a block and all that follow it.
+    pub fn remove(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(id).and_then(Option::take) else { return };
+        node.children.iter().for_each(|&child| self.remove(child));
+        self.bytes -= node.block.bytes();
+        self.by_key.remove(&node.key);
+        self.leaves.remove(&(node.used, id));
+        self.free.push(id);
+        match node.parent {
+            None => {
+                if let Some(roots) = self.roots.get_mut(&node.domain) {
+                    roots.retain(|&root| root != id);
+                    if roots.is_empty() {
+                        self.roots.remove(&node.domain);
+                    }
+                }
+            }
+            Some(parent) => {
+                // Gone already where the removal began above.
+                if let Some(before) = self.nodes.get_mut(parent).and_then(Option::as_mut) {
+                    before.children.retain(|&child| child != id);
+                    if before.children.is_empty() {
+                        self.leaves.insert((before.used, parent));
+                    }
+                }
+            }
+        }
+    }
+
+    /// All blocks.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().filter_map(|(id, node)| Some((id, node.as_ref()?)))
+    }
+}

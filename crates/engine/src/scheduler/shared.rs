@@ -1,0 +1,102 @@
+//! What sequences share: when one begins with the blocks of others, and when it waits for another to compute them.
+
+use std::cmp::Ordering::Less;
+
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kv::SequenceKv;
+
+use super::{Scheduler, Sequence};
+use crate::observe;
+use crate::reuse::Thread;
+
+impl Scheduler {
+    /// Whether an older sequence is about to compute what this one begins with, so that waiting is cheaper than computing
+    /// it twice. The older one never waits for a younger one, so somebody always gets on.
+    pub(super) fn waits_for_another(&mut self, index: usize) -> bool {
+        let Some(own) = self.running.get(index).filter(|own| is_new(own)) else { return false };
+        let there = self.reuse.matched(&own.thread, &own.tokens);
+        let mut best: Option<(usize, usize)> = None;
+        for (i, other) in self.running.iter().enumerate().take(index) {
+            if other.thread.domain != own.thread.domain || other.thread.reduced {
+                continue;
+            }
+            let common = whole_blocks(common(&own.tokens, &other.tokens).min(own.tokens.len().saturating_sub(1)));
+            // Up to there it is computed already, and more is to come.
+            if common > there.max(other.thread.computed) && best.is_none_or(|(most, _)| common > most) {
+                best = Some((common, i));
+            }
+        }
+        let Some((position, leader)) = best else { return false };
+        if own.kv.as_ref().is_some_and(|kv| kv.unobserved() < position) {
+            return false;
+        }
+        self.running[leader].thread.stop_at(position);
+        true
+    }
+
+    /// Lets a sequence that has computed nothing yet begin with what is there.
+    pub(super) fn begin_shared(&mut self, index: usize) {
+        let Some(sequence) = self.running.get_mut(index).filter(|sequence| is_new(sequence)) else { return };
+        let Sequence { kv: Some(kv), thread, tokens, ticket, prompt, .. } = sequence else { return };
+        let begun = self.reuse.begin(&self.cache, kv, thread, tokens);
+        (0..begun.corrupt).for_each(|_| observe::corrupt());
+        if let Some(group) = self.groups.get_mut(&ticket.request).filter(|group| group.moments.prompt_done.is_none()) {
+            group.cached_tokens = begun.tokens.min(*prompt);
+        }
+        observe::reused(begun.tokens);
+    }
+
+    /// Rows of a prompt that a step may have so that it ends where others may want to go on.
+    pub(super) fn rows_to_stop(&self, sequence: &Sequence) -> usize {
+        let from = sequence.computed();
+        if sequence.kv.as_ref().is_some_and(|kv| kv.pass_rows() > 0) || from >= sequence.prompt {
+            return usize::MAX;
+        }
+        sequence.thread.rows_to_stop(from, self.reuse.every())
+    }
+
+    /// Bytes that a sequence needs to compute its tokens, without those of blocks that it will share.
+    pub(super) fn bytes_to_begin(&self, sequence: &Sequence) -> u64 {
+        let tokens = &sequence.tokens;
+        let needed = self.limits.peak_bytes(&self.cache, &sequence.plan, tokens.len() + 1);
+        // What is reduced does not stay shared.
+        if sequence.thread.domain.is_none() || sequence.plan.keep.is_some() {
+            return needed;
+        }
+        let others = self.running.iter().filter(|other| {
+            other.thread.domain == sequence.thread.domain && other.ticket.cmp(&sequence.ticket) == Less
+        });
+        let coming = others.map(|other| common(tokens, &other.tokens)).max().unwrap_or(0);
+        let shared = whole_blocks(coming.max(self.reuse.matched(&sequence.thread, tokens)));
+        needed.saturating_sub(self.cache.bytes_with(&sequence.plan, shared))
+    }
+
+    /// Bytes there are for those that enter: free, held by replays, or by blocks that nobody uses.
+    pub(super) fn available(&self, needed: u64) -> u64 {
+        let free = self.cache.ledger().free() + self.replays.held();
+        if needed <= free { free } else { free + self.reuse.reclaimable(needed - free) }
+    }
+
+    /// A sequence has computed all it will.
+    pub(super) fn retire(&mut self, kv: Option<SequenceKv>, thread: &mut Thread, tokens: &[u32]) {
+        if let Some(kv) = kv {
+            self.reuse.retire(&self.cache, kv, thread, tokens);
+        }
+    }
+}
+
+/// Whether a sequence has not looked yet what it can begin with.
+fn is_new(sequence: &Sequence) -> bool {
+    sequence.thread.domain.is_some()
+        && !sequence.thread.attached
+        && sequence.kv.as_ref().is_some_and(SequenceKv::is_empty)
+}
+
+/// Tokens that two sequences begin with alike.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+fn whole_blocks(tokens: usize) -> usize {
+    tokens / PAGE_TOKENS * PAGE_TOKENS
+}
