@@ -71,6 +71,12 @@ fn answers_come_in_order_and_are_those_of_single_runs() {
     assert_eq!(summary["prompt_tokens"], all);
     let shared = summary["shared_tokens"].as_u64().unwrap();
     assert!(shared < all && shared > (tokens(1) - 8) * 2, "{shared} of {all}");
+    // The engine finds whole pages of 64 tokens of the texts' prefix for all but the first that it computes.
+    let cached: Vec<u64> =
+        bodies.iter().map(|body| body["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()).collect();
+    assert_eq!(summary["cached_tokens"], cached.iter().sum::<u64>());
+    let whole = (tokens(1) - 8) / 64 * 64;
+    assert!(whole > 0 && cached.iter().filter(|&&tokens| tokens >= whole).count() == 2, "{whole}: {cached:?}");
     assert_eq!(bodies[0]["object"], "chat.completion");
     assert_eq!(bodies[0]["choices"][0]["message"]["role"], "assistant");
     for i in [1, 3, 5] {
