@@ -170,6 +170,9 @@ fn bad_lines_are_named_and_the_others_answered() {
         assert!(message.contains(word), "{message}");
         assert!(warnings.contains(&format!("line {line}")) || warnings.contains("and 1 more"), "{line}: {warnings}");
     }
+    // Where no line can be answered, there is a result all the same.
+    let none = self::files(&["{".to_owned()]);
+    assert_eq!(none.run(&[])["refused"], 1);
     let empty = self::files(&[]);
     assert!(stderr_of_failure(&empty.arguments(&[]), 1).contains("no requests"));
 }

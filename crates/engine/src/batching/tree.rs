@@ -71,7 +71,8 @@ impl<'a> Tree<'a> {
     /// Tokens on the way from the parent.
     pub(super) fn tokens(&self, node: Node) -> &'a [u32] {
         let branch = &self.nodes[node];
-        &self.prompts[branch.prompt][branch.tokens.clone()]
+        // The root has none, whether there are prompts or not.
+        self.prompts.get(branch.prompt).map_or(&[], |prompt| &prompt[branch.tokens.clone()])
     }
 
     /// Children, by their first tokens.
