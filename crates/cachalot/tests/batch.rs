@@ -9,7 +9,7 @@ use support::{json as report, run, stderr_of_failure};
 
 /// Two families of prompts, interleaved.
 fn requests() -> Vec<Value> {
-    let story = "The old whale dived into the dark water and thought about everything she had ever seen. ".repeat(3);
+    let story = "The old whale dived into the dark water and thought about everything she had ever seen. ".repeat(8);
     let chat = |i: usize| {
         let messages = json!([
             { "role": "system", "content": "You answer in one word." },

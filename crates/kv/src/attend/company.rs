@@ -56,6 +56,20 @@ impl Reader<'_> {
     }
 }
 
+/// Leaves out those whose first page nobody else has: sequences that share anything share what comes first. Where a sliding
+/// window moves on, first pages differ and say nothing.
+pub(super) fn meet<T>(readers: Vec<(T, Reader<'_>)>) -> Vec<(T, Reader<'_>)> {
+    let first = |reader: &Reader<'_>| {
+        let seen = reader.window.map_or(0, |window| (reader.first + 1).saturating_sub(window)) / PAGE_TOKENS;
+        reader.lane.shared_address(seen)
+    };
+    let mut seen: Vec<usize> = readers.iter().filter_map(|(_, reader)| first(reader)).collect();
+    seen.sort_unstable();
+    let held = |page: usize| seen.partition_point(|&at| at <= page) - seen.partition_point(|&at| at < page);
+    let meets = |reader: &Reader<'_>| first(reader).is_some_and(|page| reader.window.is_some() || held(page) > 1);
+    readers.into_iter().filter(|(_, reader)| meets(reader)).collect()
+}
+
 /// The companies of one split.
 pub(super) fn companies(readers: &[Reader<'_>], split: usize) -> Vec<Company> {
     let here: Vec<usize> = (0..readers.len()).filter(|&i| readers[i].splits.contains(&split)).collect();

@@ -10,9 +10,11 @@ mod company;
 mod course;
 mod disjoint;
 mod encode;
+mod join;
 mod local;
 mod merge;
 mod repeated;
+mod run;
 mod shares;
 mod tasks;
 

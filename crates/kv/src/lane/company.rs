@@ -14,9 +14,9 @@ impl Lane {
         }
     }
 
-    /// Whether others may hold page `index`.
-    pub(crate) fn may_be_shared(&self, index: usize) -> bool {
-        self.shared(index, true).or(self.shared(index, false)).is_some()
+    /// Which page `index` is, where others may hold it.
+    pub(crate) fn shared_address(&self, index: usize) -> Option<usize> {
+        self.shared(index, true).or(self.shared(index, false)).map(|page| Arc::as_ptr(page).addr())
     }
 
     /// Tells lanes apart that read a page in different ways: what a reduction left, and the pipelines of their body where it is
