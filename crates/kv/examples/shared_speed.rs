@@ -1,5 +1,6 @@
 //! What reading shared pages together gives: attention of one decode step of forks of one context, over the cache of a
-//! SmolLM2-shaped model (30 layers, 9 query and 3 KV heads of 64), with and without:
+//! SmolLM2-shaped model (30 layers, 9 query and 3 KV heads of 64), with and without; median times, and, where the system says
+//! them, means of the processor's, which a machine that does other things too does not lengthen as much:
 //! `cargo run --release -p cachalot-kv --example shared_speed [RECIPE [FORKS [CONTEXT [ROUNDS]]]]`.
 
 use cachalot_kernels::{Isa, Team};
@@ -33,6 +34,13 @@ fn step(cache: &KvCache, seqs: &mut [SequenceKv], rows: usize) -> Result<f64, Fa
     Ok(seconds)
 }
 
+/// Seconds of all threads, in hundredths; zero where the system does not say.
+fn processor() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
@@ -63,18 +71,20 @@ fn main() -> Result<(), Failure> {
         step(&cache, &mut root, CHUNK.min(context - at))?;
     }
     let mut seqs = (0..forks).map(|_| cache.fork(&root[0])).collect::<Result<Vec<_>, _>>()?;
-    let (mut together, mut alone) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        cache = cache.with_sharing(true);
-        together.push(step(&cache, &mut seqs, 1)?);
-        cache = cache.with_sharing(false);
-        alone.push(step(&cache, &mut seqs, 1)?);
+    let (mut times, mut worked) = ([Vec::new(), Vec::new()], [0.0; 2]);
+    for round in 0..2 * rounds {
+        cache = cache.with_sharing(round % 2 == 0);
+        let before = processor();
+        times[round % 2].push(step(&cache, &mut seqs, 1)?);
+        worked[round % 2] += processor() - before;
     }
-    let (together, alone) = (median(together) * 1e3, median(alone) * 1e3);
+    let [together, alone] = times.map(|times| median(times) * 1e3);
+    let [worked, worked_alone] = worked.map(|seconds| seconds * 1e3 / rounds as f64);
     println!(
         "{recipe}: {forks} forks of {context} tokens, attention of a step: {together:.1} ms together, {alone:.1} ms alone, \
-         {:.2} times",
-        alone / together
+         {:.2} times; of the processor {worked:.0} and {worked_alone:.0} ms, {:.2} times",
+        alone / together,
+        worked_alone / worked
     );
     Ok(())
 }
