@@ -1,6 +1,7 @@
 //! `cachalot`: LLM inference whose heart is the key-value cache.
 
 mod args;
+mod batch;
 mod bench;
 mod calibrate;
 mod chat;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Answer a prompt, or chat where no prompt is given.
     Run(run::RunArgs),
+    /// Answer all prompts of a file, those that begin alike after each other.
+    Batch(batch::BatchArgs),
     /// Serve the OpenAI-compatible HTTP API.
     Serve(serve::ServeArgs),
     /// Measure prefill and decode speed at several depths, memory, and bytes moved.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Batch(args) => batch::batch(args),
         Command::Serve(args) => serve::serve(args),
         Command::Bench(args) => bench::bench(args),
         Command::Info(args) => info::info(args),

@@ -10,9 +10,11 @@
 //! - [`limits`], [`queue`]: what is refused, and when.
 //! - [`recipes`]: how requests want their cache kept.
 //! - [`replay`]: answers compared with what the exact cache would have said.
+//! - [`batching`]: the order of prompts that are all known beforehand.
 //! - [`reuse`]: what was computed once stays for those that begin with the same tokens.
 //! - [`observe`]: the table of metrics.
 
+pub mod batching;
 pub mod config;
 pub mod constraint;
 pub mod engine;

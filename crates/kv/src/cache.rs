@@ -27,6 +27,8 @@ pub struct KvCache {
     odd: AtomicU64,
     local_peak: AtomicU64,
     recorder: Option<Arc<dyn Recorder>>,
+    sharing: bool,
+    spared: AtomicU64,
     words: Arc<Words>,
 }
 
@@ -63,6 +65,8 @@ impl KvCache {
             odd: AtomicU64::new(0),
             local_peak: AtomicU64::new(0),
             recorder: None,
+            sharing: true,
+            spared: AtomicU64::new(0),
             words: Arc::default(),
         })
     }
@@ -70,6 +74,17 @@ impl KvCache {
     /// Shows every step's queries, keys and values to `recorder`, as calibration wants them.
     pub fn with_recorder(self, recorder: Arc<dyn Recorder>) -> KvCache {
         KvCache { recorder: Some(recorder), ..self }
+    }
+
+    /// Whether sequences that hold the same pages read them together, which is the default. It changes no bit; it is there to
+    /// measure what it gives.
+    pub fn with_sharing(self, sharing: bool) -> KvCache {
+        KvCache { sharing, ..self }
+    }
+
+    /// Pages of lanes that were not read because another sequence of the step read them too, since the cache was made.
+    pub fn pages_spared(&self) -> u64 {
+        self.spared.load(Relaxed)
     }
 
     /// How the model is asked to repeat what it has read, for recipes whose method does that. Without any the context alone is
@@ -425,8 +440,9 @@ impl KvCache {
             recorder.record(layer, geometry, segments, q, k, v);
         }
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let attention =
-            Attention { team: &self.team, isa: self.isa, layer, geometry, segments, local_peak: &self.local_peak };
+        let (team, local_peak) = (&*self.team, &self.local_peak);
+        let (sharing, spared) = (self.sharing, &self.spared);
+        let attention = Attention { team, isa: self.isa, layer, geometry, segments, local_peak, sharing, spared };
         let odd = attention.run(&mut scratch, q, k, v, out)?;
         self.count_odd(odd);
         Ok(())

@@ -115,20 +115,25 @@ pub(crate) fn engine_request(
     if prompt.len() >= info.context && common.kv.is_none() {
         return Err(ApiError::context_length(param, prompt.len(), info.context));
     }
-    Ok(Request {
+    let report = common.report.map(|share| ReportSpec { share, within: Some(clock.within()) });
+    Ok(Request { logprobs, report, ..to_engine(common, prompt, &info.defaults) })
+}
+
+/// What the fields that both endpoints share ask of the engine, without log-probabilities and report. `defaults` are the
+/// model's own.
+pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -> Request {
+    Request {
         prompt,
-        sampling: sampling(&common.sampling, &info.defaults),
+        sampling: sampling(&common.sampling, defaults),
         max_tokens: common.max_tokens,
         stop: common.stop.clone(),
         n: common.n,
-        logprobs,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
-        report: common.report.map(|share| ReportSpec { share, within: Some(clock.within()) }),
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()
-    })
+    }
 }
 
 fn sampling(asked: &SamplingFields, model: &SamplingFields) -> cachalot_engine::Sampling {
@@ -159,7 +164,7 @@ fn constraint(format: OutputFormat) -> cachalot_engine::ConstraintSpec {
 }
 
 /// The engine's refusal in OpenAI's words. `param` is the field the prompt came from.
-pub(crate) fn refusal(error: &EngineError, param: &str) -> ApiError {
+pub fn refusal(error: &EngineError, param: &str) -> ApiError {
     let message = sentence(&error.to_string());
     match error {
         EngineError::PromptTooLong { prompt, context } => ApiError::context_length(param, *prompt, *context),

@@ -32,6 +32,7 @@ pub use backend::{Backend, Events, Later, ModelInfo};
 pub use config::ServerConfig;
 pub use engine_backend::EngineBackend;
 pub use error::ApiError;
+pub use generate::{refusal, to_engine};
 pub use net::{Server, ServerError, serve};
 pub use router::router;
 pub use state::{AppState, Phase};

@@ -1,6 +1,6 @@
 //! `cachalot lab`: what a setting of the KV cache costs in answers, memory and speed.
 
-mod describe;
+pub(crate) mod describe;
 mod quality;
 mod report;
 mod sweep;

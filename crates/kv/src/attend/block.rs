@@ -1,39 +1,18 @@
-//! Some rows of one sequence with one KV head, over splits of the context.
+//! Some query vectors with one KV head, over splits of the context.
 
+use super::course::Course;
+use super::local::Local;
 use crate::LayerGeometry;
-use crate::encode::codec::{Work, bytes_of};
+use crate::encode::codec::bytes_of;
 use crate::encode::pipeline::{Pipeline, Prepared};
 use crate::lane::Lane;
 use crate::plan::Body;
 use cachalot_kernels::attention::{
-    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, SPLIT_PAGES, Visible, accumulate_page, attend_page, score_page,
-    soften, widen_page,
+    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, Visible, accumulate_page, attend_page, score_page, soften,
+    widen_page,
 };
-use cachalot_kernels::simd::{LANES, Simd};
-use cachalot_kernels::{Isa, dispatch, prefetch};
+use cachalot_kernels::{Isa, prefetch};
 use std::ops::Range;
-
-/// Buffers of one thread: one page decoded, one block's scores and results. Nothing here grows with the context.
-#[derive(Default)]
-pub(super) struct Local {
-    pub(super) total: Vec<f32>,
-    pub(super) prepared: Prepared,
-    part: Vec<f32>,
-    body: Vec<f32>,
-    scores: Vec<f32>,
-    visible: Vec<Visible>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    work: Work,
-}
-
-impl Local {
-    /// Bytes held.
-    pub(super) fn bytes(&self) -> usize {
-        let floats = [&self.total, &self.part, &self.body, &self.scores, &self.k, &self.v];
-        4 * floats.map(Vec::capacity).iter().sum::<usize>() + 2 * self.visible.capacity() + self.work.bytes()
-    }
-}
 
 pub(super) struct Block<'a> {
     pub(super) isa: Isa,
@@ -41,8 +20,11 @@ pub(super) struct Block<'a> {
     /// `[rows][group][width]`, rotated and scaled.
     pub(super) q: &'a [f32],
     pub(super) geometry: &'a LayerGeometry,
-    /// Position of the first row.
+    /// Slot of the first row. Where rows of several sequences read pages that they share: no matter which, since they see
+    /// these pages wholly.
     pub(super) first: usize,
+    /// Whether they do.
+    pub(super) whole: bool,
     /// Cosines and sines of pages, where a format keeps keys before rotary position.
     pub(super) tiles: Option<&'a [f32]>,
 }
@@ -81,13 +63,68 @@ impl Block<'_> {
     /// The pages of one split: those of the body in their own format, then the exact ones.
     pub(super) fn split(&self, split: usize, prepared: &Prepared, local: &mut Local, rows: &mut Rows<'_>) {
         rows.clear();
-        let pages = split * SPLIT_PAGES..((split + 1) * SPLIT_PAGES).min(self.last() / PAGE_TOKENS + 1);
-        local.scores.resize(self.vectors() * PAGE_TOKENS, 0.0);
-        if let Some(body) = &self.lane.plan.body {
-            let start = pages.start.max(self.lane.plan.sink_pages());
-            self.body(body, start..pages.end.min(self.lane.body_end(self.last())), prepared, local, rows);
+        self.read(&self.course(split), prepared, local, rows);
+    }
+
+    /// The pages of a course, into rows that have seen nothing yet.
+    pub(super) fn read(&self, course: &Course, prepared: &Prepared, local: &mut Local, rows: &mut Rows<'_>) {
+        if let (Some(body), false) = (&self.lane.plan.body, course.body.is_empty()) {
+            let mut buffer = std::mem::take(&mut local.body);
+            buffer.resize(Self::state_len(self.vectors(), body.v.basis().width()), 0.0);
+            let mut state = Self::state(self.vectors(), &mut buffer);
+            state.clear();
+            if self.body(body, course.body.clone(), prepared, local, &mut state) {
+                self.output(body, &state, rows);
+            }
+            local.body = buffer;
         }
-        self.exact(pages, local, rows);
+        course.exact.iter().for_each(|pages| self.exact(pages.clone(), local, rows));
+    }
+
+    /// The pages that a company reads, into a buffer; `each` gets what they gave: the state of the body where the course ends
+    /// within it.
+    pub(super) fn together(
+        &self,
+        course: &Course,
+        prepared: &Prepared,
+        local: &mut Local,
+        buffer: &mut Vec<f32>,
+        each: impl FnOnce(&Rows<'_>),
+    ) {
+        let within = self.lane.plan.body.as_ref().filter(|_| course.within_body());
+        let width = within.map_or(self.geometry.width(), |body| body.v.basis().width());
+        buffer.resize(Self::state_len(self.vectors(), width), 0.0);
+        let mut rows = Self::state(self.vectors(), buffer);
+        rows.clear();
+        match within {
+            Some(body) => _ = self.body(body, course.body.clone(), prepared, local, &mut rows),
+            None => self.read(course, prepared, local, &mut rows),
+        }
+        each(&rows);
+    }
+
+    /// What is left of a course when a company has read the first pages of it; what these gave lies in `part`, and there the
+    /// result goes. `within`: the company stopped within the body.
+    pub(super) fn resume(&self, rest: &Course, within: bool, prepared: &Prepared, local: &mut Local, part: &mut [f32]) {
+        let vectors = self.vectors();
+        let len = Self::state_len(vectors, self.geometry.width());
+        if let (Some(body), true) = (&self.lane.plan.body, within) {
+            let mut buffer = std::mem::take(&mut local.body);
+            buffer.resize(Self::state_len(vectors, body.v.basis().width()), 0.0);
+            let taken = buffer.len();
+            buffer.copy_from_slice(&part[..taken]);
+            let mut state = Self::state(vectors, &mut buffer);
+            self.body(body, rest.body.clone(), prepared, local, &mut state);
+            self.output(body, &state, &mut Self::state(vectors, &mut part[..len]));
+            local.body = buffer;
+        }
+        let mut rows = Self::state(vectors, &mut part[..len]);
+        rest.exact.iter().for_each(|pages| self.exact(pages.clone(), local, &mut rows));
+    }
+
+    /// The pages of a split in the order in which they are read.
+    pub(super) fn course(&self, split: usize) -> Course {
+        Course::of(self.lane, self.first, self.last(), self.geometry.window, split)
     }
 
     /// Position of the last row.
@@ -95,7 +132,7 @@ impl Block<'_> {
         self.first + self.vectors() / self.geometry.group() - 1
     }
 
-    fn position(&self, vector: usize) -> usize {
+    pub(super) fn position(&self, vector: usize) -> usize {
         self.first + vector / self.geometry.group()
     }
 
@@ -110,8 +147,12 @@ impl Block<'_> {
     }
 
     /// What each row sees of a page in one of its forms; whether any row sees anything.
-    fn look(&self, page: usize, body: bool, visible: &mut Vec<Visible>) -> bool {
+    pub(super) fn look(&self, page: usize, body: bool, visible: &mut Vec<Visible>) -> bool {
         visible.clear();
+        if self.whole {
+            visible.resize(self.vectors(), Visible { from: 0, to: PAGE_TOKENS as u8 });
+            return true;
+        }
         visible.extend((0..self.vectors()).map(|vector| {
             let position = self.position(vector);
             match self.reads_body(page, position) == body {
@@ -124,6 +165,7 @@ impl Block<'_> {
 
     fn exact(&self, pages: Range<usize>, local: &mut Local, rows: &mut Rows<'_>) {
         let width = self.geometry.width();
+        local.scores.resize(self.vectors() * PAGE_TOKENS, 0.0);
         for page in pages {
             if !self.look(page, false, &mut local.visible) {
                 continue;
@@ -149,13 +191,17 @@ impl Block<'_> {
         }
     }
 
-    /// Body pages: scores from the codes, outputs in the basis of the values, brought back to the model's at the end.
-    fn body(&self, body: &Body, pages: Range<usize>, prepared: &Prepared, local: &mut Local, rows: &mut Rows<'_>) {
+    /// Body pages: scores from the codes, outputs in the basis of the values. Whether any row saw anything.
+    fn body(
+        &self,
+        body: &Body,
+        pages: Range<usize>,
+        prepared: &Prepared,
+        local: &mut Local,
+        state: &mut Rows<'_>,
+    ) -> bool {
         let (vectors, basis) = (self.vectors(), body.v.basis().width());
-        let mut buffer = std::mem::take(&mut local.body);
-        buffer.resize(Self::state_len(vectors, basis), 0.0);
-        let mut state = Self::state(vectors, &mut buffer);
-        state.clear();
+        local.scores.resize(vectors * PAGE_TOKENS, 0.0);
         let mut seen = false;
         for page in pages {
             if !self.look(page, true, &mut local.visible) {
@@ -171,7 +217,7 @@ impl Block<'_> {
             self.score(&body.k, k, page, prepared, local);
             prefetch(second);
             let softcap = self.extend(page, &mut local.scores);
-            soften(self.isa, &mut local.scores, &local.visible, softcap, &mut state);
+            soften(self.isa, &mut local.scores, &local.visible, softcap, state);
             let (first, second) = next_v.split_at(next_v.len() / 2);
             prefetch(first);
             if body.v.fused() {
@@ -184,61 +230,35 @@ impl Block<'_> {
             }
             prefetch(second);
         }
-        if seen {
-            let width = self.geometry.width();
-            rows.max.copy_from_slice(state.max);
-            rows.sum.copy_from_slice(state.sum);
-            for vector in 0..vectors {
-                let out = &mut rows.out[vector * width..][..width];
-                body.v.output(&state.out[vector * basis..][..basis], state.sum[vector], out);
-            }
+        seen
+    }
+
+    /// Brings what body pages gave back to the basis of the model.
+    fn output(&self, body: &Body, state: &Rows<'_>, rows: &mut Rows<'_>) {
+        let (width, basis) = (self.geometry.width(), body.v.basis().width());
+        rows.max.copy_from_slice(state.max);
+        rows.sum.copy_from_slice(state.sum);
+        for vector in 0..self.vectors() {
+            let out = &mut rows.out[vector * width..][..width];
+            body.v.output(&state.out[vector * basis..][..basis], state.sum[vector], out);
         }
-        local.body = buffer;
+    }
+
+    /// The part of a company's state that is a member's, `vectors` of it.
+    pub(super) fn hand_out(state: &Rows<'_>, vectors: Range<usize>, part: &mut [f32]) {
+        let width = state.out.len() / state.max.len().max(1);
+        let to = Self::state(vectors.len(), &mut part[..Self::state_len(vectors.len(), width)]);
+        to.max.copy_from_slice(&state.max[vectors.clone()]);
+        to.sum.copy_from_slice(&state.sum[vectors.clone()]);
+        to.out.copy_from_slice(&state.out[vectors.start * width..vectors.end * width]);
     }
 
     /// Adds to the scores of a page what its slots get beyond them; returns the cap that is still to be applied.
-    fn extend(&self, page: usize, scores: &mut [f32]) -> f32 {
+    pub(super) fn extend(&self, page: usize, scores: &mut [f32]) -> f32 {
         extend(self.geometry, self.lane, page, scores)
     }
 
-    /// Shares of attention that the rows give the tokens of a page, where any row sees it: once for each form that rows read
-    /// it in. `ends` has maximum and sum of every row's softmax.
-    pub(super) fn shares(
-        &self,
-        page: usize,
-        ends: &[f32],
-        prepared: &Prepared,
-        local: &mut Local,
-        mut each: impl FnMut(PageShares<'_>),
-    ) {
-        let (vectors, width) = (self.vectors(), self.geometry.width());
-        local.scores.resize(vectors * PAGE_TOKENS, 0.0);
-        for encoded in [true, false] {
-            if !self.look(page, encoded, &mut local.visible) {
-                continue;
-            }
-            let body = self.lane.plan.body.as_ref().filter(|_| encoded);
-            match (body, self.lane.body(page).filter(|_| encoded), self.lane.exact(page)) {
-                (Some(body), Some((k, _)), _) => self.score(&body.k, k, page, prepared, local),
-                (None, _, Some(view)) => {
-                    let wide = view.k_element == Element::F32 && view.v_element == Element::F32;
-                    let many = vectors > DIRECT_ROWS && !wide;
-                    let view = if many { widen(self.isa, view, width, &mut local.k, &mut local.v) } else { view };
-                    score_page(self.isa, self.q, width, view.k, view.k_element, &mut local.scores);
-                }
-                _ => continue,
-            }
-            let softcap = self.extend(page, &mut local.scores);
-            let mut max: Vec<f32> = ends.chunks_exact(2).map(|end| end[0]).collect();
-            let mut sum = vec![0.0; vectors];
-            let mut state = Rows { max: &mut max, sum: &mut sum, out: &mut [] };
-            soften(self.isa, &mut local.scores, &local.visible, softcap, &mut state);
-            divide(self.isa, &mut local.scores, ends);
-            each(PageShares { block: self, scores: &local.scores, visible: &local.visible });
-        }
-    }
-
-    fn score(&self, k: &Pipeline, page: &[u8], index: usize, prepared: &Prepared, local: &mut Local) {
+    pub(super) fn score(&self, k: &Pipeline, page: &[u8], index: usize, prepared: &Prepared, local: &mut Local) {
         if k.fused() {
             k.score(self.isa, page, prepared, &mut local.work, &mut local.scores);
             return;
@@ -275,48 +295,18 @@ impl Block<'_> {
     }
 }
 
-/// Attention of some rows with one page.
-pub(super) struct PageShares<'a> {
-    block: &'a Block<'a>,
-    scores: &'a [f32],
-    visible: &'a [Visible],
-}
-
-impl PageShares<'_> {
-    /// `[vectors][PAGE_TOKENS]`.
-    pub(super) fn scores(&self) -> &[f32] {
-        &self.scores[..self.visible.len() * PAGE_TOKENS]
-    }
-
-    /// `[PAGE_TOKENS]` for every query vector.
-    pub(super) fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.scores.chunks_exact(PAGE_TOKENS).take(self.visible.len())
-    }
-
-    /// What a query vector sees of the page, and how many slots it sees in all.
-    pub(super) fn seen(&self, vector: usize) -> (Visible, usize) {
-        (self.visible[vector], self.block.position(vector) + 1)
-    }
-}
-
-dispatch! {
-    /// Divides every row of a page by the sum of its softmax, the second of its `ends`.
-    fn divide(scores: &mut [f32], ends: &[f32]) = divide_body
-}
-
-/// # Safety
-/// `S`'s instructions are present.
-#[inline(always)]
-unsafe fn divide_body<S: Simd>(scores: &mut [f32], ends: &[f32]) {
-    for (weights, end) in scores.chunks_exact_mut(PAGE_TOKENS).zip(ends.chunks_exact(2)) {
-        for at in (0..PAGE_TOKENS).step_by(LANES) {
-            // SAFETY: a row has `PAGE_TOKENS` numbers.
-            unsafe {
-                let to = weights.as_mut_ptr().add(at);
-                S::store(to, S::mul(S::load(to), S::splat(1.0 / end[1])));
-            }
-        }
-    }
+/// The page as `f32`, in the buffers of this thread.
+pub(super) fn widen<'a>(
+    isa: Isa,
+    view: PageView<'_>,
+    width: usize,
+    k: &'a mut Vec<f32>,
+    v: &'a mut Vec<f32>,
+) -> PageView<'a> {
+    k.resize(width * PAGE_TOKENS, 0.0);
+    v.resize(width * PAGE_TOKENS, 0.0);
+    widen_page(isa, view, k, v);
+    PageView { k: bytes_of(k), v: bytes_of(v), k_element: Element::F32, v_element: Element::F32 }
 }
 
 /// Adds to the scores of a page, `[vectors][PAGE_TOKENS]`, what slots that stand for several tokens get beyond them. The cap
@@ -331,12 +321,4 @@ pub(crate) fn extend(g: &LayerGeometry, lane: &Lane, page: usize, scores: &mut [
         scores.iter_mut().zip(extra).for_each(|(score, extra)| *score += extra);
     }
     0.0
-}
-
-/// The page as `f32`, in the buffers of this thread.
-fn widen<'a>(isa: Isa, view: PageView<'_>, width: usize, k: &'a mut Vec<f32>, v: &'a mut Vec<f32>) -> PageView<'a> {
-    k.resize(width * PAGE_TOKENS, 0.0);
-    v.resize(width * PAGE_TOKENS, 0.0);
-    widen_page(isa, view, k, v);
-    PageView { k: bytes_of(k), v: bytes_of(v), k_element: Element::F32, v_element: Element::F32 }
 }

@@ -4,9 +4,10 @@
 //! Sums do not depend on how rows are cut into steps or divided among threads: a share of attention is rounded to a multiple
 //! of 2^-32, and such numbers add up exactly.
 
-use super::block::{Local, PageShares};
 use super::disjoint::Disjoint;
-use super::{Attention, Task};
+use super::local::Local;
+use super::shares::PageShares;
+use super::{Attention, Own};
 use crate::encode::math::Rng;
 use crate::observe::Gather;
 use cachalot_kernels::attention::{PAGE_TOKENS, SPLIT_PAGES};
@@ -122,9 +123,8 @@ impl Attention<'_, '_> {
             return;
         }
         let g = self.geometry;
-        let task =
-            Task { segment: lane.segment, head: lane.head, rows: lane.rows.clone(), splits: 0..0, partial: None };
-        let block = self.block(&task, rows, q, tiles);
+        let own = Own { segment: lane.segment, head: lane.head, rows: lane.rows.clone() };
+        let block = self.block(&own, rows, q, tiles);
         let vectors = block.vectors();
         let ends = &ends[2 * (lane.head * rows + lane.rows.start) * g.group()..][..2 * vectors];
         thread_local! {

@@ -6,28 +6,30 @@
 
 mod block;
 mod columns;
+mod company;
+mod course;
 mod disjoint;
 mod encode;
+mod join;
+mod local;
+mod merge;
 mod repeated;
+mod run;
+mod shares;
+mod tasks;
 
 use crate::encode::pipeline::Prepared;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
 use crate::{KvError, LayerGeometry, Segment};
 use block::Block;
 pub(crate) use block::extend;
-use cachalot_kernels::attention::{DIRECT_ROWS, PAGE_TOKENS, Rows, SPLIT_PAGES};
+use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::{Isa, Team};
 use disjoint::Disjoint;
-use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
-/// Fewest and most query vectors (rows times the heads of a group) that a prefill task attends for at once: the more
-/// they are, the less the decoding of a page weighs; the fewer, the better threads share the work.
-const BLOCK_VECTORS: [usize; 2] = [48, 192];
-/// Prefill tasks that a thread should have at least, where blocks above the smallest leave so many.
-const TASKS_OF_A_THREAD: usize = 8;
 /// Rows below which the append pass is not worth waking the team.
 const APPEND_ALONE: usize = 8;
 
@@ -41,21 +43,33 @@ pub(crate) struct Scratch {
     partial: Vec<f32>,
     /// Maximum and sum of every query vector's softmax, `[kv_head][row][group][2]`, where a sequence gathers columns.
     ends: Vec<f32>,
-    /// Queries of split tasks as the body format wants them, `[segment][kv_head]`.
+    /// Queries of companies, `[member][row][group][width]` each.
+    gathered: Vec<f32>,
+    /// Queries as the body format wants them: those of units, then those of companies.
     prepared: Vec<Mutex<Prepared>>,
 }
 
 impl Scratch {
     pub(crate) fn new(ledger: &Ledger) -> Scratch {
-        let ledger = ledger.clone();
-        Scratch { ledger, held: None, q: Vec::new(), partial: Vec::new(), ends: Vec::new(), prepared: Vec::new() }
+        Scratch {
+            ledger: ledger.clone(),
+            held: None,
+            q: Vec::new(),
+            partial: Vec::new(),
+            ends: Vec::new(),
+            gathered: Vec::new(),
+            prepared: Vec::new(),
+        }
     }
 
-    fn resize(&mut self, q: usize, partial: usize, ends: usize) {
-        self.q.resize(q, 0.0);
-        self.partial.resize(partial, 0.0);
-        self.ends.resize(ends, 0.0);
-        let bytes = 4 * (self.q.capacity() + self.partial.capacity() + self.ends.capacity()) as u64;
+    fn resize(&mut self, q: usize, partial: usize, ends: usize, gathered: usize) {
+        let mut floats = 0;
+        let buffers = [&mut self.q, &mut self.partial, &mut self.ends, &mut self.gathered];
+        for (buffer, len) in buffers.into_iter().zip([q, partial, ends, gathered]) {
+            buffer.resize(len, 0.0);
+            floats += buffer.capacity();
+        }
+        let bytes = 4 * floats as u64;
         if self.held.as_ref().map(Reservation::bytes) != Some(bytes) {
             self.held = None;
             self.held = self.ledger.reserve(Purpose::Scratch, bytes).ok();
@@ -71,6 +85,10 @@ pub(crate) struct Attention<'a, 'b> {
     pub(crate) segments: &'a mut [Segment<'b>],
     /// The most bytes of buffers that any thread held.
     pub(crate) local_peak: &'a AtomicU64,
+    /// Whether sequences read pages that they share together.
+    pub(crate) sharing: bool,
+    /// Pages that companies spared their members.
+    pub(crate) spared: &'a AtomicU64,
 }
 
 /// Rows of one page of one KV head to append.
@@ -82,16 +100,24 @@ struct Append {
     row0: usize,
 }
 
-/// A part of the attention of some rows with one KV head.
-struct Task {
+/// Some rows of one segment, and the lane they attend to.
+#[derive(Clone)]
+struct Own {
     segment: usize,
     head: usize,
     /// Rows of the step.
     rows: Range<usize>,
-    /// Splits of the context.
-    splits: Range<usize>,
-    /// Where the partial result goes; `None` where the task sees all splits and finishes the rows itself.
-    partial: Option<usize>,
+}
+
+/// What the second pass reads beside the pages.
+struct Input<'a> {
+    /// Rows of the step.
+    rows: usize,
+    /// See [`Scratch::q`], and the fields below there.
+    q: &'a [f32],
+    gathered: &'a [f32],
+    prepared: &'a [&'a Prepared],
+    tiles: Option<&'a [f32]>,
 }
 
 /// Where finished rows go.
@@ -115,26 +141,24 @@ impl Attention<'_, '_> {
         let g = self.geometry;
         let rows: usize = self.segments.iter().map(|s| s.rows).sum();
         self.check(rows, q, k, v, out)?;
-        let (tasks, partials) = self.tasks();
+        let tasks = self.tasks();
         let gathers = self.gathers();
-        scratch.resize(rows * g.heads * g.width(), partials, if gathers { 2 * rows * g.heads } else { 0 });
+        let ends = if gathers { 2 * rows * g.heads } else { 0 };
+        scratch.resize(rows * g.heads * g.width(), tasks.partials, ends, tasks.gathered);
         self.append(rows, q, k, v, &mut scratch.q);
         let odd = self.encode()?;
         let queries = &scratch.q[..];
-        self.prepare(&tasks, rows, queries, &mut scratch.prepared);
+        self.prepare(&tasks, rows, queries, &mut scratch.gathered, &mut scratch.prepared);
         let prepared: Vec<_> =
             scratch.prepared.iter().map(|p| p.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         let prepared: Vec<&Prepared> = prepared.iter().map(|p| &**p).collect();
         let tiles = self.tiles();
+        let tiles = tiles.as_ref().map(|tiles| &tiles[..]);
+        let input = Input { rows, q: queries, gathered: &scratch.gathered, prepared: &prepared, tiles };
         let partial = Disjoint::new(&mut scratch.partial);
         let result = Results { rows, out: Disjoint::new(out), ends: Disjoint::new(&mut scratch.ends) };
-        let tiles = tiles.as_ref().map(|tiles| &tiles[..]);
-        self.team.for_each(tasks.len(), |i| {
-            let task = &tasks[i];
-            let prepared = prepared.get(task.segment * self.geometry.kv_heads + task.head).copied();
-            self.attend(task, self.block(task, rows, queries, tiles), prepared, &partial, &result);
-        });
-        self.merge(&tasks, &partial, &result);
+        self.team.for_each(tasks.len(), |i| self.run_task(&tasks, i, &input, &partial, &result));
+        self.merge(&tasks, &input, &partial, &result);
         if gathers {
             self.gather(rows, &scratch.q, &scratch.ends, tiles);
         }
@@ -253,39 +277,6 @@ impl Attention<'_, '_> {
         }
     }
 
-    /// What the second pass consists of, and the `f32`s that its partial results take.
-    fn tasks(&self) -> (Vec<Task>, usize) {
-        let g = self.geometry;
-        let mut tasks = Vec::new();
-        let mut partials = 0;
-        let vectors = g.heads * self.segments.iter().map(|s| s.rows).sum::<usize>();
-        let [fewest, most] = BLOCK_VECTORS;
-        let vectors = (vectors / (self.team.threads() * TASKS_OF_A_THREAD)).clamp(fewest, most) / fewest * fewest;
-        for (segment, (row0, s)) in self.starts().enumerate() {
-            let by_split = s.rows * g.group() <= DIRECT_ROWS;
-            let block = if by_split { s.rows.max(1) } else { (vectors / g.group()).max(1) };
-            for first in (0..s.rows).step_by(block) {
-                let last = (first + block).min(s.rows) - 1;
-                let seen = g.window.map_or(0, |window| (s.seq.len + first + 1).saturating_sub(window));
-                let span = PAGE_TOKENS * SPLIT_PAGES;
-                let rows = row0 + first..row0 + last + 1;
-                for head in 0..g.kv_heads {
-                    let splits = seen / span..s.seq.lane(self.layer, head).slots(s.seq.len + last) / span + 1;
-                    let task = |splits, partial| Task { segment, head, rows: rows.clone(), splits, partial };
-                    if by_split && splits.len() > 1 {
-                        for split in splits.clone() {
-                            tasks.push(task(split..split + 1, Some(partials)));
-                            partials += Block::state_len(rows.len() * g.group(), g.width());
-                        }
-                    } else {
-                        tasks.push(task(splits.clone(), None));
-                    }
-                }
-            }
-        }
-        (tasks, partials)
-    }
-
     /// Cosines and sines of all pages, where a body keeps keys before rotary position.
     fn tiles(&self) -> Option<std::sync::Arc<Vec<f32>>> {
         let before = |s: &Segment<'_>| {
@@ -296,110 +287,19 @@ impl Attention<'_, '_> {
         Some(self.geometry.rope.as_ref()?.tiles(end))
     }
 
-    fn block<'c>(&'c self, task: &Task, rows: usize, q: &'c [f32], tiles: Option<&'c [f32]>) -> Block<'c> {
+    fn block<'c>(&'c self, own: &Own, rows: usize, q: &'c [f32], tiles: Option<&'c [f32]>) -> Block<'c> {
         let g = self.geometry;
-        let (seq, group, width) = (&*self.segments[task.segment].seq, g.group(), g.width());
-        let row0: usize = self.segments[..task.segment].iter().map(|s| s.rows).sum();
-        let lane = seq.lane(self.layer, task.head);
+        let (seq, group, width) = (&*self.segments[own.segment].seq, g.group(), g.width());
+        let row0: usize = self.segments[..own.segment].iter().map(|s| s.rows).sum();
+        let lane = seq.lane(self.layer, own.head);
         Block {
             isa: self.isa,
             lane,
-            q: &q[(task.head * rows + task.rows.start) * group * width..][..task.rows.len() * group * width],
+            q: &q[(own.head * rows + own.rows.start) * group * width..][..own.rows.len() * group * width],
             geometry: g,
-            first: lane.slots(seq.len) + task.rows.start - row0,
+            first: lane.slots(seq.len) + own.rows.start - row0,
+            whole: false,
             tiles,
-        }
-    }
-
-    /// The queries of split tasks as their body format wants them: once for all splits.
-    fn prepare(&self, tasks: &[Task], rows: usize, q: &[f32], prepared: &mut Vec<Mutex<Prepared>>) {
-        let kv_heads = self.geometry.kv_heads;
-        prepared.resize_with(self.segments.len() * kv_heads, Mutex::default);
-        let mut done = None;
-        for task in tasks.iter().filter(|task| task.partial.is_some()) {
-            let at = task.segment * kv_heads + task.head;
-            let lane = self.segments[task.segment].seq.lane(self.layer, task.head);
-            if let (Some(body), true) = (&lane.plan.body, done.replace(at) != Some(at)) {
-                let block = self.block(task, rows, q, None);
-                let mut to = prepared[at].lock().unwrap_or_else(PoisonError::into_inner);
-                body.k.prepare(self.isa, block.q, block.vectors(), &mut to);
-            }
-        }
-    }
-
-    fn attend(
-        &self,
-        task: &Task,
-        block: Block<'_>,
-        prepared: Option<&Prepared>,
-        partial: &Disjoint<'_, f32>,
-        out: &Results<'_>,
-    ) {
-        let width = self.geometry.width();
-        thread_local! {
-            static LOCAL: RefCell<block::Local> = RefCell::default();
-        }
-        LOCAL.with_borrow_mut(|local| {
-            match task.partial {
-                Some(at) => {
-                    let Some(prepared) = prepared else { return };
-                    // SAFETY: every task has a part of its own.
-                    let state = unsafe { partial.part(at..at + Block::state_len(block.vectors(), width)) };
-                    block.split(task.splits.start, prepared, local, &mut Block::state(block.vectors(), state));
-                }
-                None => {
-                    let mut total = std::mem::take(&mut local.total);
-                    total.resize(Block::state_len(block.vectors(), width), 0.0);
-                    let mut prepared = std::mem::take(&mut local.prepared);
-                    if let Some(body) = &block.lane.plan.body {
-                        body.k.prepare(self.isa, block.q, block.vectors(), &mut prepared);
-                    }
-                    block.all(task.splits.clone(), &prepared, local, &mut Block::state(block.vectors(), &mut total));
-                    local.prepared = prepared;
-                    self.finish(task, &Block::state(block.vectors(), &mut total), out);
-                    local.total = total;
-                }
-            }
-            self.local_peak.fetch_max(local.bytes() as u64, Relaxed);
-        });
-    }
-
-    /// Merges what split tasks left, in the order of the splits.
-    fn merge(&self, tasks: &[Task], partial: &Disjoint<'_, f32>, out: &Results<'_>) {
-        let g = self.geometry;
-        let same = |a: &Task, b: &Task| a.rows == b.rows && a.head == b.head && b.partial.is_some();
-        let groups: Vec<&[Task]> = tasks.chunk_by(same).filter(|tasks| tasks[0].partial.is_some()).collect();
-        let run = |i: usize| {
-            let tasks: &[Task] = groups[i];
-            let vectors = tasks[0].rows.len() * g.group();
-            let len = Block::state_len(vectors, g.width());
-            let mut total = vec![0.0; len];
-            let mut total = Block::state(vectors, &mut total);
-            total.clear();
-            for at in tasks.iter().filter_map(|task| task.partial) {
-                // SAFETY: this group's parts belong to this task alone in this pass.
-                let part = unsafe { partial.part(at..at + len) };
-                total.merge(self.isa, &Block::state(vectors, part));
-            }
-            self.finish(&tasks[0], &total, out);
-        };
-        (0..groups.len()).for_each(run);
-    }
-
-    fn finish(&self, task: &Task, total: &Rows<'_>, to: &Results<'_>) {
-        let g = self.geometry;
-        for (i, row) in task.rows.clone().enumerate() {
-            for head in 0..g.group() {
-                let vector = i * g.group() + head;
-                let at = (row * g.heads + task.head * g.group() + head) * g.head_dim;
-                // SAFETY: row and head belong to this task alone.
-                total.finish(vector, unsafe { to.out.part(at..at + g.head_dim) });
-                if to.ends.len() > 0 {
-                    let at = 2 * ((task.head * to.rows + row) * g.group() + head);
-                    // SAFETY: as above.
-                    unsafe { to.ends.part(at..at + 2) }.copy_from_slice(&[total.max[vector], total.sum[vector]]);
-                }
-            }
         }
     }
 }

@@ -4,9 +4,10 @@
 //! Shares of the whole context are there already, with maximum and sum of each row; those of the restricted softmax are the
 //! same numbers divided by what the part and its company have of them.
 
-use super::block::{Local, PageShares};
 use super::columns::Gathered;
-use super::{Attention, Task};
+use super::local::Local;
+use super::shares::PageShares;
+use super::{Attention, Own};
 use crate::observe::lock;
 use crate::score::SINKS;
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -51,8 +52,8 @@ impl Attention<'_, '_> {
         tiles: Option<&[f32]>,
     ) -> Vec<f32> {
         let ends = &ends[2 * (head * rows + own.start) * self.geometry.group()..];
-        let task = Task { segment, head, rows: own, splits: 0..0, partial: None };
-        let block = self.block(&task, rows, q, tiles);
+        let own = Own { segment, head, rows: own };
+        let block = self.block(&own, rows, q, tiles);
         let ends = &ends[..2 * block.vectors()];
         thread_local! {
             static LOCAL: RefCell<Local> = RefCell::default();

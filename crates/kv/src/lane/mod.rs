@@ -1,5 +1,6 @@
 //! The pages of one KV head of one layer of one sequence, in position order.
 
+mod company;
 pub(crate) mod keep;
 pub(crate) mod share;
 
