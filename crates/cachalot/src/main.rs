@@ -11,6 +11,7 @@ mod lab;
 mod load;
 mod run;
 mod serve;
+mod session;
 mod size;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,10 @@ struct Cli {
 enum Command {
     /// Answer a prompt, or chat where no prompt is given.
     Run(run::RunArgs),
+    /// Chat in the terminal, and go on another day.
+    Chat(session::ChatArgs),
+    /// Save, load, list, show, fork, rewind and remove named sessions.
+    Session(session::SessionCommand),
     /// Serve the OpenAI-compatible HTTP API.
     Serve(serve::ServeArgs),
     /// Measure prefill and decode speed at several depths, memory, and bytes moved.
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Chat(args) => session::chat(args),
+        Command::Session(args) => session::session(args),
         Command::Serve(args) => serve::serve(args),
         Command::Bench(args) => bench::bench(args),
         Command::Info(args) => info::info(args),

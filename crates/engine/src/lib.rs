@@ -11,6 +11,7 @@
 //! - [`recipes`]: how requests want their cache kept.
 //! - [`replay`]: answers compared with what the exact cache would have said.
 //! - [`reuse`]: what was computed once stays for those that begin with the same tokens.
+//! - [`session`]: named conversations that survive the process.
 //! - [`observe`]: the table of metrics.
 
 pub mod config;
@@ -27,6 +28,7 @@ pub mod request;
 pub mod reuse;
 pub mod sampling;
 pub mod scheduler;
+pub mod session;
 pub mod stop;
 #[cfg(test)]
 mod testing;
