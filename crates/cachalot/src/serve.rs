@@ -172,7 +172,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         if let Some(sessions) = sessions {
             // The last answers are out; what they said is to be there tomorrow.
             if tokio::time::timeout(grace, sessions.settled()).await.is_err() {
-                tracing::error!("sessions could not be saved within the time of grace");
+                eprintln!("error: not all sessions could be saved within the time of grace");
             }
         }
         Ok::<(), Failure>(())

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use cachalot_engine::session::{Saved, Session, SessionError, SessionName, Sessions};
+use cachalot_engine::session::{Guard, Saved, Session, SessionError, SessionName, Sessions};
 use cachalot_model::Loaded;
 use cachalot_model::template::{ChatTemplate, Message};
 
 use crate::error::ApiError;
-use crate::generate::{Clock, refusal};
+use crate::generate::{Clock, prepare, refusal};
 use crate::state::AppState;
 
 /// How often pins are looked at.
@@ -66,7 +66,7 @@ impl SessionService {
     }
 
     /// The session as it is saved in the background; the answer is out already.
-    pub(crate) fn save_later(self: &Arc<Self>, guard: cachalot_engine::session::Guard, session: Session) {
+    pub(crate) fn save_later(self: &Arc<Self>, guard: Guard, session: Session) {
         self.saving.fetch_add(1, SeqCst);
         let (service, runtime) = (self.clone(), tokio::runtime::Handle::current());
         tokio::task::spawn_blocking(move || {
@@ -138,21 +138,31 @@ pub(crate) fn name(param: &str, text: &str) -> Result<SessionName, ApiError> {
     text.parse().map_err(|error: SessionError| ApiError::invalid(param, format!("{error}.")))
 }
 
-/// Work on files and the engine, where blocking is allowed.
+/// The right to change a session, as soon as nobody else has it.
+///
+/// # Errors
+/// 504 past the deadline.
+pub(crate) async fn lock(
+    service: &SessionService,
+    clock: Clock,
+    tenant: &str,
+    name: &SessionName,
+) -> Result<Guard, ApiError> {
+    let lock = tokio::time::timeout_at(clock.deadline, service.sessions.lock(tenant, name)).await;
+    lock.map_err(|_| ApiError::timeout(clock.limit))
+}
+
+/// Work on files, and short work of the engine, where blocking is allowed. Whoever waits for a session must have waited before.
 ///
 /// # Errors
 /// Those of `work`; 504 past the deadline.
 pub(crate) async fn blocking<T: Send + 'static>(
+    state: &AppState,
     clock: Clock,
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
     let runtime = tokio::runtime::Handle::current();
-    let task = tokio::task::spawn_blocking(move || runtime.block_on(work));
-    match tokio::time::timeout_at(clock.deadline, task).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(ApiError::internal("The session could not be handled; this is a bug in the server.")),
-        Err(_) => Err(ApiError::timeout(clock.limit)),
-    }
+    prepare(state, clock, move |_| runtime.block_on(work)).await
 }
 
 /// In OpenAI's words. Paths of the server are nothing for clients.

@@ -6,7 +6,6 @@ use cachalot_engine::session::{Guard, Restored, Session, SessionError, Turn, spl
 use cachalot_model::template::Message;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::time::timeout_at;
 
 use crate::answer::{ChatShape, Header};
 use crate::auth::Tenant;
@@ -14,7 +13,7 @@ use crate::engine_backend::message;
 use crate::error::ApiError;
 use crate::generate::{Clock, Run, check_model, engine_request, prepare};
 use crate::request::{ChatRequest, Common};
-use crate::session::{SessionService, failure, name, service};
+use crate::session::{SessionService, failure, lock, name, service};
 use crate::state::AppState;
 
 /// An answer on its way into a session. Dropped before its end, it leaves the session as it was.
@@ -70,8 +69,7 @@ pub(crate) async fn begin(
         return Err(ApiError::unsupported("kv.spans", why));
     }
     let called = name("kv.session", common.session.as_deref().unwrap_or_default())?;
-    let lock = timeout_at(clock.deadline, service.sessions.lock(&tenant.0, &called)).await;
-    let guard = lock.map_err(|_| ApiError::timeout(clock.limit))?;
+    let guard = lock(&service, clock, &tenant.0, &called).await?;
     prepare(state, clock, move |state| submit(state, clock, tenant, service, guard, request)).await
 }
 

@@ -1,6 +1,7 @@
 //! `cachalot chat`: a chat in the terminal that may be gone on with another day.
 
-use super::engine::{Desk, SessionKvArgs, say};
+use super::desk::{Desk, SessionKvArgs};
+use super::engine::say;
 use super::folder::{FolderArgs, now};
 use crate::Failure;
 use crate::args::{ModelArgs, SamplingArgs};

@@ -1,12 +1,13 @@
 //! `cachalot session`: named sessions that survive the program, and `cachalot chat`, which goes on with one.
 
 mod chat;
+mod desk;
 mod engine;
 mod files;
 mod folder;
 
 pub use chat::{ChatArgs, chat};
-pub use engine::session_config;
+pub use desk::session_config;
 pub use folder::now;
 
 use crate::Failure;

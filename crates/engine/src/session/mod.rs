@@ -7,7 +7,9 @@
 //! Saved is what is exact. A recipe that reduces its context shares nothing from there on, so its sessions have the whole
 //! blocks of the prompt as they were before; the rest is computed again.
 
+mod branch;
 mod error;
+mod kept;
 mod layers;
 mod meta;
 mod name;
@@ -19,10 +21,11 @@ mod store;
 mod turns;
 
 pub use error::SessionError;
+pub use kept::{Kept, Listed};
 pub use meta::{Session, Turn};
 pub use name::SessionName;
 pub use restore::Restored;
-pub use shelf::{Kept, Listed, Shelf, Written};
+pub use shelf::{Shelf, Written};
 pub use splice::{Spliced, splice};
 pub use store::{Guard, Saved, SessionConfig, Sessions};
 pub use turns::{MAX_MESSAGES, encode, ends};

@@ -53,11 +53,6 @@ impl Pins {
         Ok(bytes)
     }
 
-    /// Until when a session is held.
-    pub fn until(&self, tenant: &str, name: &SessionName) -> Option<u64> {
-        self.0.get(&(tenant.to_owned(), name.clone())).map(|pin| pin.until)
-    }
-
     /// Lets go of a session, or of what it has beyond `tokens`.
     pub fn release(&mut self, tenant: &str, name: &SessionName, tokens: usize) {
         let key = (tenant.to_owned(), name.clone());

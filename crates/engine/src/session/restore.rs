@@ -52,7 +52,7 @@ impl Sessions {
         kept.check(&identity)?;
         let tokens = session.tokens.len();
         let mut restored = Restored { tokens, ..Restored::default() };
-        restored.notes = kept.file.damage().iter().map(ToString::to_string).collect();
+        restored.notes = kept.file.damage().iter().map(|damage| kept.note(damage)).collect();
         if self.reusable(session, tenant).await? < kept.saved_tokens() {
             self.read_in(kept, tenant, &mut restored).await?;
         }
@@ -72,7 +72,7 @@ impl Sessions {
                     None => break,
                     Some(Ok(block)) => batch.push(block),
                     Some(Err(error @ StoreError::Io { .. })) => return Err(error.into()),
-                    Some(Err(error)) => damaged = Some(error.to_string()),
+                    Some(Err(error)) => damaged = Some(kept.note(&error)),
                 }
             }
             let wanted: usize = batch.iter().map(|block| block.tokens.len()).sum();

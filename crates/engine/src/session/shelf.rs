@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use cachalot_store::codec::Plain;
-use cachalot_store::file::{About, FileIdentity, KvFile, KvFileWriter};
-use cachalot_store::{Block, BlockKey, Codec, Identity, StoreError};
+use cachalot_store::file::{About, KvFileWriter};
+use cachalot_store::{Block, Identity, StoreError};
 
-use super::{Session, SessionError, SessionName};
+use super::kept::{damaged, open};
+use super::{Kept, Listed, Session, SessionError, SessionName};
 
 /// Age at which a file that somebody began and did not finish is cleared away.
 const ABANDONED: Duration = Duration::from_secs(3600);
@@ -21,29 +22,6 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 pub struct Shelf {
     root: PathBuf,
     most: usize,
-}
-
-/// A session with its open file.
-pub struct Kept {
-    /// The conversation.
-    pub session: Session,
-    /// Bytes of the file.
-    pub bytes: u64,
-    pub(super) file: KvFile,
-    pub(super) identity: FileIdentity,
-    /// Blocks of the file from the first token on, as far as they follow each other.
-    pub(super) chain: Vec<usize>,
-}
-
-/// A session, as a list has it.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// The conversation.
-    pub session: Session,
-    /// Tokens that its file has blocks for.
-    pub saved_tokens: usize,
-    /// Bytes of the file.
-    pub bytes: u64,
 }
 
 /// What was written to a file.
@@ -55,37 +33,6 @@ pub struct Written {
     pub tokens: usize,
     /// Bytes of the file.
     pub bytes: u64,
-}
-
-impl Kept {
-    /// Tokens that the file has blocks for.
-    pub fn saved_tokens(&self) -> usize {
-        self.chain.iter().map(|&i| self.file.blocks()[i].tokens.len()).sum()
-    }
-
-    /// The blocks in order, as far as they can be read.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Result<Block, StoreError>> + '_ {
-        self.chain.iter().map(|&i| self.file.read(i, &[&Plain as &dyn Codec]))
-    }
-
-    /// For lists.
-    pub fn listed(&self) -> Listed {
-        Listed { session: self.session.clone(), saved_tokens: self.saved_tokens(), bytes: self.bytes }
-    }
-
-    /// Whose its blocks are, for a tenant that is said to own them.
-    fn identity_of(&self, tenant: &str) -> Result<Identity, SessionError> {
-        let FileIdentity { model, tokenizer, adapter, rope, dtype, recipe, plan, .. } = self.identity.clone();
-        let identity = Identity { model, tokenizer, adapter, rope, dtype, recipe, plan, tenant: tenant.to_owned() };
-        self.check(&identity).map(|()| identity)
-    }
-
-    /// Whether its blocks are of this identity.
-    pub(super) fn check(&self, identity: &Identity) -> Result<(), SessionError> {
-        let what = self.identity.differences(identity);
-        let Session { name, model, recipe, .. } = self.session.clone();
-        if what.is_empty() { Ok(()) } else { Err(SessionError::Different { name, model, recipe, what }) }
-    }
 }
 
 impl Shelf {
@@ -215,62 +162,6 @@ impl Shelf {
         Ok(())
     }
 
-    /// A second session with the first `turn` turns of another, or all.
-    ///
-    /// # Errors
-    /// As [`Shelf::read`] and [`Shelf::write`]; [`SessionError::Exists`], [`SessionError::Turn`].
-    pub fn fork(
-        &self,
-        tenant: &str,
-        of: &SessionName,
-        name: &SessionName,
-        turn: Option<usize>,
-        now: u64,
-    ) -> Result<Written, SessionError> {
-        if self.has(tenant, name) {
-            return Err(SessionError::Exists { name: name.to_string() });
-        }
-        let kept = self.read(tenant, of)?;
-        let mut session = kept.session.clone();
-        session.name = name.to_string();
-        (session.created, session.used, session.pinned_until) = (now, now, None);
-        self.rewrite(tenant, &kept, session, turn)
-    }
-
-    /// Takes a session back to its first `turn` turns. The file is written anew without what came later: a block that turns
-    /// behind the new end have a part of goes too, since its pages hold their keys and values, so up to 63 tokens before the
-    /// end are computed again.
-    ///
-    /// # Errors
-    /// As [`Shelf::read`] and [`Shelf::write`]; [`SessionError::Turn`].
-    pub fn rewind(&self, tenant: &str, name: &SessionName, turn: usize, now: u64) -> Result<Written, SessionError> {
-        let kept = self.read(tenant, name)?;
-        let session = Session { used: now, ..kept.session.clone() };
-        self.rewrite(tenant, &kept, session, Some(turn))
-    }
-
-    fn rewrite(
-        &self,
-        tenant: &str,
-        kept: &Kept,
-        mut session: Session,
-        turn: Option<usize>,
-    ) -> Result<Written, SessionError> {
-        if let Some(turn) = turn {
-            let turns = session.turns.len();
-            if turn > turns {
-                return Err(SessionError::Turn { name: kept.session.name.clone(), turn, turns });
-            }
-            session.rewind(turn);
-        }
-        let end = session.tokens.len();
-        let within = |block: &Result<Block, StoreError>| {
-            block.as_ref().is_ok_and(|block| block.start as usize + block.tokens.len() <= end)
-        };
-        let identity = kept.identity_of(tenant)?;
-        self.write(tenant, &session, &identity, kept.identity.about.clone(), kept.blocks().take_while(within))
-    }
-
     /// Notes that a session was of use.
     pub fn touch(&self, tenant: &str, name: &SessionName, now: u64) {
         set_time(&self.path(tenant, name), now);
@@ -297,51 +188,6 @@ impl Shelf {
         let files = fs::read_dir(folder).into_iter().flatten().flatten();
         files.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "ckv")).count()
     }
-}
-
-fn open(path: &Path, name: &str) -> Result<Kept, SessionError> {
-    let about = match fs::metadata(path) {
-        Ok(about) => about,
-        Err(error) if error.kind() == NotFound => return Err(SessionError::Unknown { name: name.to_owned() }),
-        Err(source) => return Err(SessionError::Io { path: path.to_owned(), what: "look at the file", source }),
-    };
-    let file = KvFile::open(path)?;
-    let Some(identity) = file.identity().cloned() else {
-        let what = file.damage().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        return Err(damaged(name, what));
-    };
-    let session = Session::from_meta(&identity.about.meta);
-    let mut session = session.ok_or_else(|| damaged(name, "the file is not that of a session".to_owned()))?;
-    (session.model, session.recipe) = (identity.about.model.clone(), identity.recipe.clone());
-    let used = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    session.used = used.map_or(session.created, |used| used.as_secs());
-    session.pinned_until = fs::read_to_string(path.with_extension("pin")).ok().and_then(|text| text.parse().ok());
-    let chain = chain(&file, &session.tokens);
-    Ok(Kept { session, bytes: about.len(), file, identity, chain })
-}
-
-/// The blocks of a file that `tokens` begins with, in order.
-fn chain(file: &KvFile, tokens: &[u32]) -> Vec<usize> {
-    let mut by_parent = std::collections::HashMap::<Option<BlockKey>, Vec<usize>>::new();
-    for (i, block) in file.blocks().iter().enumerate() {
-        by_parent.entry(block.parent).or_default().push(i);
-    }
-    let (mut chain, mut parent, mut at) = (Vec::new(), None, 0);
-    loop {
-        let next = by_parent.get(&parent).into_iter().flatten().copied();
-        let fits = |&i: &usize| {
-            let block = &file.blocks()[i];
-            block.start == at as u64 && tokens[at..].starts_with(&block.tokens)
-        };
-        let Some(i) = next.filter(fits).max_by_key(|&i| file.blocks()[i].tokens.len()) else { return chain };
-        let block = &file.blocks()[i];
-        chain.push(i);
-        (parent, at) = (Some(block.key), at + block.tokens.len());
-    }
-}
-
-fn damaged(name: &str, what: String) -> SessionError {
-    SessionError::Damaged { name: name.to_owned(), what }
 }
 
 fn digest(context: &str, text: &str) -> String {

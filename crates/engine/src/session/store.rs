@@ -144,13 +144,17 @@ impl Sessions {
             layers: layers(&plan, self.handle.recipes().layers()),
             ..About::default()
         };
-        let session = Session { name: guard.name.to_string(), ..session.clone() };
+        let pinned_until = session.pinned_until.filter(|&until| until > session.used);
+        let session = Session { name: guard.name.to_string(), pinned_until, ..session.clone() };
         let Written { tokens: saved_tokens, bytes, .. } =
             self.shelf.write(tenant, &session, &identity, about, blocks)?;
-        if let Some(until) = self.pins().until(tenant, &guard.name)
-            && let Err(error) = self.hold(guard, &session, until).await
-        {
-            tracing::warn!(session = %guard.name, %error, "what is new of a pinned session may be evicted");
+        match pinned_until {
+            None => self.pins().release(tenant, &guard.name, 0),
+            Some(until) => {
+                if let Err(error) = self.hold(guard, &session, until).await {
+                    tracing::warn!(session = %guard.name, %error, "what is new of a pinned session may be evicted");
+                }
+            }
         }
         Ok(Saved { tokens: session.tokens.len(), saved_tokens, bytes, reduces: plan.keep.is_some() })
     }
