@@ -12,6 +12,7 @@ mod lab;
 mod load;
 mod run;
 mod serve;
+mod session;
 mod size;
 mod tiers;
 
@@ -33,6 +34,10 @@ enum Command {
     Run(run::RunArgs),
     /// Answer all prompts of a file, those that begin alike after each other.
     Batch(batch::BatchArgs),
+    /// Chat in the terminal, and go on another day.
+    Chat(session::ChatArgs),
+    /// Save, load, list, show, fork, rewind and remove named sessions.
+    Session(session::SessionCommand),
     /// Serve the OpenAI-compatible HTTP API.
     Serve(serve::ServeArgs),
     /// Measure prefill and decode speed at several depths, memory, and bytes moved.
@@ -58,6 +63,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Batch(args) => batch::batch(args),
+        Command::Chat(args) => session::chat(args),
+        Command::Session(args) => session::session(args),
         Command::Serve(args) => serve::serve(args),
         Command::Bench(args) => bench::bench(args),
         Command::Info(args) => info::info(args),

@@ -1,12 +1,15 @@
 //! `cachalot serve`: the HTTP server.
 
 use crate::args::{KvArgs, ModelArgs};
+use crate::load::Ready;
 use crate::tiers::TierArgs;
-use crate::{Failure, load, size};
-use cachalot_engine::{ReplayConfig, ReuseConfig};
+use crate::{Failure, load, session, size};
+use cachalot_engine::session::{SessionConfig, Sessions, Shelf};
+use cachalot_engine::{EngineHandle, ReplayConfig, ReuseConfig};
 use cachalot_kv::KvFormat;
-use cachalot_server::{EngineBackend, Server, ServerConfig};
+use cachalot_server::{Backend, EngineBackend, Server, ServerConfig};
 use clap::Args;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +61,28 @@ pub struct ServeArgs {
     reuse: ReuseArgs,
     #[command(flatten)]
     tiers: TierArgs,
+    #[command(flatten)]
+    sessions: SessionArgs,
+}
+
+/// Named sessions that survive the server.
+#[derive(Args)]
+struct SessionArgs {
+    /// Keep named sessions in this folder; without it they are refused.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_kv_reuse")]
+    kv_sessions: Option<PathBuf>,
+    /// Share of the KV budget that pinned sessions may hold, as in 25%.
+    #[arg(long, default_value = "50%", value_parser = percentage, value_name = "PERCENT")]
+    kv_session_pins: f64,
+}
+
+impl SessionArgs {
+    fn open(&self, handle: EngineHandle, ready: &Ready) -> Result<Option<Sessions>, Failure> {
+        let Some(folder) = &self.kv_sessions else { return Ok(None) };
+        let shelf = Shelf::open(folder, Shelf::MOST, session::now())?;
+        let config = SessionConfig { pin_share: self.kv_session_pins, ..session::session_config(ready) };
+        Ok(Some(Sessions::new(handle, shelf, config)))
+    }
 }
 
 /// What is computed once for prompts that begin alike.
@@ -135,7 +160,12 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         ..ServerConfig::default()
     };
     let grace = config.grace;
-    let backend = Arc::new(EngineBackend::new(&config, engine.handle(), ready.loaded.clone()));
+    let mut backend = EngineBackend::new(&config, engine.handle(), ready.loaded.clone());
+    if let Some(sessions) = args.sessions.open(engine.handle(), &ready)? {
+        backend = backend.with_sessions(sessions);
+    }
+    let sessions = backend.sessions();
+    let backend = Arc::new(backend);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let server = Server::bind(config, backend).await?;
@@ -143,6 +173,12 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         let (name, kv) = (&ready.loaded.name, &args.kv.kv);
         eprintln!("{name}, KV {kv} within {budget}; listening on http://{}", server.local_addr());
         server.run(stopped()).await;
+        if let Some(sessions) = sessions {
+            // The last answers are out; what they said is to be there tomorrow.
+            if tokio::time::timeout(grace, sessions.settled()).await.is_err() {
+                eprintln!("error: not all sessions could be saved within the time of grace");
+            }
+        }
         Ok::<(), Failure>(())
     })?;
     engine.shutdown_within(grace);

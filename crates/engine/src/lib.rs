@@ -12,6 +12,7 @@
 //! - [`replay`]: answers compared with what the exact cache would have said.
 //! - [`batching`]: the order of prompts that are all known beforehand.
 //! - [`reuse`]: what was computed once stays for those that begin with the same tokens.
+//! - [`session`]: named conversations that survive the process.
 //! - [`observe`]: the table of metrics.
 
 pub mod batching;
@@ -29,6 +30,7 @@ pub mod request;
 pub mod reuse;
 pub mod sampling;
 pub mod scheduler;
+pub mod session;
 pub mod stop;
 #[cfg(test)]
 mod testing;

@@ -1,12 +1,14 @@
 //! The seam between HTTP and the engine. Tests put a scripted backend behind it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use cachalot_engine::{EngineError, Event, Explanation, Request};
 use cachalot_kv::recipe::Card;
 use futures::Stream;
 
 use crate::request::{Conversation, SamplingFields};
+use crate::session::SessionService;
 
 /// The events of one request, in the engine's order. Dropping the stream cancels the request.
 pub type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
@@ -65,6 +67,11 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// Of the recipe, or that the engine is going down.
     fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation>;
+
+    /// Named sessions; none where the server keeps none.
+    fn sessions(&self) -> Option<Arc<SessionService>> {
+        None
+    }
 
     /// Start generating.
     ///

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use cachalot_engine::session::Sessions;
 use cachalot_engine::{EngineError, EngineHandle, Explanation, Request};
 use cachalot_kv::recipe::Card;
 use cachalot_kv::{Recipe, Registry};
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::backend::{Backend, Events, Later, ModelInfo};
 use crate::config::ServerConfig;
 use crate::request::{ChatMessage, Conversation, SamplingFields};
+use crate::session::SessionService;
 
 /// A loaded model and the engine that runs it.
 pub struct EngineBackend {
@@ -20,6 +22,7 @@ pub struct EngineBackend {
     loaded: Arc<Loaded>,
     info: ModelInfo,
     cards: OnceLock<Vec<Card>>,
+    sessions: Option<Arc<SessionService>>,
 }
 
 impl EngineBackend {
@@ -35,7 +38,13 @@ impl EngineBackend {
             fingerprint: fingerprint(&loaded, &config.kv_recipe),
             defaults: sampling_defaults(&loaded.generation),
         };
-        EngineBackend { handle, loaded, info, cards: OnceLock::new() }
+        EngineBackend { handle, loaded, info, cards: OnceLock::new(), sessions: None }
+    }
+
+    /// With named sessions of the same engine.
+    pub fn with_sessions(mut self, sessions: Sessions) -> EngineBackend {
+        self.sessions = Some(SessionService::start(sessions, self.loaded.clone()));
+        self
     }
 }
 
@@ -107,6 +116,10 @@ impl Backend for EngineBackend {
         Box::pin(async move { handle.explain(prompt, kv.as_deref(), &tenant).await })
     }
 
+    fn sessions(&self) -> Option<Arc<SessionService>> {
+        self.sessions.clone()
+    }
+
     fn submit(&self, request: Request) -> Result<Events, EngineError> {
         let mut generation = self.handle.submit(request)?;
         Ok(Box::pin(futures::stream::poll_fn(move |context| generation.poll_next(context))))
@@ -117,7 +130,7 @@ fn words(error: ModelError) -> String {
     error.to_string()
 }
 
-fn message(message: &ChatMessage) -> Message {
+pub(crate) fn message(message: &ChatMessage) -> Message {
     let mut extra = Map::new();
     let mut put = |key: &str, value: Option<Value>| {
         if let Some(value) = value {

@@ -15,6 +15,7 @@ use tracing::Span;
 use crate::error::ApiError;
 use crate::metrics::InFlight;
 use crate::request::{Common, OutputFormat, SamplingFields};
+use crate::session_turn::SessionTurn;
 use crate::state::{AppState, Phase};
 
 /// When a request came and when its answer must be complete.
@@ -209,6 +210,8 @@ pub(crate) struct Totals {
     pub recipe: Option<String>,
     /// What the cache did to each choice, in no order.
     pub reports: Vec<(usize, KvReport)>,
+    /// What became of the session, where there is one.
+    pub session: Option<serde_json::Value>,
 }
 
 /// The running generations of one HTTP request. Dropping it cancels them.
@@ -219,6 +222,7 @@ pub(crate) struct Run {
     totals: Totals,
     clock: Clock,
     phase: watch::Receiver<Phase>,
+    session: Option<SessionTurn>,
     param: &'static str,
     over: bool,
     span: Span,
@@ -254,11 +258,17 @@ impl Run {
             totals: Totals { prompts: waiting, recipe, ..Totals::default() },
             clock,
             phase: state.phase.clone(),
+            session: None,
             param,
             over: false,
             span: Span::current(),
             _in_flight: InFlight::begin(),
         })
+    }
+
+    /// The answer becomes a turn of a session, if it is generated to its end.
+    pub fn follow(&mut self, session: SessionTurn) {
+        self.session = Some(session);
     }
 
     /// The next step. After `Done` or an error there is none.
@@ -298,7 +308,12 @@ impl Run {
         let index = |choice: usize| prompt * self.choices + choice;
         Some(Ok(match event {
             Event::PromptProgress { done, total } => Step::Progress { done, total },
-            Event::Token { choice, text, id, logprob } => Step::Token { index: index(choice), text, id, logprob },
+            Event::Token { choice, text, id, logprob } => {
+                if let Some(session) = &mut self.session {
+                    session.token(id, &text);
+                }
+                Step::Token { index: index(choice), text, id, logprob }
+            }
             Event::Finished { reason: FinishReason::Cancelled, .. } => return Some(Err(ApiError::shutting_down())),
             Event::Finished { reason: FinishReason::Error, .. } => return Some(Err(lost())),
             Event::Finished { choice, reason } => Step::Finished { index: index(choice), reason },
@@ -319,6 +334,7 @@ impl Run {
                     return None;
                 }
                 self.over = true;
+                self.totals.session = self.session.take().map(SessionTurn::finish);
                 let (seconds, usage) = (self.clock.arrived.elapsed().as_secs_f64(), self.totals.usage);
                 crate::metrics::finished(seconds);
                 self.span.in_scope(|| {
@@ -338,6 +354,7 @@ impl Run {
     /// End with an error; the generations are cancelled at once, not only when the answer is dropped.
     fn fail(&mut self, error: ApiError) -> Option<Result<Step, ApiError>> {
         self.over = true;
+        self.session = None;
         self.events.clear();
         self.span.in_scope(|| tracing::warn!(%error, "request failed"));
         Some(Err(error))

@@ -9,6 +9,7 @@
 //! | `POST /v1/chat/completions` | chat, streamed or whole |
 //! | `POST /v1/completions` | text completion, streamed or whole |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | what is served |
+//! | `/v1/kv/sessions`, `/v1/kv/sessions/{name}` | named sessions: save, list, fork, load, rewind, pin, remove |
 //! | `GET /health` | 200, or 503 while shutting down; never asks for a key |
 //! | `GET /metrics` | Prometheus |
 
@@ -26,6 +27,8 @@ pub mod net;
 pub mod request;
 mod router;
 mod routes;
+mod session;
+mod session_turn;
 mod state;
 
 pub use backend::{Backend, Events, Later, ModelInfo};
@@ -35,4 +38,5 @@ pub use error::ApiError;
 pub use generate::{refusal, to_engine};
 pub use net::{Server, ServerError, serve};
 pub use router::router;
+pub use session::SessionService;
 pub use state::{AppState, Phase};

@@ -7,6 +7,7 @@
 //! | `cachalot_http_requests_total{route,status}` | counter | requests | answered, by route and status |
 //! | `cachalot_http_generations` | gauge | requests | whose answer is being generated |
 //! | `cachalot_http_answer_seconds` | histogram | seconds | from the arrival of a request to the end of its answer |
+//! | `cachalot_kv_session_saves_total{outcome}` | counter | sessions | answers `saved` into their sessions, or `failed` to be |
 //! | `cachalot_http_connections` | gauge | connections | open |
 
 use std::sync::OnceLock;
@@ -50,6 +51,7 @@ fn install() -> Option<PrometheusHandle> {
     describe_counter!("cachalot_http_requests_total", "Answered requests, by route and status");
     describe_gauge!("cachalot_http_generations", "Requests whose answer is being generated");
     describe_histogram!(ANSWER, "Time from the arrival of a request to the end of its answer");
+    describe_counter!("cachalot_kv_session_saves_total", "Answers saved into their sessions, or not");
     describe_gauge!("cachalot_http_connections", "Open connections");
     Some(handle)
 }
@@ -75,6 +77,12 @@ pub(crate) fn answered(route: &str, status: u16) {
 /// A generation ended well, so many seconds after its request arrived.
 pub(crate) fn finished(seconds: f64) {
     histogram!(ANSWER).record(seconds);
+}
+
+/// An answer was saved into its session, or could not be.
+pub(crate) fn session_saved(saved: bool) {
+    let outcome = if saved { "saved" } else { "failed" };
+    counter!("cachalot_kv_session_saves_total", "outcome" => outcome).increment(1);
 }
 
 /// Counts a request as being generated until dropped.

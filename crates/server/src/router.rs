@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use crate::error::ApiError;
 use crate::ids::RequestId;
-use crate::routes::{chat, completions, explain, kv, models, status};
+use crate::routes::{chat, completions, explain, kv, models, sessions, status};
 use crate::state::AppState;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,6 +31,11 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/kv/recipes", get(kv::recipes))
         .route("/v1/kv/explain", get(explain::of_query).post(explain::of_body))
+        .route("/v1/kv/sessions", get(sessions::list).post(sessions::create))
+        .route("/v1/kv/sessions/{name}", get(sessions::one).delete(sessions::remove))
+        .route("/v1/kv/sessions/{name}/load", post(sessions::load))
+        .route("/v1/kv/sessions/{name}/rewind", post(sessions::rewind))
+        .route("/v1/kv/sessions/{name}/pin", post(sessions::pin))
         .route("/v1/chat/completions", post(chat::chat_completions))
         .route("/v1/completions", post(completions::completions))
         .method_not_allowed_fallback(status::not_allowed)
@@ -80,7 +85,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(allowed)
-            .allow_methods([Method::GET, Method::POST])
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
             .allow_headers(AllowHeaders::mirror_request())
             .expose_headers([REQUEST_ID]),
     )

@@ -116,12 +116,19 @@ impl Tree {
 
     /// The longest run of blocks that `tokens` begins with as a whole, those at its end that hold fewer tokens included.
     pub fn whole(&self, domain: Domain, tokens: &[u32]) -> Vec<NodeId> {
-        let mut found = self.find(domain, tokens);
-        let last = found.path.last().and_then(|&id| self.node(id));
-        if last.is_some_and(|node| !tokens[node.depth * PAGE_TOKENS..].starts_with(&node.tokens)) {
-            found.path.pop();
+        let mut path = self.find(domain, tokens).path;
+        let rest = |node: &Node| &tokens[node.depth * PAGE_TOKENS..];
+        let is_whole = |id: NodeId| self.node(id).is_some_and(|node| rest(node).starts_with(&node.tokens));
+        if let Some(last) = path.pop_if(|last| !is_whole(*last)) {
+            // Another may end where the tokens do, beside one that goes on.
+            let siblings = match self.node(last).and_then(|node| node.parent) {
+                Some(parent) => self.node(parent).map_or(&[][..], |node| &node.children),
+                None => self.roots.get(&domain).map_or(&[][..], |roots| roots),
+            };
+            let length = |id: &NodeId| self.node(*id).map_or(0, |node| node.tokens.len());
+            path.extend(siblings.iter().copied().filter(|&id| is_whole(id)).max_by_key(length));
         }
-        found.path
+        path
     }
 
     /// Marks blocks as of use now.

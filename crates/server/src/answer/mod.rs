@@ -158,7 +158,7 @@ impl<S: Shape> Streaming<S> {
             Step::Done(totals) => {
                 if self.include_usage {
                     self.ready.push_back(data(&self.shape.usage(&totals)));
-                } else if totals.recipe.is_some() {
+                } else if totals.recipe.is_some() || totals.session.is_some() {
                     self.ready.push_back(data(&self.shape.report(&totals)));
                 }
                 return self.ready.push_back(Event::default().data("[DONE]"));

@@ -7,6 +7,13 @@ use crate::generate::Totals;
 
 /// Adds `kv`, with all choices together in `report` and, where there are several, each by itself in `choices`.
 pub(crate) fn add(document: &mut Value, totals: &Totals) {
+    add_reports(document, totals);
+    if let Some(session) = &totals.session {
+        document["kv"]["session"] = session.clone();
+    }
+}
+
+fn add_reports(document: &mut Value, totals: &Totals) {
     let (Value::Object(map), Some(recipe)) = (document, &totals.recipe) else { return };
     let mut reports: Vec<&(usize, KvReport)> = totals.reports.iter().collect();
     reports.sort_by_key(|(index, _)| *index);

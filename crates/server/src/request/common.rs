@@ -55,6 +55,8 @@ pub struct Common {
     pub format: Option<OutputFormat>,
     /// How the cache is kept, where that is not the server's own way: an expression that parses.
     pub kv: Option<String>,
+    /// The session that is gone on with.
+    pub session: Option<String>,
     /// Stretches of the prompt, in tokens, that recipes may treat by themselves.
     pub spans: Vec<Range<usize>>,
     /// Compare this share of the answer's steps with the exact cache.
@@ -79,6 +81,7 @@ impl Common {
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             format: OutputFormat::parse(fields)?,
             kv: kv::recipe(fields, limits)?,
+            session: kv::session(fields)?,
             spans: kv::spans(fields)?,
             report: kv::report(fields)?,
         })

@@ -41,6 +41,10 @@ impl CompletionRequest {
         let value = parse_json(body)?;
         let fields = Fields::of(&value, "")?;
         let mut common = Common::parse(&fields, limits)?;
+        if common.session.is_some() {
+            let how = "Sessions are gone on with by chats; send 'messages' to /v1/chat/completions.";
+            return Err(ApiError::unsupported("kv.session", how));
+        }
         common.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
         let prompts = prompts(fields.require("prompt")?, limits)?;
         let choices = prompts.len().saturating_mul(common.n);

@@ -39,7 +39,7 @@ pub(super) fn recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<Stri
             let kv = Fields::of(value, "kv")?;
             match kv.string("recipe")? {
                 Some(recipe) => ("kv.recipe", recipe),
-                None if kv.get("spans").is_some() || kv.get("report").is_some() => return Ok(None),
+                None if ["spans", "report", "session"].iter().any(|name| kv.get(name).is_some()) => return Ok(None),
                 None => return kv.require("recipe").map(|_| None),
             }
         }
@@ -54,6 +54,14 @@ pub(super) fn recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<Stri
     match Recipe::parse(asked, Files::Refused) {
         Ok(_) => Ok(Some(asked.to_string())),
         Err(error) => Err(ApiError::invalid(param, format!("Invalid value for '{param}': {error}."))),
+    }
+}
+
+/// `kv.session` is the name of a session to go on with. Whether there may be one of this name is for the sessions to say.
+pub(super) fn session(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    match fields.get("kv") {
+        Some(value @ Value::Object(_)) => Ok(Fields::of(value, "kv")?.string("session")?.map(str::to_owned)),
+        _ => Ok(None),
     }
 }
 

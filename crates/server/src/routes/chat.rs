@@ -16,14 +16,28 @@ pub(crate) async fn chat_completions(State(state): State<AppState>, request: Req
     admitting(&state)?;
     let tenant = Tenant::of(&request);
     let body = read_json(&state, request).await?;
-    let (common, shape, run) = prepare(&state, clock, move |state| begin(state, clock, tenant, body)).await?;
+    let of_session = tenant.clone();
+    let begun = prepare(&state, clock, move |state| begin(state, clock, tenant, body)).await?;
+    let (common, shape, run) = match begun {
+        Begun::Running(common, shape, run) => (*common, shape, *run),
+        Begun::OfSession(request) => crate::session_turn::begin(&state, clock, of_session, *request).await?,
+    };
     respond(&state, shape, run, common.stream, common.include_usage).await
 }
 
-fn begin(state: &AppState, clock: Clock, tenant: Tenant, body: Bytes) -> Result<(Common, ChatShape, Run), ApiError> {
+enum Begun {
+    Running(Box<Common>, ChatShape, Box<Run>),
+    /// It has to wait for its session first.
+    OfSession(Box<ChatRequest>),
+}
+
+fn begin(state: &AppState, clock: Clock, tenant: Tenant, body: Bytes) -> Result<Begun, ApiError> {
     let request = ChatRequest::parse(&body, &state.limits)?;
     // The text lives on in the typed request only.
     drop(body);
+    if request.common.session.is_some() {
+        return Ok(Begun::OfSession(Box::new(request)));
+    }
     let common = request.common;
     check_model(state, common.model.as_deref())?;
     let prompt = state.backend.encode_chat(&request.chat).map_err(|reason| {
@@ -33,5 +47,6 @@ fn begin(state: &AppState, clock: Clock, tenant: Tenant, body: Bytes) -> Result<
     (asked.starts_text, asked.tenant) = (true, tenant.0);
     let header = Header::new(state, "chatcmpl", common.n);
     let run = Run::submit(state, vec![asked], clock, "messages")?;
-    Ok((common, ChatShape { header, logprobs: request.logprobs.is_some() }, run))
+    let shape = ChatShape { header, logprobs: request.logprobs.is_some() };
+    Ok(Begun::Running(Box::new(common), shape, Box::new(run)))
 }

@@ -5,4 +5,5 @@ pub(crate) mod completions;
 pub(crate) mod explain;
 pub(crate) mod kv;
 pub(crate) mod models;
+pub(crate) mod sessions;
 pub(crate) mod status;

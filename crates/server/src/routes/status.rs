@@ -17,6 +17,9 @@ This is a Cachalot server. It speaks OpenAI's API:
   GET  /v1/models
   GET  /v1/models/{id}
   GET  /v1/kv/recipes
+  GET  /v1/kv/explain
+  GET  /v1/kv/sessions
+  POST /v1/kv/sessions
   GET  /health
   GET  /metrics
 ";

@@ -1,0 +1,320 @@
+//! Sessions over HTTP, with the real engine and the embedded model.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use cachalot_engine::session::{SessionConfig, Sessions, Shelf};
+use cachalot_engine::{Engine, EngineConfig, ReuseConfig};
+use cachalot_kernels::{Isa, Team};
+use cachalot_model::{LoadOptions, Loaded, Model};
+use cachalot_server::{AppState, EngineBackend, ServerConfig, router};
+use cachalot_store::Identity;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+fn loaded() -> Arc<Loaded> {
+    static CALF: LazyLock<Arc<Loaded>> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf");
+        let team = Arc::new(Team::new(NonZeroUsize::new(2).unwrap()));
+        Arc::new(Model::load(&path, &LoadOptions::new(team)).unwrap())
+    });
+    CALF.clone()
+}
+
+/// A server, as a process of its own would be.
+struct Server {
+    router: Router,
+    _engine: Engine,
+}
+
+fn serve(folder: Option<&Path>) -> Server {
+    let loaded = loaded();
+    let identity = Identity { model: loaded.digest, ..Identity::default() };
+    let reuse = ReuseConfig { identity, ..ReuseConfig::default() };
+    let config = EngineConfig { reuse, kv_budget_bytes: 64 << 20, ..EngineConfig::default() };
+    let team = Arc::new(Team::new(NonZeroUsize::new(2).unwrap()));
+    let cache = config.cache(loaded.model.layer_geometry(), team, Isa::detect()).unwrap();
+    let engine = Engine::start(loaded.model.clone(), loaded.tokenizer.clone(), cache, config);
+    let api_keys = vec!["one".to_owned(), "two".to_owned()];
+    let config = ServerConfig { api_keys, ..ServerConfig::default() };
+    let mut backend = EngineBackend::new(&config, engine.handle(), loaded.clone());
+    if let Some(folder) = folder {
+        let config = SessionConfig { model: loaded.name.clone(), tokenizer: loaded.name.clone(), pin_share: 0.01 };
+        let shelf = Shelf::open(folder, 4, 0).unwrap();
+        backend = backend.with_sessions(Sessions::new(engine.handle(), shelf, config));
+    }
+    Server { router: router(AppState::new(config, Arc::new(backend))), _engine: engine }
+}
+
+impl Server {
+    async fn text(&self, key: &str, method: &str, path: &str, body: Value) -> (u16, String) {
+        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
+        let request = match body {
+            Value::Null => request.body(Body::empty()),
+            body => request.header("content-type", "application/json").body(Body::from(body.to_string())),
+        };
+        let response = self.router.clone().oneshot(request.unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    async fn send(&self, key: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let (status, text) = self.text(key, method, path, body).await;
+        (status, serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")))
+    }
+
+    #[track_caller]
+    fn ok(&self, (status, json): (u16, Value)) -> Value {
+        assert_eq!(status, 200, "{json}");
+        json
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.ok(self.send("one", "GET", &format!("/v1/kv/sessions{path}"), Value::Null).await)
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        self.ok(self.send("one", "POST", &format!("/v1/kv/sessions{path}"), body).await)
+    }
+
+    async fn refused(&self, status: u16, path: &str, body: Value) -> Value {
+        let (got, json) = self.send("one", "POST", path, body).await;
+        assert_eq!(got, status, "{json}");
+        json["error"].clone()
+    }
+
+    async fn chat(&self, key: &str, session: &str, text: &str) -> Value {
+        self.ok(self.send(key, "POST", "/v1/chat/completions", chat(session, json!([user(text)]))).await)
+    }
+}
+
+fn user(text: &str) -> Value {
+    json!({"role": "user", "content": text})
+}
+
+fn chat(session: &str, messages: Value) -> Value {
+    json!({"messages": messages, "kv": {"session": session}, "max_tokens": 12, "temperature": 0})
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+fn content(answer: &Value) -> &str {
+    answer["choices"][0]["message"]["content"].as_str().unwrap()
+}
+
+const LINES: [&str; 3] = [
+    "Tell me of the sea and of all the ships that you have seen on it, and of their names, and of their cargoes.",
+    "And then?",
+    "What came of it in the end?",
+];
+
+#[tokio::test]
+async fn a_conversation_goes_on_after_a_restart_as_if_there_had_been_none() {
+    let (restarted, steady) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let one = serve(Some(steady.path()));
+    let mut tokens = 0;
+    for (i, line) in LINES.into_iter().enumerate() {
+        let other = serve(Some(restarted.path()));
+        let (a, b) = (one.chat("one", "talk", line).await, other.chat("one", "talk", line).await);
+        assert_eq!(a["choices"], b["choices"], "line {i}");
+        assert_eq!(a["usage"], b["usage"], "line {i}");
+        let session = &b["kv"]["session"];
+        assert_eq!((&session["created"], &session["turns"]), (&json!(i == 0), &json!(2 * i + 2)));
+        assert_eq!(session["tokens"], tokens);
+        if i > 0 {
+            // The last token of an answer is computed by nobody.
+            assert_eq!((&session["restored_tokens"], &session["recompute_tokens"]), (&json!(tokens - 1), &json!(1)));
+            assert_eq!(b["usage"]["prompt_tokens_details"]["cached_tokens"], tokens - 1);
+        }
+        tokens = b["usage"]["total_tokens"].as_u64().unwrap();
+        // Loading waits for the answer to be saved.
+        let loaded = other.post("/talk/load", Value::Null).await;
+        assert_eq!((&loaded["tokens"], &loaded["recompute_tokens"]), (&json!(tokens), &json!(1)), "{loaded}");
+    }
+    // Who sends the whole conversation means the whole conversation.
+    let shown = one.get("/talk").await;
+    let said: Vec<Value> = shown["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|turn| json!({"role": turn["role"], "content": turn["content"]}))
+        .collect();
+    let last = serve(Some(restarted.path()));
+    let whole = json!([&said[..], &[user("Why?")]].concat());
+    let answer = last.ok(last.send("one", "POST", "/v1/chat/completions", chat("talk", whole)).await);
+    assert_eq!(content(&answer), content(&one.chat("one", "talk", "Why?").await));
+    assert_eq!(answer["kv"]["session"]["turns"], 8);
+}
+
+#[tokio::test]
+async fn sessions_are_saved_forked_rewound_pinned_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(Some(dir.path()));
+    let messages = json!([{"role": "system", "content": "You count ships. ".repeat(20)}, user("Well?")]);
+    let saved = server.post("", json!({"name": "a", "messages": messages})).await;
+    assert_eq!((&saved["turns"], &saved["saved_tokens"]), (&json!(2), &saved["tokens"]), "{saved}");
+    let again = json!({"name": "a", "messages": messages});
+    assert_eq!(server.refused(409, "/v1/kv/sessions", again.clone()).await["code"], "session_exists");
+    let mut replace = again;
+    replace["replace"] = json!(true);
+    assert_eq!(server.post("", replace).await["cached_tokens"], saved["tokens"].as_u64().unwrap() - 1);
+    let fork = server.post("", json!({"name": "b", "fork_of": "a", "turn": 1})).await;
+    assert_eq!(fork["turns"], 1);
+    let answer = server.chat("one", "b", "How many?").await;
+    assert_eq!(answer["kv"]["session"]["turns"], 3);
+    server.post("/b/load", Value::Null).await;
+    assert_eq!(server.post("/b/rewind", json!({"turn": 1})).await["tokens"], fork["tokens"]);
+    // Rewound and asked again: the same answer.
+    let once_more = server.chat("one", "b", "How many?").await;
+    assert_eq!(content(&once_more), content(&answer));
+    // A hundredth of 64 MiB is not enough.
+    let prompt = json!({"name": "long", "prompt": "ships and more ships, ".repeat(120)});
+    assert_eq!(server.post("", prompt).await["turns"], 1);
+    let refused = server.refused(409, "/v1/kv/sessions/long/pin", json!({"seconds": 9})).await;
+    assert_eq!(refused["code"], "pin_too_large");
+    let pinned = server.post("/a/pin", json!({"seconds": 900})).await;
+    assert!(pinned["pinned_bytes"].as_u64() > Some(0) && pinned["pinned_until"].as_u64() > Some(900), "{pinned}");
+    assert_eq!(server.get("/a").await["pinned_until"], pinned["pinned_until"]);
+    assert_eq!(server.post("/a/pin", json!({"seconds": 0})).await["pinned_until"], Value::Null);
+    let listed = server.get("").await;
+    let names: Vec<&str> = listed["data"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b", "long"]);
+    let error = server.refused(409, "/v1/chat/completions", chat("long", json!([user("x")]))).await;
+    assert_eq!(error["code"], "session_unsuited");
+    for name in names {
+        let path = format!("/v1/kv/sessions/{name}");
+        assert_eq!(server.ok(server.send("one", "DELETE", &path, Value::Null).await)["deleted"], true);
+        assert_eq!(server.send("one", "DELETE", &path, Value::Null).await.0, 404);
+    }
+    assert_eq!(files(dir.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn tenants_do_not_see_each_others_sessions() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(Some(dir.path()));
+    server.chat("one", "talk", LINES[0]).await;
+    server.post("/talk/load", Value::Null).await;
+    let other = server.ok(server.send("two", "GET", "/v1/kv/sessions", Value::Null).await);
+    assert_eq!(other["data"], json!([]));
+    for (method, path, body) in [
+        ("GET", "/talk", Value::Null),
+        ("DELETE", "/talk", Value::Null),
+        ("POST", "/talk/load", Value::Null),
+        ("POST", "/talk/rewind", json!({"turn": 0})),
+        ("POST", "/talk/pin", json!({"seconds": 5})),
+        ("POST", "", json!({"name": "x", "fork_of": "talk"})),
+    ] {
+        let (status, json) = server.send("two", method, &format!("/v1/kv/sessions{path}"), body).await;
+        assert_eq!((status, &json["error"]["code"]), (404, &json!("session_not_found")), "{method} {path}");
+    }
+    // The same name is another session, and nothing of the first one is used for it.
+    let answer = server.chat("two", "talk", LINES[0]).await;
+    assert_eq!((&answer["kv"]["session"]["created"], &answer["kv"]["session"]["turns"]), (&json!(true), &json!(2)));
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    assert_eq!(server.get("/talk").await["turns"], 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_said_and_how_to_mend_it() {
+    let off = serve(None);
+    for (path, body) in [
+        ("/v1/chat/completions", chat("a", json!([user("x")]))),
+        ("/v1/kv/sessions", json!({"name": "a", "prompt": "x"})),
+    ] {
+        let error = off.refused(400, path, body).await;
+        assert!(error["message"].as_str().unwrap().contains("--kv-sessions FOLDER"), "{error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(Some(dir.path()));
+    for bad in ["..", "a b", "a/b", "", "ä", &"n".repeat(101)] {
+        let error = server.refused(400, "/v1/kv/sessions", json!({"name": bad, "prompt": "x"})).await;
+        assert_eq!(error["param"], "name", "{bad}");
+        let error = server.refused(400, "/v1/chat/completions", chat(bad, json!([user("x")]))).await;
+        assert_eq!(error["param"], "kv.session", "{bad}");
+    }
+    assert_eq!(server.send("one", "GET", "/v1/kv/sessions/..%2Fx", Value::Null).await.0, 400);
+    server.post("", json!({"name": "a", "messages": [user("Well?")]})).await;
+    let with = |field: &str, value: Value| {
+        let mut body = chat("a", json!([user("x")]));
+        body[field] = value;
+        body
+    };
+    for (body, param) in [
+        (with("n", json!(2)), "n"),
+        (with("kv", json!({"session": 7})), "kv.session"),
+        (with("kv", json!({"session": "a", "spans": [[0, 1]]})), "kv.spans"),
+    ] {
+        assert_eq!(server.refused(400, "/v1/chat/completions", body).await["param"], param);
+    }
+    let other = with("kv", json!({"session": "a", "recipe": "int8(window=64)"}));
+    let error = server.refused(409, "/v1/chat/completions", other).await;
+    assert!(error["message"].as_str().unwrap().contains("different recipe or profile"), "{error}");
+    let text = json!({"prompt": "x", "kv": {"session": "a"}});
+    assert_eq!(server.refused(400, "/v1/completions", text).await["param"], "kv.session");
+    assert_eq!(server.refused(400, "/v1/kv/sessions", json!({"name": "b"})).await["param"], "messages");
+    assert_eq!(server.refused(400, "/v1/kv/sessions/a/rewind", json!({"turn": 2})).await["param"], "turn");
+    // None of it changed the session.
+    assert_eq!(server.get("/a").await["turns"], 1);
+}
+
+#[tokio::test]
+async fn a_stream_says_what_became_of_the_session_and_an_answer_that_nobody_read_is_not_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(Some(dir.path()));
+    let mut body = chat("a", json!([user(LINES[0])]));
+    body["stream"] = json!(true);
+    let (status, text) = server.text("one", "POST", "/v1/chat/completions", body.clone()).await;
+    assert_eq!(status, 200);
+    let documents = text.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+    let last: Value = serde_json::from_str(documents.next_back().unwrap()).unwrap();
+    assert_eq!(last["kv"]["session"]["turns"], 2, "{text}");
+    server.post("/a/load", Value::Null).await;
+    body["max_tokens"] = json!(2000);
+    let request = Request::post("/v1/chat/completions").header("authorization", "Bearer one");
+    let request = request.header("content-type", "application/json").body(Body::from(body.to_string())).unwrap();
+    drop(server.router.clone().oneshot(request).await.unwrap());
+    server.post("/a/load", Value::Null).await;
+    assert_eq!(server.get("/a").await["turns"], 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_saved_is_an_answer_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("sessions");
+    let server = serve(Some(&folder));
+    server.chat("one", "talk", LINES[0]).await;
+    server.post("/talk/load", Value::Null).await;
+    let mut body = chat("talk", json!([user(LINES[1])]));
+    body["stream"] = json!(true);
+    let request = Request::post("/v1/chat/completions").header("authorization", "Bearer one");
+    let request = request.header("content-type", "application/json").body(Body::from(body.to_string())).unwrap();
+    let response = server.router.clone().oneshot(request).await.unwrap();
+    // The session is loaded and the answer on its way; now its folder is gone, and nothing can be made in its place.
+    std::fs::rename(&folder, dir.path().join("elsewhere")).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    let text = String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()).unwrap();
+    assert!(text.contains("\"turns\":4") && text.trim_end().ends_with("data: [DONE]"), "{text}");
+    let failed = "cachalot_kv_session_saves_total{outcome=\"failed\"} 1";
+    while !server.text("one", "GET", "/metrics", Value::Null).await.1.contains(failed) {
+        tokio::task::yield_now().await;
+    }
+    // Back in its place, it has what it had before.
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(dir.path().join("elsewhere"), &folder).unwrap();
+    assert_eq!(server.post("/talk/load", Value::Null).await["recompute_tokens"], 1);
+    assert_eq!(server.get("/talk").await["turns"], 2);
+}
