@@ -1,5 +1,5 @@
 //! What of a prompt is there already, and whose it is.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -279,7 +279,7 @@ async fn a_stream_says_what_became_of_the_session_and_an_answer_that_nobody_read
     body["stream"] = json!(true);
     let (status, text) = server.text("one", "POST", "/v1/chat/completions", body.clone()).await;
     assert_eq!(status, 200);
-    let documents = text.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+    let mut documents = text.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
     let last: Value = serde_json::from_str(documents.next_back().unwrap()).unwrap();
     assert_eq!(last["kv"]["session"]["turns"], 2, "{text}");
     server.post("/a/load", Value::Null).await;
