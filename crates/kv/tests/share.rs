@@ -106,7 +106,7 @@ fn every_recipe_goes_on_from_blocks_of_others_with_the_same_bits() {
         }
         let plain = warm.config().plan.keep.is_none();
         assert!(
-            !plain || reused.contains(&330) && reused.iter().any(|&at| at >= AT - 64 && at < 330),
+            !plain || reused.contains(&330) && reused.iter().any(|at| (AT - 64..330).contains(at)),
             "{}: reused {reused:?}",
             recipe.name
         );

@@ -78,7 +78,7 @@ mod tests {
     fn groups_that_generate_much_for_what_they_read_come_first() {
         let a: Vec<Vec<u32>> = (0..3).map(|i| vec![1, 2, 3, 4, 5, 6, 7, 100 + i]).collect();
         let b: Vec<Vec<u32>> = (0..2).map(|i| vec![9, 8, 200 + i]).collect();
-        let alone = vec![50; 6];
+        let alone = [50; 6];
         let wanted = |prompt, answer| Wanted { prompt, answer };
         // Interleaved, so that the order of the file is not the plan's.
         let all = [
