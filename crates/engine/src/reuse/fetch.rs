@@ -211,8 +211,9 @@ fn near_blocks(cache: &KvCache, plan: &CachePlan) -> usize {
     let layers = cache.config().layers.iter().zip(&plan.lanes);
     let near = layers.map(|(g, lanes)| {
         let encoded = lanes.iter().filter(|lane| lane.body.is_some() && !plan.holds()).map(|lane| lane.window);
-        let window = encoded.map(|window| window / PAGE_TOKENS + 1).max().unwrap_or(0);
-        window.max(g.window.map_or(0, |window| window / PAGE_TOKENS + 1))
+        // Positions to go on from are whole blocks.
+        let window = encoded.map(|window| window.div_ceil(PAGE_TOKENS)).max().unwrap_or(0);
+        window.max(g.window.map_or(0, |window| (window - 1).div_ceil(PAGE_TOKENS)))
     });
     near.max().unwrap_or(0)
 }
