@@ -352,6 +352,8 @@ fn run(mut scheduler: Scheduler, commands: &Receiver<Command>, shared: &Shared) 
         }
     }
     scheduler.close_below(CLOSING_BELOW);
+    scheduler.forget_shared();
+    *shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = scheduler.stats();
     // Requests that came while the engine closed learn it from their closed channel.
 }
 

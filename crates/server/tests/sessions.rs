@@ -290,31 +290,3 @@ async fn a_stream_says_what_became_of_the_session_and_an_answer_that_nobody_read
     server.post("/a/load", Value::Null).await;
     assert_eq!(server.get("/a").await["turns"], 2);
 }
-
-#[tokio::test]
-async fn an_answer_that_cannot_be_saved_is_an_answer_all_the_same() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("sessions");
-    let server = serve(Some(&folder));
-    server.chat("one", "talk", LINES[0]).await;
-    server.post("/talk/load", Value::Null).await;
-    let mut body = chat("talk", json!([user(LINES[1])]));
-    body["stream"] = json!(true);
-    let request = Request::post("/v1/chat/completions").header("authorization", "Bearer one");
-    let request = request.header("content-type", "application/json").body(Body::from(body.to_string())).unwrap();
-    let response = server.router.clone().oneshot(request).await.unwrap();
-    // The session is loaded and the answer on its way; now its folder is gone, and nothing can be made in its place.
-    std::fs::rename(&folder, dir.path().join("elsewhere")).unwrap();
-    std::fs::write(&folder, "in the way").unwrap();
-    let text = String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()).unwrap();
-    assert!(text.contains("\"turns\":4") && text.trim_end().ends_with("data: [DONE]"), "{text}");
-    let failed = "cachalot_kv_session_saves_total{outcome=\"failed\"} 1";
-    while !server.text("one", "GET", "/metrics", Value::Null).await.1.contains(failed) {
-        tokio::task::yield_now().await;
-    }
-    // Back in its place, it has what it had before.
-    std::fs::remove_file(&folder).unwrap();
-    std::fs::rename(dir.path().join("elsewhere"), &folder).unwrap();
-    assert_eq!(server.post("/talk/load", Value::Null).await["recompute_tokens"], 1);
-    assert_eq!(server.get("/talk").await["turns"], 2);
-}

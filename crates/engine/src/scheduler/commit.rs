@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use cachalot_kv::KvError;
+
 use super::batch::Batch;
 use super::group::Group;
 use super::sequence::{Sequence, Ticket, insert};
@@ -80,6 +82,19 @@ impl Scheduler {
                 if let Some(group) = self.groups.get_mut(&part.ticket.request).filter(|_| part.ticket.choice == 0) {
                     group.kept_share = Some(share);
                 }
+            }
+            if let Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) = reduced
+                && sequence.thread.domain.is_some()
+            {
+                // What others share of it leaves no bytes for what stays. Alone it takes no more than it has.
+                drop(kv);
+                sequence.logits = None;
+                sequence.thread.restart();
+                sequence.thread.domain = None;
+                self.counters.preemptions += 1;
+                crate::observe::preempted();
+                insert(&mut self.waiting, sequence);
+                continue;
             }
             if let Err(error) = reduced {
                 let forks = sequence.forks;
