@@ -178,8 +178,9 @@ impl EngineHandle {
         self.try_submit(request).inspect_err(|_| observe::refused())
     }
 
-    fn try_submit(&self, request: Request) -> Result<Generation, EngineError> {
+    fn try_submit(&self, mut request: Request) -> Result<Generation, EngineError> {
         let shared = &self.shared;
+        request.wish.blend = request.wish.blend.or_else(|| shared.reuse.blend.clone());
         if shared.state.load(SeqCst) != OPEN {
             return Err(EngineError::ShuttingDown);
         }

@@ -12,10 +12,12 @@
 //! - [`replay`]: answers compared with what the exact cache would have said.
 //! - [`batching`]: the order of prompts that are all known beforehand.
 //! - [`reuse`]: what was computed once stays for those that begin with the same tokens.
+//! - [`blend`]: and for those that have stretches of them elsewhere, where that is allowed.
 //! - [`session`]: named conversations that survive the process.
 //! - [`observe`]: the table of metrics.
 
 pub mod batching;
+pub mod blend;
 pub mod config;
 pub mod constraint;
 pub mod engine;
@@ -36,6 +38,7 @@ pub mod stop;
 mod testing;
 pub mod text;
 
+pub use blend::Blend;
 pub use config::{EngineConfig, EngineStats};
 pub use constraint::ConstraintSpec;
 pub use engine::{Engine, EngineHandle};

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::EngineError;
+use crate::blend::Wish;
 use crate::constraint::ConstraintSpec;
 use crate::replay::{KvReport, ReportSpec};
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling, TokenLogprobs};
@@ -36,6 +37,8 @@ pub struct Request {
     pub tenant: String,
     /// Stretches of the prompt, in tokens, that recipes may treat by themselves, such as images: ascending, apart.
     pub spans: Vec<Range<usize>>,
+    /// What it wants of stretches that were computed in another context.
+    pub wish: Wish,
     /// Compare the answer with what the exact cache would have said; see [`Event::Report`].
     pub report: Option<ReportSpec>,
     /// What the text must look like.
@@ -60,6 +63,7 @@ impl Default for Request {
             kv: None,
             tenant: String::new(),
             spans: Vec::new(),
+            wish: Wish::default(),
             report: None,
             constraint: None,
             ignore_eos: false,
@@ -80,16 +84,18 @@ impl Request {
         if let Some((index, &id)) = self.prompt.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
             return Err(EngineError::UnknownToken { index, id, vocab });
         }
-        let mut end = 0;
-        for span in &self.spans {
-            if span.start < end || span.is_empty() || span.end > self.prompt.len() {
-                let allowed = format!(
-                    "stretches of the prompt's {} tokens, none empty, each after the one before",
-                    self.prompt.len()
-                );
-                return Err(EngineError::invalid("kv.spans", format!("{}..{}", span.start, span.end), allowed));
+        for (name, stretches) in [("kv.spans", &self.spans), ("kv.chunks", &self.wish.chunks)] {
+            let mut end = 0;
+            for span in stretches {
+                if span.start < end || span.is_empty() || span.end > self.prompt.len() {
+                    let allowed = format!(
+                        "stretches of the prompt's {} tokens, none empty, each after the one before",
+                        self.prompt.len()
+                    );
+                    return Err(EngineError::invalid(name, format!("{}..{}", span.start, span.end), allowed));
+                }
+                end = span.end;
             }
-            end = span.end;
         }
         self.sampling.validate(vocab)?;
         if let Some(spec) = self.report.filter(|spec| !(0.0..=1.0).contains(&spec.share)) {
@@ -183,6 +189,9 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Tokens of the prompt that were not computed because their cache was there already.
     pub cached_tokens: usize,
+    /// Further tokens of the prompt whose cache came from another context, whether some layers of them were computed again or
+    /// not: answers are not those of a prompt that is computed whole.
+    pub moved_tokens: usize,
     /// The share of the keys and values of the first choice that its recipe kept when it last reduced them, mean of all
     /// heads and layers; absent where it was not reduced.
     pub kept_share: Option<f64>,

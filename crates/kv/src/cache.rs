@@ -116,6 +116,8 @@ impl KvCache {
             spare: BTreeMap::new(),
             scrubbed: 0,
             context: 0,
+            moved: 0,
+            mend: None,
             pending: None,
             spans: Vec::new(),
             words: self.words.clone(),
@@ -177,6 +179,12 @@ impl KvCache {
     pub fn bytes_to_finish(&self, seq: &SequenceKv, tokens: usize) -> u64 {
         let demand = self.demand_of(seq, tokens + seq.rows_again(), &(0..self.config.layers.len()));
         demand.into_iter().map(|(bytes, pages)| (bytes * pages) as u64).sum()
+    }
+
+    /// Bytes of `tokens` in plain elements, as they are before a recipe encodes anything. (Windows let go of some.)
+    pub fn plain_bytes(&self, plan: &CachePlan, tokens: usize) -> u64 {
+        let pages = tokens.div_ceil(PAGE_TOKENS);
+        self.lanes(plan).map(|lane| (pages * lane.exact_bytes()) as u64).sum()
     }
 
     /// Bytes that a sequence of `tokens` with the cache's own plan holds between steps. (Windows let go of some.)
@@ -272,6 +280,10 @@ impl KvCache {
     /// See [`KvCache::demand`]; of some layers only.
     fn demand_of(&self, seq: &SequenceKv, tokens: usize, reading: &Range<usize>) -> BTreeMap<usize, usize> {
         let mut now: BTreeMap<usize, (isize, isize)> = BTreeMap::new();
+        if seq.mend.is_some() {
+            // Its rows are written over what is there.
+            return BTreeMap::new();
+        }
         let all = seq.len + tokens;
         let end = |lane: &Lane| lane.slots(all).div_ceil(PAGE_TOKENS);
         let due = |lane: &Lane| lane.due_after(lane.slots(all).saturating_sub(1), end(lane));
@@ -326,6 +338,9 @@ impl KvCache {
     /// # Errors
     /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`].
     pub fn fork(&self, seq: &SequenceKv) -> Result<SequenceKv, KvError> {
+        if seq.mend.is_some() {
+            return Err(KvError::Misuse("a branch of a context that is still being mended".into()));
+        }
         let mut lanes = Vec::with_capacity(seq.lanes.len());
         for lane in &seq.lanes {
             let slots = lane.slots(seq.len);
@@ -340,6 +355,8 @@ impl KvCache {
             spare: BTreeMap::new(),
             scrubbed: 0,
             context: seq.context,
+            moved: seq.moved,
+            mend: None,
             spans: seq.spans.clone(),
             words: seq.words.clone(),
             pending: seq.pending.as_ref().map(|pending| pending.copy(self.ledger())).transpose()?,
@@ -393,10 +410,14 @@ impl KvCache {
         Ok(())
     }
 
-    /// Between steps: seals the pages that are full, lets go of those that fell out of a window and of what was reserved
+    /// Between steps: goes on to the next rows that are mended; where there are none seals the pages that are full, lets go of those that fell out of a window and of what was reserved
     /// but not used.
     pub fn settle(&self, seq: &mut SequenceKv) {
         seq.spare.clear();
+        self.go_on_mending(seq);
+        if seq.mend.is_some() {
+            return;
+        }
         let (len, again) = (seq.len, seq.repeats().is_some());
         let lanes = seq.lanes.iter_mut();
         let windows = self.config.layers.iter().flat_map(|l| std::iter::repeat_n(l.window, l.kv_heads));
@@ -456,7 +477,7 @@ impl KvCache {
     /// After the last layer of a step: the rows of each segment are now part of its sequence.
     pub fn advance(&self, segments: &mut [Segment<'_>]) {
         for segment in segments {
-            segment.seq.len += segment.rows;
+            segment.seq.advance(segment.rows);
         }
     }
 

@@ -12,6 +12,7 @@
 //! - [`recipe`]: methods by name; [`profile`]: what calibration learned about a model.
 //! - [`attend`]: how they are read.
 //! - [`share`]: what sequences with a common beginning have in common.
+//! - [`mend`]: contexts put together from stretches of others.
 //! - [`score`], `allot`, [`reduce`]: what is kept of a context, how much of it, and how the rest goes.
 //! - [`cache`]: all of it behind one type.
 
@@ -22,6 +23,7 @@ pub mod config;
 pub mod encode;
 pub mod error;
 pub mod lane;
+pub mod mend;
 pub mod observe;
 pub mod page;
 pub mod plan;

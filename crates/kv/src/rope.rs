@@ -37,6 +37,28 @@ impl MeanRotation {
     }
 }
 
+/// See [`Rope::shift`]: cosines, then sines.
+pub(crate) struct Shift {
+    angles: Vec<f32>,
+}
+
+impl Shift {
+    /// Turns one head.
+    pub(crate) fn apply(&self, x: &mut [f32]) {
+        turn_head(&self.angles, x);
+    }
+}
+
+/// Turns one head by cosines and sines.
+fn turn_head(angles: &[f32], x: &mut [f32]) {
+    let half = angles.len() / 2;
+    let (cos, sin) = angles.split_at(half);
+    let (low, high) = x[..2 * half].split_at_mut(half);
+    for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}
+
 impl std::fmt::Debug for Rope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rope").field("rotated", &self.rotated()).field("factor", &self.attention_factor).finish()
@@ -151,12 +173,16 @@ impl Rope {
 
     /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position` of a table that holds it.
     pub(crate) fn rotate(&self, table: &[f32], position: usize, x: &mut [f32]) {
-        let half = self.inv_freq.len();
-        let (cos, sin) = table[position * 2 * half..][..2 * half].split_at(half);
-        let (low, high) = x[..2 * half].split_at_mut(half);
-        for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-        }
+        turn_head(&table[position * self.rotated()..][..self.rotated()], x);
+    }
+
+    /// What takes a key from its position to another, so many further on; `None` where it stays. The factor of yarn is in the
+    /// key already, so this has none.
+    pub(crate) fn shift(&self, positions: i64) -> Option<Shift> {
+        let angle = |f: &f32| positions as f64 * f64::from(*f);
+        let cos = self.inv_freq.iter().map(|f| angle(f).cos() as f32);
+        let angles = cos.chain(self.inv_freq.iter().map(|f| angle(f).sin() as f32)).collect();
+        (positions != 0).then_some(Shift { angles })
     }
 }
 

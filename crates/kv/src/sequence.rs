@@ -1,6 +1,7 @@
 //! Everything the cache holds for one sequence.
 
 use crate::lane::Lane;
+use crate::mend::Mend;
 use crate::plan::CachePlan;
 use crate::pool::PageBytes;
 use crate::reduce::Pending;
@@ -21,6 +22,10 @@ pub struct SequenceKv {
     pub(crate) scrubbed: usize,
     /// Tokens that have been reduced, and what stayed of them.
     pub(crate) context: usize,
+    /// See [`SequenceKv::moved`].
+    pub(crate) moved: usize,
+    /// The rows that are computed over what is there, while any are.
+    pub(crate) mend: Option<Mend>,
     /// Stretches of its context that the request marked.
     pub(crate) spans: Vec<std::ops::Range<usize>>,
     /// How the model is asked to repeat its context.

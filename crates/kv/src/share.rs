@@ -48,6 +48,11 @@ impl SharedBlock {
         })
     }
 
+    /// What it has of one lane.
+    pub(crate) fn lane(&self, index: usize) -> Option<&Forms> {
+        self.lanes.get(index)
+    }
+
     /// Bytes of its pages.
     pub fn bytes(&self) -> u64 {
         self.pages().map(|shared| shared.page.len() as u64).sum()
@@ -253,9 +258,14 @@ impl SequenceKv {
         self.pending.as_ref().map_or(usize::MAX, |pending| pending.unobserved())
     }
 
-    /// Whether what it holds of its tokens is what any sequence with these tokens would hold: nothing was reduced, and
-    /// nothing is being read again.
+    /// Whether what it holds of its tokens is what any sequence with these tokens would hold: nothing was reduced or moved
+    /// here, and nothing is being read again.
     pub fn is_shareable(&self) -> bool {
+        self.is_whole() && self.moved == 0
+    }
+
+    /// Whether nothing was reduced and nothing is being read again.
+    pub(crate) fn is_whole(&self) -> bool {
         self.context == 0 && self.pass_rows() == 0 && self.staged().is_none()
     }
 }

@@ -3,6 +3,8 @@
 use cachalot_kv::CachePlan;
 use cachalot_store::{Domain, Identity};
 
+use crate::blend::Blend;
+
 /// How blocks are shared between sequences.
 #[derive(Clone, Debug)]
 pub struct ReuseConfig {
@@ -11,13 +13,15 @@ pub struct ReuseConfig {
     /// Tokens between positions that other sequences can go on from, where a recipe encodes what the window has passed. Each
     /// takes the window's pages once more, in plain elements.
     pub every: usize,
+    /// How stretches that were computed in another context are used, for requests that do not say: not at all where `None`.
+    pub blend: Option<Blend>,
     /// What every block's bytes depend on, beside recipe and tenant.
     pub identity: Identity,
 }
 
 impl Default for ReuseConfig {
     fn default() -> ReuseConfig {
-        ReuseConfig { enabled: true, every: 1024, identity: Identity::default() }
+        ReuseConfig { enabled: true, every: 1024, blend: None, identity: Identity::default() }
     }
 }
 

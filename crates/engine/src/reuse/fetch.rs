@@ -180,13 +180,15 @@ impl Reuse {
     /// Removes all of a tenant: what is in the pool at once, and what is below later; `tell` hears of both: the bytes of pages
     /// that are gone, and the tiers' proof where there are tiers.
     pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(u64, Option<Proof>) + Send>) {
-        let before = self.tree.bytes();
+        let bytes = |reuse: &Reuse| reuse.tree.bytes() + reuse.library.bytes();
+        let before = bytes(self);
         let owned: Vec<Domain> = self.owners.iter().filter(|(_, owner)| **owner == tenant).map(|(d, _)| *d).collect();
         for domain in owned {
             self.tree.remove_domain(domain);
+            self.library.remove_domain(domain);
             self.owners.remove(&domain);
         }
-        let removed = before - self.tree.bytes();
+        let removed = before - bytes(self);
         match &mut self.lower.below {
             Some(below) => below.delete(tenant, Box::new(move |proof| tell(removed, Some(proof)))),
             None => tell(removed, None),

@@ -9,13 +9,16 @@
 //! [`ReuseConfig::every`] tokens, the end of a prompt, the end of an answer, and where prompts were seen to part.
 
 pub mod below;
+mod blend;
 mod config;
 mod explain;
 mod fetch;
 mod parcel;
-mod tree;
+pub(crate) mod tree;
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
 
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{KvCache, KvError, SequenceKv, SharedBlock};
@@ -28,6 +31,8 @@ pub(crate) use fetch::Wanted;
 use fetch::{Lower, Stage};
 pub use parcel::Parcel;
 use tree::Tree;
+
+use crate::blend::{Library, Wish};
 
 /// What a sequence knows of blocks that it shares.
 pub(crate) struct Thread {
@@ -47,8 +52,14 @@ pub(crate) struct Thread {
     stops: BTreeSet<usize>,
     /// Whether it was looked for what it can begin with.
     pub attached: bool,
-    /// Whether its pages are no longer what its tokens say: something was reduced.
+    /// Whether its pages are no longer what its tokens say: something was reduced, or came from another context.
     pub reduced: bool,
+    /// What it wants of stretches that were computed elsewhere.
+    wish: Arc<Wish>,
+    /// Stretches that it computes in a context put together from others.
+    fresh: Vec<Range<usize>>,
+    /// Whether others know the stretches of its prompt.
+    told: bool,
 }
 
 /// What a sequence begins with.
@@ -66,6 +77,7 @@ pub(crate) struct Begun {
 pub(crate) struct Reuse {
     config: ReuseConfig,
     tree: Tree,
+    library: Library,
     clock: u64,
     lower: Lower,
     /// Whose each domain is.
@@ -78,10 +90,13 @@ pub(crate) struct Reuse {
 
 impl Thread {
     /// Of a sequence in this domain.
-    pub fn new(domain: Option<Domain>, tenant: &str) -> Thread {
+    pub fn new(domain: Option<Domain>, tenant: &str, wish: Arc<Wish>) -> Thread {
         Thread {
             domain,
             tenant: Tenant::named(tenant),
+            wish,
+            fresh: Vec::new(),
+            told: false,
             stage: Stage::New,
             keys: Vec::new(),
             computed: 0,
@@ -97,6 +112,9 @@ impl Thread {
         Thread {
             domain: self.domain,
             tenant: self.tenant,
+            wish: self.wish.clone(),
+            fresh: Vec::new(),
+            told: true,
             stage: Stage::Done,
             keys: self.keys.clone(),
             computed: self.computed,
@@ -142,6 +160,7 @@ impl Reuse {
         Reuse {
             config,
             tree: Tree::default(),
+            library: Library::default(),
             clock: 0,
             lower: Lower::default(),
             owners: HashMap::new(),
@@ -163,7 +182,10 @@ impl Reuse {
     /// Bytes that eviction would free, if it is worth asking: at most `enough` matters.
     pub fn reclaimable(&self, enough: u64) -> u64 {
         // Counting is a look at every page.
-        if self.tree.bytes() == 0 || enough == 0 { 0 } else { self.tree.reclaimable() }
+        if self.tree.bytes() + self.library.bytes() == 0 || enough == 0 {
+            return 0;
+        }
+        self.tree.reclaimable() + self.library.reclaimable()
     }
 
     /// Tokens of blocks that are there for a prompt.
@@ -252,6 +274,9 @@ impl Reuse {
         let blocks = cache.share(kv, first..full, at);
         self.insert(domain, thread, tokens, first, blocks);
         thread.published = full;
+        if len >= prompt {
+            self.tell(domain, thread, tokens, prompt, full);
+        }
         if at.is_some() {
             self.keep_below(cache, domain, thread.tenant, &tokens[..len]);
         }
@@ -259,6 +284,9 @@ impl Reuse {
 
     /// A sequence has ended: all it has of its tokens is there for others.
     pub fn retire(&mut self, cache: &KvCache, kv: SequenceKv, thread: &mut Thread, tokens: &[u32]) {
+        if kv.moved() > 0 {
+            return self.hold_fresh(cache, kv, thread, tokens);
+        }
         let Some(domain) = thread.domain.filter(|_| !thread.reduced && kv.is_shareable()) else { return };
         let tokens = &tokens[..kv.len().min(tokens.len())];
         let blocks = cache.retire(kv, 0);
@@ -292,7 +320,11 @@ impl Reuse {
 
     /// Lets go of the block that was of use longest ago. False where none is there that would free anything.
     pub fn evict(&mut self) -> bool {
-        let evicted = self.tree.evict().is_some();
+        let held = self.library.oldest().filter(|held| self.tree.oldest().is_none_or(|oldest| *held <= oldest));
+        let mut evicted = held.is_some_and(|held| self.library.evict(held)) || self.tree.evict().is_some();
+        if let (false, Some(held)) = (evicted, self.library.oldest()) {
+            evicted = self.library.evict(held);
+        }
         self.evicted += u64::from(evicted);
         evicted
     }
@@ -300,6 +332,7 @@ impl Reuse {
     /// Lets go of everything.
     pub fn clear(&mut self) {
         self.tree = Tree::default();
+        self.library = Library::default();
     }
 
     /// Flips a bit of a page of a block, counted from the first of the only text that is there.
@@ -316,7 +349,7 @@ impl Reuse {
         let bad: Vec<usize> =
             self.tree.iter().filter(|(_, node)| node.block.verify().is_err()).map(|(id, _)| id).collect();
         bad.iter().for_each(|&id| self.tree.remove(id));
-        bad.len()
+        bad.len() + self.library.purge()
     }
 }
 

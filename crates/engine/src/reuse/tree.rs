@@ -11,10 +11,10 @@ use cachalot_store::{BlockKey, Domain};
 use super::below::Parts;
 
 /// A node, for as long as nothing is removed.
-pub(super) type NodeId = usize;
+pub(crate) type NodeId = usize;
 
 /// One block in its place.
-pub(super) struct Node {
+pub(crate) struct Node {
     pub key: BlockKey,
     domain: Domain,
     parent: Option<NodeId>,
@@ -31,7 +31,7 @@ pub(super) struct Node {
 
 /// What is there for a prompt.
 #[derive(Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Blocks, the first at position zero.
     pub path: Vec<NodeId>,
     /// Tokens of the prompt that they begin with: the last block may agree in part.
@@ -40,7 +40,7 @@ pub(super) struct Found {
 
 /// All blocks that are shared.
 #[derive(Default)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     nodes: Vec<Option<Node>>,
     free: Vec<NodeId>,
     by_key: HashMap<BlockKey, NodeId>,
@@ -55,6 +55,18 @@ impl Tree {
     /// Number of blocks.
     pub fn len(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// When the block that no other follows was last of use, of those that were so longest ago.
+    pub fn oldest(&self) -> Option<u64> {
+        self.leaves.first().map(|&(used, _)| used)
+    }
+
+    /// Blocks by their names, which are of use now.
+    pub fn blocks(&mut self, keys: &[BlockKey], now: u64) -> Vec<SharedBlock> {
+        let path: Vec<NodeId> = keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect();
+        self.touch(&path, now);
+        path.iter().filter_map(|&id| self.node(id)).map(|node| node.block.clone()).collect()
     }
 
     /// Bytes of pages, those that sequences hold too included.

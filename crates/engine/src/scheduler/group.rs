@@ -39,6 +39,8 @@ pub(super) struct Group {
     pub kept_share: Option<f64>,
     /// See [`Usage::cached_tokens`].
     pub cached_tokens: usize,
+    /// See [`Usage::moved_tokens`].
+    pub moved_tokens: usize,
     /// The progress that was reported last.
     prompt_progress: usize,
     completion_tokens: usize,
@@ -73,6 +75,7 @@ impl Group {
             prompt_tokens: request.prompt.len(),
             kept_share: None,
             cached_tokens: 0,
+            moved_tokens: 0,
             prompt_progress: 0,
             completion_tokens: 0,
             begun: 0,
@@ -111,7 +114,7 @@ impl Group {
         self.send(Event::PromptProgress { done, total: self.prompt_tokens });
         if done == self.prompt_tokens {
             self.moments.prompt_done = Some(now);
-            observe::prompt_done(self.prompt_tokens - self.cached_tokens.min(self.prompt_tokens));
+            observe::prompt_done(self.prompt_tokens.saturating_sub(self.cached_tokens + self.moved_tokens));
         }
     }
 
@@ -174,6 +177,7 @@ impl Group {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
             cached_tokens: self.cached_tokens,
+            moved_tokens: self.moved_tokens,
             kept_share: self.kept_share,
             timings: self.moments.timings(self.ended, self.completion_tokens, self.begun),
         }));

@@ -132,6 +132,7 @@ impl Scheduler {
     pub fn submit(&mut self, submission: Submission, now: Duration) {
         let (plan, domain) = (submission.plan.clone(), submission.domain);
         let tenant = submission.request.tenant.clone();
+        let wish = Arc::new(submission.request.wish.clone());
         let spans = submission.request.spans.clone().into();
         let limit = self.limits.check(&submission.request, &self.cache, &plan);
         let watch = limit.is_ok().then(|| self.replays.watch(&submission)).flatten();
@@ -157,7 +158,7 @@ impl Scheduler {
             record: self.replays.record(group.watch.as_ref(), group.seed, 0),
             forks: group.n.saturating_sub(1),
             last_token: None,
-            thread: Thread::new(domain, &tenant),
+            thread: Thread::new(domain, &tenant, wish),
         });
         self.groups.insert(ticket.request, group);
     }
@@ -211,7 +212,7 @@ impl Scheduler {
             Ok(kv)
         });
         let kv = created.map_err(|error| EngineError::Cache(error.to_string()))?;
-        Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain, ""), tokens))
+        Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain, "", Arc::default()), tokens))
     }
 
     /// The blocks that `tokens` begins with as a whole.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::SequenceKv;
 
+use super::sequence::Ticket;
 use super::{Scheduler, Sequence};
 use crate::observe;
 use crate::reuse::{Thread, Wanted};
@@ -46,12 +47,27 @@ impl Scheduler {
     pub(super) fn begin_shared(&mut self, index: usize) {
         let Some(sequence) = self.running.get_mut(index).filter(|sequence| is_new(sequence)) else { return };
         let Sequence { kv: Some(kv), thread, tokens, ticket, prompt, .. } = sequence else { return };
+        let ticket = *ticket;
         let begun = self.reuse.begin(&self.cache, kv, thread, tokens);
         (0..begun.corrupt).for_each(|_| observe::corrupt());
         if let Some(group) = self.groups.get_mut(&ticket.request).filter(|group| group.moments.prompt_done.is_none()) {
             group.cached_tokens = begun.tokens.min(*prompt);
         }
         observe::reused(begun.tokens);
+        self.blend(index, ticket);
+    }
+
+    /// Puts stretches behind that which were computed elsewhere, where the request wants that. Without room for them in plain
+    /// elements the prompt is computed whole.
+    fn blend(&mut self, index: usize, ticket: Ticket) {
+        let Some(Sequence { kv: Some(kv), thread, tokens, prompt, .. }) = self.running.get_mut(index) else { return };
+        let moved = self.reuse.blend(&self.cache, kv, thread, &tokens[..*prompt]);
+        let moved = moved.inspect_err(|error| tracing::debug!(%error, "a prompt is computed whole")).unwrap_or(0);
+        observe::moved(moved);
+        let group = self.groups.get_mut(&ticket.request);
+        if let Some(group) = group.filter(|group| group.moments.prompt_done.is_none()) {
+            group.moved_tokens = moved;
+        }
     }
 
     /// Rows of a prompt that a step may have so that it ends where others may want to go on.
@@ -66,7 +82,11 @@ impl Scheduler {
     /// Bytes that a sequence needs to compute its tokens, without those of blocks that it will share.
     pub(super) fn bytes_to_begin(&self, sequence: &Sequence) -> u64 {
         let tokens = &sequence.tokens;
-        let needed = self.limits.peak_bytes(&self.cache, &sequence.plan, tokens.len() + 1);
+        let mut needed = self.limits.peak_bytes(&self.cache, &sequence.plan, tokens.len() + 1);
+        if sequence.thread.blend().is_some() {
+            // What is put together stays in plain elements until it is mended.
+            needed = needed.max(self.cache.plain_bytes(&sequence.plan, tokens.len() + 1));
+        }
         // What is reduced does not stay shared.
         if sequence.thread.domain.is_none() || sequence.plan.keep.is_some() {
             return needed;

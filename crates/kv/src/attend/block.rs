@@ -2,6 +2,7 @@
 
 use super::course::Course;
 use super::local::Local;
+use super::place::Places;
 use crate::LayerGeometry;
 use crate::encode::codec::bytes_of;
 use crate::encode::pipeline::{Pipeline, Prepared};
@@ -20,9 +21,9 @@ pub(super) struct Block<'a> {
     /// `[rows][group][width]`, rotated and scaled.
     pub(super) q: &'a [f32],
     pub(super) geometry: &'a LayerGeometry,
-    /// Slot of the first row. Where rows of several sequences read pages that they share: no matter which, since they see
-    /// these pages wholly.
-    pub(super) first: usize,
+    /// Slots of the rows. Where rows of several sequences read pages that they share: no matter which, since they see these
+    /// pages wholly.
+    pub(super) places: Places<'a>,
     /// Whether they do.
     pub(super) whole: bool,
     /// Cosines and sines of pages, where a format keeps keys before rotary position.
@@ -124,16 +125,16 @@ impl Block<'_> {
 
     /// The pages of a split in the order in which they are read.
     pub(super) fn course(&self, split: usize) -> Course {
-        Course::of(self.lane, self.first, self.last(), self.geometry.window, split)
+        Course::of(self.lane, self.position(0), self.last(), self.geometry.window, split)
     }
 
     /// Position of the last row.
     fn last(&self) -> usize {
-        self.first + self.vectors() / self.geometry.group() - 1
+        self.position(self.vectors() - 1)
     }
 
     pub(super) fn position(&self, vector: usize) -> usize {
-        self.first + vector / self.geometry.group()
+        self.places.slot(vector / self.geometry.group())
     }
 
     /// Position in the sequence of a query vector's row.

@@ -77,7 +77,8 @@ impl Attention<'_, '_> {
             let (from, count) = (s.seq.len, s.rows);
             let slots: Vec<usize> =
                 (0..self.geometry.kv_heads).map(|head| s.seq.lane(self.layer, head).slots(from + count)).collect();
-            if let Some(observed) = s.seq.pending.as_mut().and_then(|pending| pending.observed.as_mut())
+            if s.seq.mended().is_none()
+                && let Some(observed) = s.seq.pending.as_mut().and_then(|pending| pending.observed.as_mut())
                 && let Some(gather) = observed.gathers()
             {
                 let skipped = observed.first.saturating_sub(from).min(count);

@@ -9,10 +9,12 @@ mod columns;
 mod company;
 mod course;
 mod disjoint;
+mod append;
 mod encode;
 mod join;
 mod local;
 mod merge;
+mod place;
 mod repeated;
 mod run;
 mod shares;
@@ -29,9 +31,6 @@ use disjoint::Disjoint;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
-
-/// Rows below which the append pass is not worth waking the team.
-const APPEND_ALONE: usize = 8;
 
 /// Buffers that live from step to step; counted in the ledger as [`Purpose::Scratch`].
 pub(crate) struct Scratch {
@@ -89,15 +88,6 @@ pub(crate) struct Attention<'a, 'b> {
     pub(crate) sharing: bool,
     /// Pages that companies spared their members.
     pub(crate) spared: &'a AtomicU64,
-}
-
-/// Rows of one page of one KV head to append.
-struct Append {
-    segment: usize,
-    head: usize,
-    page: usize,
-    /// First row of the segment within the step.
-    row0: usize,
 }
 
 /// Some rows of one segment, and the lane they attend to.
@@ -179,6 +169,15 @@ impl Attention<'_, '_> {
             if segment.rows > segment.seq.rows_to_reduction() {
                 return Err(KvError::Misuse(format!("the tokens {from}..{to} reach beyond the end of the context")));
             }
+            if let Some(rows) = segment.seq.mended() {
+                for (head, &row) in (0..g.kv_heads).flat_map(|head| rows[..segment.rows].iter().map(move |r| (head, r))) {
+                    let page = row as usize / PAGE_TOKENS;
+                    if segment.seq.lane(self.layer, head).writable(page).is_none() {
+                        return Err(KvError::Misuse(format!("token {row} cannot be computed over what is there")));
+                    }
+                }
+                continue;
+            }
             for head in 0..g.kv_heads {
                 let lane = segment.seq.lane(self.layer, head);
                 let pages = lane.slots(from) / PAGE_TOKENS..lane.slots(to).div_ceil(PAGE_TOKENS);
@@ -204,66 +203,14 @@ impl Attention<'_, '_> {
         })
     }
 
-    fn append(&self, rows: usize, q: &[f32], k: &[f32], v: &[f32], queries: &mut [f32]) {
-        let g = self.geometry;
-        let last = |s: &Segment<'_>| s.seq.staged().unwrap_or(0).max(s.seq.len + s.rows);
-        let end = self.segments.iter().map(last).max().unwrap_or(0);
-        let table = g.rope.as_ref().map(|rope| rope.table(end));
-        let mut tasks = Vec::new();
-        for (segment, (row0, s)) in self.starts().enumerate().filter(|(_, (_, s))| s.rows > 0) {
-            for head in 0..g.kv_heads {
-                let lane = s.seq.lane(self.layer, head);
-                let pages = lane.slots(s.seq.len) / PAGE_TOKENS..lane.slots(s.seq.len + s.rows).div_ceil(PAGE_TOKENS);
-                tasks.extend(pages.map(|page| Append { segment, head, page, row0 }));
-            }
-        }
-        let queries = Disjoint::new(queries);
-        let run = |i: usize| {
-            let Append { segment, head, page, row0 } = tasks[i];
-            let seq = &*self.segments[segment].seq;
-            let dropped = seq.lane(self.layer, head).dropped();
-            let start = (page * PAGE_TOKENS + dropped).max(seq.len);
-            let end = ((page + 1) * PAGE_TOKENS + dropped).min(seq.len + self.segments[segment].rows);
-            let rotate = |position: usize, x: &mut [f32]| {
-                if let (Some(rope), Some(table)) = (&g.rope, &table) {
-                    rope.rotate(table, position, x);
-                }
-            };
-            let (dim, width, group) = (g.head_dim, g.width(), g.group());
-            let mut local = vec![0.0; 2 * (end - start) * width];
-            let (keys, values) = local.split_at_mut((end - start) * width);
-            for token in start..end {
-                let row = row0 + token - seq.len;
-                let at = (token - start) * width;
-                let position = seq.lane(self.layer, head).position(token - dropped);
-                let from = (row * g.kv_heads + head) * dim;
-                keys[at..at + dim].copy_from_slice(&k[from..from + dim]);
-                rotate(position, &mut keys[at..at + dim]);
-                values[at..at + dim].copy_from_slice(&v[from..from + dim]);
-                let to = (head * rows + row) * group * width;
-                // SAFETY: row and head belong to this task alone.
-                let to = unsafe { queries.part(to..to + group * width) };
-                for (i, to) in to.chunks_exact_mut(width).enumerate() {
-                    let from = (row * g.heads + head * group + i) * dim;
-                    to[..dim].copy_from_slice(&q[from..from + dim]);
-                    to[dim..].fill(0.0);
-                    rotate(position, &mut to[..dim]);
-                    to[..dim].iter_mut().for_each(|x| *x *= g.scale);
-                }
-            }
-            if let Some(page) = seq.lane(self.layer, head).writable(page) {
-                // SAFETY: this task alone has these rows of this page; nobody reads it in this pass.
-                unsafe { page.write(keys, values, (start - dropped) % PAGE_TOKENS) };
-            }
-        };
-        if rows < APPEND_ALONE { (0..tasks.len()).for_each(run) } else { self.team.for_each(tasks.len(), run) }
-    }
-
     /// Shows the queries to those sequences that gather them.
     fn observe(&mut self, rows: usize, plain: &[f32], q: &[f32]) {
         let (mut first, wide) = (0, self.geometry.heads * self.geometry.head_dim);
         for Segment { seq, rows: count } in self.segments.iter_mut() {
-            if let Some(observed) = seq.pending.as_mut().and_then(|pending| pending.observed.as_mut()) {
+            // Rows that are mended are not those that a recipe looks at.
+            if seq.mended().is_none()
+                && let Some(observed) = seq.pending.as_mut().and_then(|pending| pending.observed.as_mut())
+            {
                 observed.push(self.layer, self.geometry, q, rows, first, *count);
                 observed.push_plain(
                     self.layer,
@@ -290,14 +237,12 @@ impl Attention<'_, '_> {
     fn block<'c>(&'c self, own: &Own, rows: usize, q: &'c [f32], tiles: Option<&'c [f32]>) -> Block<'c> {
         let g = self.geometry;
         let (seq, group, width) = (&*self.segments[own.segment].seq, g.group(), g.width());
-        let row0: usize = self.segments[..own.segment].iter().map(|s| s.rows).sum();
-        let lane = seq.lane(self.layer, own.head);
         Block {
             isa: self.isa,
-            lane,
+            lane: seq.lane(self.layer, own.head),
             q: &q[(own.head * rows + own.rows.start) * group * width..][..own.rows.len() * group * width],
             geometry: g,
-            first: lane.slots(seq.len) + own.rows.start - row0,
+            places: self.places(own),
             whole: false,
             tiles,
         }

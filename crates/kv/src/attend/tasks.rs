@@ -137,7 +137,7 @@ impl Attention<'_, '_> {
                 for head in 0..g.kv_heads {
                     let own = Own { segment, head, rows: row0 + first..row0 + last + 1 };
                     let splits = self.splits(segment, head, first, last);
-                    if vectors <= fewest {
+                    if vectors <= fewest && s.seq.mended().is_none() {
                         let by_split = vectors <= DIRECT_ROWS && splits.len() > 1;
                         candidates.push(Candidate { own, splits, by_split, unit: None });
                     } else {
@@ -172,10 +172,11 @@ impl Attention<'_, '_> {
 
     /// Splits that any of a segment's rows `first..=last` sees.
     fn splits(&self, segment: usize, head: usize, first: usize, last: usize) -> Range<usize> {
-        let seq = &*self.segments[segment].seq;
-        let seen = self.geometry.window.map_or(0, |window| (seq.len + first + 1).saturating_sub(window));
+        let places = self.places_of(segment, head);
+        // Layers with a window drop nothing: their slots are positions.
+        let seen = self.geometry.window.map_or(0, |window| (places.slot(first) + 1).saturating_sub(window));
         let span = PAGE_TOKENS * SPLIT_PAGES;
-        seen / span..seq.lane(self.layer, head).slots(seq.len + last) / span + 1
+        seen / span..places.slot(last) / span + 1
     }
 
     /// The pages of a split in the order in which a unit reads them.

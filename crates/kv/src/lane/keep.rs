@@ -65,7 +65,7 @@ impl Lane {
         rope: Option<&Rope>,
         pool: &Pool,
     ) -> Result<usize, KvError> {
-        self.held = false;
+        self.release();
         let Outcome { kept, merged, importance } = outcome;
         let same = kept.iter().zip(0..).take_while(|&(&slot, i)| slot == i).count();
         let told = !importance.is_empty() && self.body.is_some();

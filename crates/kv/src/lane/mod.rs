@@ -2,6 +2,7 @@
 
 mod company;
 pub(crate) mod keep;
+mod moved;
 pub(crate) mod share;
 
 use crate::Rope;
@@ -56,11 +57,14 @@ pub(crate) struct Lane {
     /// The first page that has both forms, where any has.
     fresh: Option<usize>,
     pages: VecDeque<Entry>,
-    /// Whether everything stays exact until the sequence is reduced.
-    held: bool,
+    /// Pages from this one on stay exact for now; none where it is [`NOT_HELD`].
+    held: usize,
     /// What was dropped by then, if anything.
     kept: Option<Arc<Kept>>,
 }
+
+/// See [`Lane::held`].
+const NOT_HELD: usize = usize::MAX;
 
 /// Tokens that a reduction left: they lie in the first slots of the lane.
 struct Kept {
@@ -84,14 +88,28 @@ impl Lane {
             first: 0,
             fresh: None,
             pages: VecDeque::new(),
-            held: false,
+            held: NOT_HELD,
             kept: None,
         }
     }
 
     /// Keeps everything exact until [`Lane::keep`].
     pub(crate) fn hold(&mut self) {
-        self.held = true;
+        self.held = 0;
+    }
+
+    /// Keeps what is not encoded yet exact until [`Lane::release`].
+    pub(crate) fn hold_on(&mut self) {
+        self.held = self.held.min(self.encoded);
+    }
+
+    /// Ends [`Lane::hold`] and [`Lane::hold_on`].
+    pub(crate) fn release(&mut self) {
+        self.held = NOT_HELD;
+    }
+
+    fn is_held(&self) -> bool {
+        self.held != NOT_HELD
     }
 
     /// Slots that the first `tokens` of the sequence take here.
@@ -123,7 +141,7 @@ impl Lane {
 
     /// Pages before this one are read in their body format by a query in this slot.
     pub(crate) fn body_end(&self, slot: usize) -> usize {
-        if self.held { 0 } else { self.plan.body_end(slot) }
+        self.plan.body_end(slot).min(self.held)
     }
 
     /// Slots of tokens before this position.
@@ -360,7 +378,7 @@ impl Lane {
 
     /// Whether pages are encoded that a query at position `tokens` would read exactly: going back there is impossible.
     pub(crate) fn encoded_beyond(&self, tokens: usize) -> bool {
-        self.body.is_some() && !self.held && self.encoded > self.body_end(tokens)
+        self.body.is_some() && self.held > 0 && self.encoded > self.body_end(tokens)
     }
 
     /// Position before which all is encoded.

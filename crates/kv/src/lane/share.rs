@@ -41,7 +41,7 @@ impl Lane {
         if !(full || tail) || !window.is_none_or(seen) || self.dropped() > 0 {
             return none;
         }
-        let waits = self.body.is_some() && !self.held && index >= self.plan.sink_pages();
+        let waits = self.body.is_some() && !self.is_held() && index >= self.plan.sink_pages();
         let Some(entry) = index.checked_sub(self.first).and_then(|i| self.pages.get(i)) else { return none };
         if let Slot::Shared(page) = &entry.slot {
             let plain = matches!(page.view(), SealedView::Exact(_)) && waits;
@@ -88,7 +88,7 @@ impl Lane {
         let end = at.div_ceil(PAGE_TOKENS);
         let first = window.map_or(0, |window| (at + 1).saturating_sub(window) / PAGE_TOKENS).min(end);
         let sinks = self.plan.sink_pages();
-        let waits = self.body.is_some() && !self.held;
+        let waits = self.body.is_some() && !self.is_held();
         let body_end = if waits { self.plan.body_end(at) } else { 0 };
         let mut encoded = sinks.max(first);
         let mut found = Vec::with_capacity(end - first);
@@ -118,7 +118,7 @@ impl Lane {
     }
 
     /// Whether a page is written as this lane reads pages.
-    fn takes(&self, page: &SealedPage) -> bool {
+    pub(super) fn takes(&self, page: &SealedPage) -> bool {
         let body = self.body.as_ref().filter(|_| !page.is_plain());
         page.is_of(body.unwrap_or(&self.exact))
     }

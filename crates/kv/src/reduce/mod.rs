@@ -119,6 +119,11 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Whether all of the context stays exact until then.
+    pub fn holds(&self) -> bool {
+        self.keep.when != When::Decode
+    }
+
     /// Whether the context is being read again.
     fn looks_back(&self) -> bool {
         !matches!(self.pass, Pass::Context)

@@ -155,9 +155,12 @@ impl Above {
 }
 
 impl SequenceKv {
-    /// What the next steps must read before anything else: the rest of a pass over the `context`, as tokens; nothing where no
-    /// pass is under way. Rows of a pass through upper layers have tokens too, which are not looked at.
+    /// What the next steps must read before anything else: the rest of a pass over the `context`, or the next rows that are
+    /// mended in it, as tokens; nothing where neither is under way. Rows of a pass through upper layers have tokens too, which are not looked at.
     pub fn pass_tokens(&self, context: &[u32]) -> Vec<u32> {
+        if let Some(rows) = self.mended() {
+            return rows.iter().map(|&row| context.get(row as usize).copied().unwrap_or_default()).collect();
+        }
         let Some(pending) = &self.pending else { return Vec::new() };
         let left = pending.at - self.len;
         match &pending.pass {
@@ -175,6 +178,9 @@ impl SequenceKv {
 
     /// Rows that [`SequenceKv::pass_tokens`] has.
     pub fn pass_rows(&self) -> usize {
+        if let Some(rows) = self.mended() {
+            return rows.len();
+        }
         match &self.pending {
             Some(Pending { at, pass: Pass::Repeat(_), .. }) => at - self.len,
             Some(Pending { at, pass: Pass::Stage(above), .. }) if above.stage > 0 => at - self.len,
@@ -183,8 +189,11 @@ impl SequenceKv {
     }
 
     /// Whether logits of the last of the next `rows` say what follows on all tokens so far: not while a part of the context is
-    /// read again, nor where rows end below the last layer.
+    /// read again or mended, nor where rows end below the last layer.
     pub fn answers(&self, rows: usize) -> bool {
+        if self.mend.is_some() {
+            return false;
+        }
         let layers = self.plan.lanes.len();
         match self.pending.as_ref().map(|pending| (pending.at - self.len, &pending.pass)) {
             Some((_, Pass::Repeat(_))) => false,
@@ -207,6 +216,9 @@ impl SequenceKv {
 
     /// Layers that the next step goes through.
     pub fn layers(&self) -> Range<usize> {
+        if let Some(layers) = self.mended_layers() {
+            return layers;
+        }
         let layers = self.plan.lanes.len();
         match self.pending.as_ref().map(|pending| &pending.pass) {
             Some(Pass::Stage(above)) => above.layers(layers),
@@ -216,6 +228,9 @@ impl SequenceKv {
 
     /// What goes into the first of its layers in the next step of `rows`, where that is not the embedding: `[rows][hidden]`.
     pub fn carried(&self, rows: usize, hidden: usize) -> Option<&[f32]> {
+        if self.mend.is_some() {
+            return self.mended_input(rows, hidden);
+        }
         match self.pending.as_ref() {
             Some(Pending { at, pass: Pass::Stage(above), .. }) if above.stage > 0 => {
                 let first = above.rows.len() - (at - self.len);
@@ -227,6 +242,7 @@ impl SequenceKv {
 
     /// What came out of the last of its layers, where there are further ones.
     pub fn carry(&mut self, rows: &[f32]) {
+        self.mended_output(rows);
         if let Some(Pending { pass: Pass::Stage(above), .. }) = &mut self.pending {
             above.output.extend_from_slice(rows);
         }

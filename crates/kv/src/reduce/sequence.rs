@@ -19,7 +19,10 @@ impl SequenceKv {
 
     /// Rows that the next step may have at most before the sequence is reduced.
     pub fn rows_to_reduction(&self) -> usize {
-        self.pending.as_ref().map_or(usize::MAX, |pending| pending.at - self.len)
+        match self.mended() {
+            Some(rows) => rows.len(),
+            None => self.pending.as_ref().map_or(usize::MAX, |pending| pending.at - self.len),
+        }
     }
 
     /// Positions of the tokens that one lane holds, ascending.

@@ -1,0 +1,181 @@
+//! Stretches by their tokens, with the contexts that they were computed in.
+//!
+//! A stretch whose context was computed whole lies in the tree of prefixes and is only pointed at here; it goes when its blocks
+//! go. One that was new in a context put together from others is nobody's prefix, so its pages are held here.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kv::SharedBlock;
+use cachalot_store::{BlockKey, Domain};
+
+use crate::reuse::tree::Tree;
+
+/// Contexts that one stretch is known in, at most: Cache-Craft (Agarwal et al., 2025) keeps several, too.
+const VARIANTS: usize = 4;
+
+/// A stretch that is there.
+pub(crate) struct Kept {
+    /// Blocks of its context.
+    pub blocks: Vec<SharedBlock>,
+    /// Number of the first of them there.
+    pub first: usize,
+    /// Its positions there.
+    pub span: Range<usize>,
+}
+
+/// A stretch in one context.
+struct Variant {
+    /// Names of the blocks that cover it, in the tree.
+    keys: Vec<BlockKey>,
+    /// The blocks, where they are not in the tree.
+    own: Vec<SharedBlock>,
+    span: Range<usize>,
+    tokens: Vec<u32>,
+    /// When it was last of use.
+    used: u64,
+}
+
+impl Variant {
+    fn first(&self) -> usize {
+        self.span.start / PAGE_TOKENS
+    }
+
+    fn bytes(&self) -> u64 {
+        self.own.iter().map(SharedBlock::bytes).sum()
+    }
+}
+
+/// All stretches that are known.
+#[derive(Default)]
+pub(crate) struct Library {
+    /// By domain and tokens, as if a context began with them.
+    variants: HashMap<BlockKey, (Domain, Vec<Variant>)>,
+    /// Bytes of pages that are held here alone.
+    bytes: u64,
+}
+
+/// Blocks that cover some tokens of a context.
+pub(crate) fn blocks_of(span: &Range<usize>) -> Range<usize> {
+    span.start / PAGE_TOKENS..span.end.div_ceil(PAGE_TOKENS)
+}
+
+impl Library {
+    /// Bytes of pages held here, that nobody else holds.
+    pub fn reclaimable(&self) -> u64 {
+        if self.bytes == 0 {
+            return 0;
+        }
+        let own = self.variants.values().flat_map(|(_, variants)| variants).flat_map(|variant| &variant.own);
+        own.map(SharedBlock::reclaimable).sum()
+    }
+
+    /// Bytes of pages held here.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A stretch that was computed as a part of a context; `keys` are its context's blocks in the tree, from the first.
+    pub fn know(&mut self, domain: Domain, tokens: &[u32], span: Range<usize>, keys: &[BlockKey], now: u64) {
+        let Some(keys) = keys.get(blocks_of(&span)) else { return };
+        let tokens = tokens[span.clone()].to_vec();
+        self.add(domain, Variant { keys: keys.to_vec(), own: Vec::new(), span, tokens, used: now });
+    }
+
+    /// A stretch of a context that is not in the tree, with its blocks.
+    pub fn hold(&mut self, domain: Domain, tokens: &[u32], span: Range<usize>, own: Vec<SharedBlock>, now: u64) {
+        if own.len() == blocks_of(&span).len() {
+            let tokens = tokens[span.clone()].to_vec();
+            self.add(domain, Variant { keys: Vec::new(), own, span, tokens, used: now });
+        }
+    }
+
+    fn add(&mut self, domain: Domain, variant: Variant) {
+        let key = domain.key(None, &variant.tokens);
+        let (_, variants) = self.variants.entry(key).or_insert_with(|| (domain, Vec::new()));
+        // In the tree they are known by their last block: it stands for all before it.
+        let same = |known: &Variant| !known.keys.is_empty() && known.keys == variant.keys && known.span == variant.span;
+        if let Some(known) = variants.iter_mut().find(|known| same(known)) {
+            known.used = variant.used;
+            return;
+        }
+        // One that has to be held is of use only where there is no other.
+        if !variant.own.is_empty() && !variants.is_empty() {
+            return;
+        }
+        self.bytes += variant.bytes();
+        variants.push(variant);
+        if variants.len() > VARIANTS
+            && let Some(oldest) = (0..variants.len()).min_by_key(|&i| variants[i].used)
+        {
+            self.bytes -= variants.remove(oldest).bytes();
+        }
+    }
+
+    /// A stretch with these tokens. Contexts whose blocks are gone are forgotten on the way.
+    pub fn find(&mut self, tree: &mut Tree, domain: Domain, tokens: &[u32], now: u64) -> Option<Kept> {
+        let key = domain.key(None, tokens);
+        let (_, variants) = self.variants.get_mut(&key)?;
+        variants.retain(|variant| !variant.own.is_empty() || variant.keys.iter().all(|key| tree.contains(*key)));
+        // The latest: what came before it then is likeliest to come before it now.
+        let latest = variants.iter_mut().filter(|variant| variant.tokens == tokens).max_by_key(|variant| variant.used);
+        let found = latest.map(|variant| {
+            variant.used = now;
+            let blocks = match variant.own.is_empty() {
+                true => tree.blocks(&variant.keys, now),
+                false => variant.own.clone(),
+            };
+            Kept { blocks, first: variant.first(), span: variant.span.clone() }
+        });
+        if variants.is_empty() {
+            self.variants.remove(&key);
+        }
+        found
+    }
+
+    /// When what is held here was last of use, of that which was so longest ago.
+    pub fn oldest(&self) -> Option<u64> {
+        let own = self.variants.values().flat_map(|(_, variants)| variants).filter(|variant| !variant.own.is_empty());
+        own.map(|variant| variant.used).min()
+    }
+
+    /// Lets go of what is held and was last of use then. Whether that was anything.
+    pub fn evict(&mut self, used: u64) -> bool {
+        self.retain(|_, variant| variant.own.is_empty() || variant.used > used)
+    }
+
+    /// Lets go of what is held and damaged; how much that was.
+    pub fn purge(&mut self) -> usize {
+        let mut bad = 0;
+        self.retain(|_, variant| {
+            let damaged = variant.own.iter().any(|block| block.verify().is_err());
+            bad += usize::from(damaged);
+            !damaged
+        });
+        bad
+    }
+
+    /// Forgets all of a domain.
+    pub fn remove_domain(&mut self, domain: Domain) {
+        self.retain(|of, _| of != domain);
+    }
+
+    /// Whether anything went.
+    fn retain(&mut self, mut keep: impl FnMut(Domain, &Variant) -> bool) -> bool {
+        let mut gone = false;
+        let bytes = &mut self.bytes;
+        self.variants.retain(|_, (domain, variants)| {
+            variants.retain(|variant| {
+                let stays = keep(*domain, variant);
+                if !stays {
+                    *bytes -= variant.bytes();
+                    gone = true;
+                }
+                stays
+            });
+            !variants.is_empty()
+        });
+        gone
+    }
+}

@@ -1,0 +1,93 @@
+//! Reuse away from the prefix: stretches of a prompt that were computed in another context, at another place.
+//!
+//! What such a stretch says of the tokens before it is not what it would say here, so answers differ from those of a prompt
+//! that is computed whole; how much, [`crate::KvReport`] tells for an answer. Nobody gets it who, or whose server, did not ask
+//! for it, and nothing that was put together so is ever shared as if it had been computed.
+//!
+//! - [`Blend`]: which rows are computed anew.
+//! - `library`: stretches by their tokens, with the contexts that they were computed in.
+//! - [`cut`]: where to cut a prompt whose client marks nothing.
+//! - [`matches`]: what an edited text has in common with what it was.
+
+pub mod cut;
+mod library;
+pub mod matches;
+mod method;
+
+use std::ops::Range;
+
+use cachalot_kv::SharedBlock;
+use cachalot_kv::mend::Piece;
+
+pub(crate) use library::{Kept, Library, blocks_of};
+pub use method::{Blend, Method};
+
+/// Fewest tokens of a stretch that is worth moving.
+pub const LEAST: usize = 16;
+
+/// What a request wants of stretches that were computed elsewhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wish {
+    /// How they are used; prompts are computed whole where `None`.
+    pub blend: Option<Blend>,
+    /// Stretches of the prompt that its client marked, ascending and apart: others may begin with them, or follow them.
+    pub chunks: Vec<Range<usize>>,
+    /// What the prompt was before it was edited.
+    pub before: Vec<u32>,
+}
+
+/// A prompt as it is put together.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pieces: Vec<Part>,
+    /// Stretches that are to be computed and that others may want.
+    pub fresh: Vec<Range<usize>>,
+}
+
+enum Part {
+    New(usize),
+    Kept(Kept),
+}
+
+impl Plan {
+    /// Of the tokens from `from` on, with what is there for some stretches of them, ascending and apart. What comes behind the
+    /// last of these is computed as ever.
+    pub fn new(from: usize, found: Vec<(Range<usize>, Option<Kept>)>) -> Plan {
+        let mut plan = Plan::default();
+        let mut at = from;
+        for (place, kept) in found {
+            let Some(kept) = kept else {
+                plan.fresh.push(place);
+                continue;
+            };
+            if place.start > at {
+                plan.pieces.push(Part::New(place.start - at));
+            }
+            at = place.end;
+            plan.pieces.push(Part::Kept(kept));
+        }
+        plan
+    }
+
+    /// Whether anything is there.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// As the cache wants it.
+    pub fn pieces(&self) -> Vec<Piece<'_>> {
+        self.pieces.iter().map(Part::piece).collect()
+    }
+}
+
+impl Part {
+    fn piece(&self) -> Piece<'_> {
+        match self {
+            Part::New(tokens) => Piece::New(*tokens),
+            Part::Kept(Kept { blocks, first, span }) => {
+                let blocks: Vec<&SharedBlock> = blocks.iter().collect();
+                Piece::Kept { blocks, first: *first, span: span.clone() }
+            }
+        }
+    }
+}

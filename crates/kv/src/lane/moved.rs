@@ -1,0 +1,55 @@
+//! Rows that come from pages of other lanes, at other positions.
+
+use super::Lane;
+use super::share::Forms;
+use crate::Rope;
+use crate::encode::{read_keys, read_values};
+use crate::page::{SealedPage, SealedView};
+use cachalot_kernels::attention::PAGE_TOKENS;
+use std::ops::Range;
+use std::sync::Arc;
+
+impl Lane {
+    /// The form of a page that rows are best taken from, where this lane can read it.
+    pub(crate) fn readable<'a>(&self, forms: &'a Forms) -> Option<&'a Arc<SealedPage>> {
+        forms.plain.iter().chain(&forms.kept).find(|page| self.takes(page))
+    }
+
+    /// Writes rows of another lane's page, which stood at the positions `tokens`, to the slots from `to` on: keys are turned
+    /// there, values stay as they are. The pages they go to are there and can be written.
+    pub(crate) fn take_rows(&self, forms: &Forms, tokens: Range<usize>, to: usize, rope: Option<&Rope>) {
+        let Some(page) = self.readable(forms) else { return };
+        let (dim, width) = (self.exact.dim, self.exact.width());
+        let (mut k, mut v) = (vec![0.0; PAGE_TOKENS * dim], vec![0.0; PAGE_TOKENS * dim]);
+        let mut before_rope = false;
+        match page.view() {
+            SealedView::Exact(view) => {
+                read_keys(view.k_element, view.k, width, dim, &mut k);
+                read_values(view.v_element, view.v, width, dim, &mut v);
+            }
+            SealedView::Body { k: keys, v: values } => {
+                let Some(body) = &self.plan.body else { return };
+                body.k.decode(keys, &mut k);
+                body.v.decode(values, &mut v);
+                before_rope = body.k.before_rope();
+            }
+        }
+        let table = rope.filter(|_| before_rope).map(|rope| rope.table(to + tokens.len()));
+        let shift = rope.filter(|_| !before_rope).and_then(|rope| rope.shift(to as i64 - tokens.start as i64));
+        let mut padded = [vec![0.0; width], vec![0.0; width]];
+        for (i, token) in tokens.enumerate() {
+            let row = token % PAGE_TOKENS * dim..(token % PAGE_TOKENS + 1) * dim;
+            padded[0][..dim].copy_from_slice(&k[row.clone()]);
+            padded[1][..dim].copy_from_slice(&v[row]);
+            match (rope, &table, &shift) {
+                (Some(rope), Some(table), _) => rope.rotate(table, to + i, &mut padded[0][..dim]),
+                (_, _, Some(shift)) => shift.apply(&mut padded[0][..dim]),
+                _ => {}
+            }
+            if let Some(page) = self.writable((to + i) / PAGE_TOKENS) {
+                // SAFETY: the caller has the lane for itself.
+                unsafe { page.write(&padded[0], &padded[1], (to + i) % PAGE_TOKENS) };
+            }
+        }
+    }
+}
