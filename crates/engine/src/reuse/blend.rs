@@ -98,17 +98,20 @@ impl Reuse {
         kept.filter(|(_, kept)| kept.is_some()).collect()
     }
 
-    /// Lets others know the stretches of a prompt that was computed whole and whose first `full` blocks are in the tree.
-    pub(super) fn tell(&mut self, domain: Domain, thread: &mut Thread, tokens: &[u32], prompt: usize, full: usize) {
+    /// Lets others know the stretches of a prompt that was computed whole, as far as its blocks are in the tree: those of the
+    /// first `known` tokens, of which the last may not be full.
+    pub(super) fn tell(&mut self, domain: Domain, thread: &mut Thread, tokens: &[u32], known: usize, prompt: usize) {
         let chunks = if thread.told { Vec::new() } else { thread.chunks(&tokens[..prompt.min(tokens.len())]) };
         let Some(last) = chunks.last() else { return };
-        // The last one may end in a block that is not full yet.
-        thread.told = last.end <= full * PAGE_TOKENS;
-        for chunk in chunks {
-            if chunk.len() >= LEAST && chunk.end <= full * PAGE_TOKENS {
-                thread.key(domain, tokens, chunk.end.div_ceil(PAGE_TOKENS) - 1);
-                self.library.know(domain, tokens, chunk, &thread.keys, self.clock);
-            }
+        thread.told = last.end <= known;
+        let full = known / PAGE_TOKENS;
+        let before = full.checked_sub(1).map(|block| thread.key(domain, tokens, block));
+        let mut keys = thread.keys[..full].to_vec();
+        if !known.is_multiple_of(PAGE_TOKENS) {
+            keys.push(domain.key(before, &tokens[full * PAGE_TOKENS..known]));
+        }
+        for chunk in chunks.into_iter().filter(|chunk| chunk.len() >= LEAST && chunk.end <= known) {
+            self.library.know(domain, tokens, chunk, &keys, self.clock);
         }
     }
 

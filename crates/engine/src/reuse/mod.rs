@@ -275,7 +275,7 @@ impl Reuse {
         self.insert(domain, thread, tokens, first, blocks);
         thread.published = full;
         if len >= prompt {
-            self.tell(domain, thread, tokens, prompt, full);
+            self.tell(domain, thread, tokens, full * PAGE_TOKENS, prompt);
         }
         if at.is_some() {
             self.keep_below(cache, domain, thread.tenant, &tokens[..len]);
@@ -283,7 +283,7 @@ impl Reuse {
     }
 
     /// A sequence has ended: all it has of its tokens is there for others.
-    pub fn retire(&mut self, cache: &KvCache, kv: SequenceKv, thread: &mut Thread, tokens: &[u32]) {
+    pub fn retire(&mut self, cache: &KvCache, kv: SequenceKv, thread: &mut Thread, tokens: &[u32], prompt: usize) {
         if kv.moved() > 0 {
             return self.hold_fresh(cache, kv, thread, tokens);
         }
@@ -291,6 +291,7 @@ impl Reuse {
         let tokens = &tokens[..kv.len().min(tokens.len())];
         let blocks = cache.retire(kv, 0);
         self.insert(domain, thread, tokens, 0, blocks);
+        self.tell(domain, thread, tokens, tokens.len(), prompt);
         self.keep_below(cache, domain, thread.tenant, tokens);
     }
 

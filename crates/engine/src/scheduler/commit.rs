@@ -125,8 +125,8 @@ impl Scheduler {
     fn step_reached(&mut self, sequence: Sequence, logits: Option<&[f32]>, now: Duration) {
         let Some(logits) = logits else {
             // Nothing was to be generated.
-            let Sequence { ticket, forks, tokens, kv, mut thread, .. } = sequence;
-            self.retire(kv, &mut thread, &tokens);
+            let Sequence { ticket, forks, tokens, kv, mut thread, prompt, .. } = sequence;
+            self.retire(kv, &mut thread, &tokens, prompt);
             if let Some(watch) = self.groups.get_mut(&ticket.request).and_then(|group| group.watch.as_mut()) {
                 let script = |choice| Script { choice, tokens: tokens.clone(), rows: Default::default() };
                 watch.scripts.extend((ticket.choice..=ticket.choice + forks).map(script));
@@ -192,9 +192,9 @@ impl Scheduler {
             Ok(None) if sequence.kv.is_some() => insert(&mut self.running, sequence),
             Ok(None) => insert(&mut self.waiting, sequence),
             Ok(Some(reason)) => {
-                let Sequence { kv, tokens, record, mut thread, .. } = sequence;
+                let Sequence { kv, tokens, record, mut thread, prompt, .. } = sequence;
                 if let Some(kv) = kv {
-                    self.reuse.retire(&self.cache, kv, &mut thread, &tokens);
+                    self.reuse.retire(&self.cache, kv, &mut thread, &tokens, prompt);
                 }
                 if let (Some(watch), Some(record)) = (&mut group.watch, record) {
                     watch.scripts.push(Script { choice: ticket.choice, tokens, rows: record.into_rows() });

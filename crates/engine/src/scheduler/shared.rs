@@ -106,9 +106,9 @@ impl Scheduler {
     }
 
     /// A sequence has computed all it will.
-    pub(super) fn retire(&mut self, kv: Option<SequenceKv>, thread: &mut Thread, tokens: &[u32]) {
+    pub(super) fn retire(&mut self, kv: Option<SequenceKv>, thread: &mut Thread, tokens: &[u32], prompt: usize) {
         if let Some(kv) = kv {
-            self.reuse.retire(&self.cache, kv, thread, tokens);
+            self.reuse.retire(&self.cache, kv, thread, tokens, prompt);
         }
     }
 }
