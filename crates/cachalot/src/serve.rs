@@ -5,7 +5,7 @@ use crate::load::Ready;
 use crate::tiers::TierArgs;
 use crate::{Failure, load, session, size};
 use cachalot_engine::session::{SessionConfig, Sessions, Shelf};
-use cachalot_engine::{EngineHandle, ReplayConfig, ReuseConfig};
+use cachalot_engine::{Blend, EngineHandle, ReplayConfig, ReuseConfig};
 use cachalot_kv::KvFormat;
 use cachalot_server::{Backend, EngineBackend, Server, ServerConfig};
 use clap::Args;
@@ -94,11 +94,24 @@ pub struct ReuseArgs {
     /// Tokens between positions that other prompts can go on from, where the recipe encodes what the window has passed.
     #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
     kv_reuse_every: usize,
+    /// Use stretches of prompts that were computed in other contexts, and compute those rows anew that this method says
+    /// (`cacheblend`, `cacheblend(share=0.2)`, `cacheblend-gradual`, `kvshare`, `pie`): answers are no longer those of a prompt that
+    /// is computed whole. Requests may ask for it themselves, or for `exact`.
+    #[arg(long, value_name = "METHOD", conflicts_with = "no_kv_reuse")]
+    kv_reuse_chunks: Option<Blend>,
+    /// Find such stretches by their content in prompts whose clients mark none.
+    #[arg(long, requires = "kv_reuse_chunks")]
+    kv_reuse_cut: bool,
 }
 
 impl ReuseArgs {
     fn config(&self) -> ReuseConfig {
-        ReuseConfig { enabled: !self.no_kv_reuse, every: self.kv_reuse_every.max(64), ..ReuseConfig::default() }
+        ReuseConfig {
+            enabled: !self.no_kv_reuse,
+            every: self.kv_reuse_every.max(64),
+            blend: self.kv_reuse_chunks.clone().map(|blend| Blend { auto: self.kv_reuse_cut, ..blend }),
+            ..ReuseConfig::default()
+        }
     }
 }
 

@@ -114,7 +114,10 @@ fn the_first_layer_moves_exactly() {
         rig.cache.assemble(&mut seq, &[kept(&there, 33..113)], &Select::Rows(vec![])).unwrap();
         let difference = |layer: usize| {
             let keys = |seq: &SequenceKv| rig.cache.keys(seq, layer, 0);
-            (largest_difference(&keys(&seq), &keys(&whole)), largest_difference(&seq.values(layer, 0), &whole.values(layer, 0)))
+            (
+                largest_difference(&keys(&seq), &keys(&whole)),
+                largest_difference(&seq.values(layer, 0), &whole.values(layer, 0)),
+            )
         };
         let (keys, values) = difference(0);
         assert!(keys < 2e-4 && values == 0.0, "{name}: {keys} {values}");

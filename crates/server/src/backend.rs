@@ -1,5 +1,6 @@
 //! The seam between HTTP and the engine. Tests put a scripted backend behind it.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -55,6 +56,11 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// Why the template refuses the messages, or that there is no template; the client's fault.
     fn encode_chat(&self, chat: &Conversation) -> Result<Vec<u32>, String>;
+
+    /// Where the texts that a conversation marks stand in its prompt, in tokens, as far as they can be found.
+    fn stretches(&self, _chat: &Conversation, _prompt: &[u32]) -> Vec<Range<usize>> {
+        Vec::new()
+    }
 
     /// Raw bytes of one token; empty for special tokens and unknown ids.
     fn token_bytes(&self, id: u32) -> Vec<u8>;

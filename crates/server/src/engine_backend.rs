@@ -1,5 +1,6 @@
 //! The real engine behind the seam.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use cachalot_engine::session::Sessions;
@@ -96,6 +97,17 @@ impl Backend for EngineBackend {
         template
             .encode(&self.loaded.tokenizer, &messages, true, chat.tools.as_ref(), chat.arguments.as_ref())
             .map_err(words)
+    }
+
+    fn stretches(&self, chat: &Conversation, prompt: &[u32]) -> Vec<Range<usize>> {
+        let Some(template) = self.loaded.template.as_ref().filter(|_| !chat.chunks.is_empty()) else {
+            return Vec::new();
+        };
+        let messages: Vec<Message> = chat.messages.iter().map(message).collect();
+        let (tokenizer, tools, arguments) = (&self.loaded.tokenizer, chat.tools.as_ref(), chat.arguments.as_ref());
+        let rendered = template.prepare(tokenizer, &messages, true, tools, arguments);
+        let texts: Vec<&str> = chat.chunks.iter().map(String::as_str).collect();
+        rendered.map_or_else(|_| Vec::new(), |rendered| tokenizer.stretches(&rendered, prompt, &texts))
     }
 
     fn token_bytes(&self, id: u32) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cachalot_engine::blend::Wish;
 use cachalot_engine::{
     EngineError, ErrorKind, Event, FinishReason, KvReport, ReportSpec, Request, TokenLogprobs, Usage,
 };
@@ -131,6 +132,7 @@ pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -
         n: common.n,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
+        wish: Wish { blend: common.reuse.clone(), chunks: common.chunks.clone(), ..Wish::default() },
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()

@@ -384,3 +384,29 @@ async fn a_prompt_must_leave_room_in_the_context() {
     assert_eq!(error["param"], "messages");
     assert!(error["message"].as_str().unwrap().contains("306 tokens"));
 }
+
+#[tokio::test]
+async fn chunks_and_how_they_are_used_are_read_or_refused() {
+    let marked = json!([{"role": "user", "content": [
+        {"type": "text", "text": "one", "cache": "chunk"},
+        {"type": "text", "text": "two"},
+    ]}]);
+    for (reuse, method) in
+        [(json!("cacheblend(share=0.3)"), "cacheblend(share=0.3)"), (json!({"method": "pie"}), "pie")]
+    {
+        let c = client(Fake::default());
+        let kv = json!({"reuse": reuse, "chunks": [[0, 4]]});
+        assert_eq!(c.chat(json!({"messages": marked, "kv": kv})).await.status, 200);
+        let wish = c.fake.only().wish.clone();
+        assert_eq!((wish.blend.unwrap().to_string(), wish.chunks), (method.to_owned(), vec![0..4]));
+    }
+    let c = client(Fake::default());
+    both_refuse(&c, json!({"kv": {"reuse": "cachebland"}}), "kv.reuse", "invalid_value").await;
+    both_refuse(&c, json!({"kv": {"reuse": {"share": 0.2}}}), "kv.reuse.method", "missing_required_parameter").await;
+    both_refuse(&c, json!({"kv": {"reuse": {"method": "pie", "share": 2}}}), "kv.reuse.share", "invalid_value").await;
+    both_refuse(&c, json!({"kv": {"reuse": 3}}), "kv.reuse", "invalid_type").await;
+    both_refuse(&c, json!({"kv": {"chunks": [[3]]}}), "kv.chunks[0]", "invalid_type").await;
+    let unknown = json!([{"role": "user", "content": [{"type": "text", "text": "one", "cache": "forever"}]}]);
+    let error = c.chat(json!({"messages": unknown})).await.error(400);
+    assert_eq!(error["param"], "messages[0].content[0].cache");
+}

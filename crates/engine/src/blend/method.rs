@@ -134,7 +134,8 @@ mod tests {
             assert_eq!(text.parse::<Blend>().unwrap().to_string(), text);
         }
         assert_eq!("cacheblend".parse::<Blend>().unwrap().share, Blend::SHARE);
-        for text in ["", "blend", "cacheblend(share=2)", "cacheblend(share=NaN)", "cacheblend(share", "cacheblend(x=1)"] {
+        for text in ["", "blend", "cacheblend(share=2)", "cacheblend(share=NaN)", "cacheblend(share", "cacheblend(x=1)"]
+        {
             assert!(text.parse::<Blend>().is_err(), "{text}");
         }
     }

@@ -4,12 +4,12 @@
 //! the window are encoded; rows attend, page by page; partial results are merged. Few rows (a decode step) are divided by splits of the context, many
 //! rows (a prefill chunk) by rows; both take the same steps in the same order for a row, so the bits are the same.
 
+mod append;
 mod block;
 mod columns;
 mod company;
 mod course;
 mod disjoint;
-mod append;
 mod encode;
 mod join;
 mod local;
@@ -170,7 +170,8 @@ impl Attention<'_, '_> {
                 return Err(KvError::Misuse(format!("the tokens {from}..{to} reach beyond the end of the context")));
             }
             if let Some(rows) = segment.seq.mended() {
-                for (head, &row) in (0..g.kv_heads).flat_map(|head| rows[..segment.rows].iter().map(move |r| (head, r))) {
+                for (head, &row) in (0..g.kv_heads).flat_map(|head| rows[..segment.rows].iter().map(move |r| (head, r)))
+                {
                     let page = row as usize / PAGE_TOKENS;
                     if segment.seq.lane(self.layer, head).writable(page).is_none() {
                         return Err(KvError::Misuse(format!("token {row} cannot be computed over what is there")));

@@ -53,9 +53,9 @@ impl KvCache {
                 let block = page.checked_sub(*first).and_then(|i| blocks.get(i));
                 let end = span.end.min((page + 1) * PAGE_TOKENS) - page * PAGE_TOKENS;
                 block.is_some_and(|block| {
-                    seq.lanes.iter().enumerate().all(|(i, lane)| block.lane(i).is_some_and(|forms| {
-                        lane.readable(forms).is_some_and(|page| page.tokens() >= end)
-                    }))
+                    seq.lanes.iter().enumerate().all(|(i, lane)| {
+                        block.lane(i).is_some_and(|forms| lane.readable(forms).is_some_and(|page| page.tokens() >= end))
+                    })
                 })
             }),
         })
@@ -103,9 +103,8 @@ impl KvCache {
                 seq.lanes[lane].push(page);
             }
         }
-        let ropes: Vec<Option<&Rope>> = (self.config().layers.iter())
-            .flat_map(|g| std::iter::repeat_n(g.rope.as_deref(), g.kv_heads))
-            .collect();
+        let ropes: Vec<Option<&Rope>> =
+            (self.config().layers.iter()).flat_map(|g| std::iter::repeat_n(g.rope.as_deref(), g.kv_heads)).collect();
         let lanes: Vec<Mutex<&mut Lane>> = seq.lanes.iter_mut().map(Mutex::new).collect();
         self.team().for_each(lanes.len(), |i| {
             let lane = lanes[i].lock().unwrap_or_else(PoisonError::into_inner);

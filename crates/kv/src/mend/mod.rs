@@ -78,12 +78,7 @@ pub(crate) struct Mend {
 }
 
 impl Mend {
-    fn begin(
-        cache: &KvCache,
-        new: Vec<u32>,
-        moved: &[Range<usize>],
-        select: &Select,
-    ) -> Result<Option<Mend>, KvError> {
+    fn begin(cache: &KvCache, new: Vec<u32>, moved: &[Range<usize>], select: &Select) -> Result<Option<Mend>, KvError> {
         let layers = &cache.config().layers;
         let positions = |ranges: &[Range<usize>]| -> Vec<u32> {
             ranges.iter().flat_map(|range| range.clone().map(|position| position as u32)).collect()

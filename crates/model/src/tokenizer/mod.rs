@@ -15,6 +15,7 @@ mod hf;
 mod pre;
 mod spm;
 mod stream;
+mod stretches;
 mod table;
 
 use std::borrow::Cow;

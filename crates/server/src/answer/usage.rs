@@ -8,6 +8,9 @@ use crate::generate::Totals;
 pub(crate) fn usage(totals: &Totals) -> Value {
     let u = &totals.usage;
     let mut details = json!({"cached_tokens": u.cached_tokens});
+    if let (Value::Object(details), true) = (&mut details, u.moved_tokens > 0) {
+        details.insert("kv_moved_tokens".into(), json!(u.moved_tokens));
+    }
     if let (Value::Object(details), Some(share)) = (&mut details, u.kept_share) {
         details.insert("kv_kept_share".into(), json!(share));
     }
@@ -30,7 +33,7 @@ pub(crate) fn add(document: &mut Value, totals: &Totals) {
 
 fn timings(totals: &Totals) -> Value {
     let (u, t) = (&totals.usage, &totals.usage.timings);
-    let computed = u.prompt_tokens.saturating_sub(u.cached_tokens);
+    let computed = u.prompt_tokens.saturating_sub(u.cached_tokens + u.moved_tokens);
     let rate = |tokens: usize, ms: Option<f64>| ms.filter(|ms| *ms > 0.0).map(|ms| tokens as f64 / (ms / 1e3));
     let each = |tokens: usize, ms: Option<f64>| ms.filter(|_| tokens > 0).map(|ms| ms / tokens as f64);
     json!({

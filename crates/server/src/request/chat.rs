@@ -29,6 +29,8 @@ pub struct Conversation {
     pub messages: Vec<ChatMessage>,
     /// Tool definitions; `None` when there are none or `tool_choice` is `none`.
     pub tools: Option<Value>,
+    /// Texts of the parts that the client marked with `"cache": "chunk"`, in order.
+    pub chunks: Vec<String>,
     /// Further variables of the template, such as `enable_thinking`: the field `chat_template_kwargs`.
     pub arguments: Option<Map<String, Value>>,
 }
@@ -57,8 +59,10 @@ impl ChatRequest {
         if let Some(most) = fields.count("max_completion_tokens", 1, i32::MAX as u32)? {
             common.max_tokens = Some(most);
         }
+        let mut chunks = Vec::new();
         let chat = Conversation {
-            messages: messages(&fields)?,
+            messages: messages(&fields, &mut chunks)?,
+            chunks,
             tools: tools(&fields)?,
             arguments: match fields.get("chat_template_kwargs") {
                 None => None,
@@ -70,18 +74,20 @@ impl ChatRequest {
     }
 }
 
-fn messages(fields: &Fields<'_>) -> Result<Vec<ChatMessage>, ApiError> {
+fn messages(fields: &Fields<'_>, chunks: &mut Vec<String>) -> Result<Vec<ChatMessage>, ApiError> {
     match fields.require("messages")? {
         Value::Array(list) if list.is_empty() => Err(ApiError::invalid(
             "messages",
             "Invalid value for 'messages': the list is empty; send at least one message.",
         )),
-        Value::Array(list) => list.iter().enumerate().map(|(i, m)| message(&format!("messages[{i}]"), m)).collect(),
+        Value::Array(list) => {
+            list.iter().enumerate().map(|(i, m)| message(&format!("messages[{i}]"), m, chunks)).collect()
+        }
         other => Err(ApiError::wrong_type("messages", "an array of messages", other)),
     }
 }
 
-fn message(path: &str, value: &Value) -> Result<ChatMessage, ApiError> {
+fn message(path: &str, value: &Value, chunks: &mut Vec<String>) -> Result<ChatMessage, ApiError> {
     let fields = Fields::of(value, path)?;
     fields.require("role")?;
     let role = match fields.word("role", &["system", "developer", "user", "assistant", "tool", "function"])? {
@@ -97,7 +103,7 @@ fn message(path: &str, value: &Value) -> Result<ChatMessage, ApiError> {
     let content = match fields.get("content") {
         None if tool_calls.is_some() => String::new(),
         None => return Err(ApiError::missing(fields.path("content"))),
-        Some(value) => content(&fields.path("content"), value)?,
+        Some(value) => content(&fields.path("content"), value, chunks)?,
     };
     Ok(ChatMessage {
         role: role.to_string(),
@@ -108,7 +114,7 @@ fn message(path: &str, value: &Value) -> Result<ChatMessage, ApiError> {
     })
 }
 
-fn content(path: &str, value: &Value) -> Result<String, ApiError> {
+fn content(path: &str, value: &Value, chunks: &mut Vec<String>) -> Result<String, ApiError> {
     let parts = match value {
         Value::String(s) => return Ok(s.clone()),
         Value::Array(parts) => parts,
@@ -122,7 +128,11 @@ fn content(path: &str, value: &Value) -> Result<String, ApiError> {
         match part.string("type")? {
             Some("text" | "input_text" | "output_text") => {
                 part.require("text")?;
-                text.push_str(part.string("text")?.unwrap_or_default());
+                let own = part.string("text")?.unwrap_or_default();
+                text.push_str(own);
+                if part.word("cache", &["chunk"])?.is_some() {
+                    chunks.push(own.to_owned());
+                }
             }
             other => {
                 return Err(ApiError::unsupported(

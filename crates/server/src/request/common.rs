@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use cachalot_engine::Blend;
 use serde_json::Value;
 
 use super::fields::{Fields, number_in, unknown_token};
@@ -59,6 +60,10 @@ pub struct Common {
     pub session: Option<String>,
     /// Stretches of the prompt, in tokens, that recipes may treat by themselves.
     pub spans: Vec<Range<usize>>,
+    /// Stretches of the prompt, in tokens, that other prompts have at other places.
+    pub chunks: Vec<Range<usize>>,
+    /// How stretches that were computed in another context are used; `None` leaves it to the server.
+    pub reuse: Option<Blend>,
     /// Compare this share of the answer's steps with the exact cache.
     pub report: Option<f64>,
 }
@@ -82,7 +87,9 @@ impl Common {
             format: OutputFormat::parse(fields)?,
             kv: kv::recipe(fields, limits)?,
             session: kv::session(fields)?,
-            spans: kv::spans(fields)?,
+            spans: kv::stretches(fields, "spans")?,
+            chunks: kv::stretches(fields, "chunks")?,
+            reuse: kv::reuse(fields)?,
             report: kv::report(fields)?,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use cachalot_engine::ReplayConfig;
+use cachalot_engine::{Blend, EngineError, ReplayConfig};
 use cachalot_kv::Recipe;
 use cachalot_kv::recipe::expression::Files;
 use serde_json::Value;
@@ -11,21 +11,42 @@ use super::Limits;
 use super::fields::{Fields, number_in};
 use crate::error::ApiError;
 
-/// `kv.spans` are pairs of token positions `[from, to]` in the prompt. Whether they lie in it is for the engine to say.
-pub(super) fn spans(fields: &Fields<'_>) -> Result<Vec<Range<usize>>, ApiError> {
+/// `kv.spans` and `kv.chunks` are pairs of token positions `[from, to]` in the prompt. Whether they lie in it is for the engine
+/// to say.
+pub(super) fn stretches(fields: &Fields<'_>, name: &str) -> Result<Vec<Range<usize>>, ApiError> {
     let Some(Value::Object(kv)) = fields.get("kv") else { return Ok(Vec::new()) };
     let wrong = |at: String, value: &Value| ApiError::wrong_type(at, "a pair of token positions [from, to]", value);
     let pair = |(i, value): (usize, &Value)| {
         let at = |i: usize| value.get(i).and_then(Value::as_u64).and_then(|at| usize::try_from(at).ok());
         match (value.as_array().map(Vec::len), at(0), at(1)) {
             (Some(2), Some(from), Some(to)) => Ok(from..to),
-            _ => Err(wrong(format!("kv.spans[{i}]"), value)),
+            _ => Err(wrong(format!("kv.{name}[{i}]"), value)),
         }
     };
-    match kv.get("spans") {
+    match kv.get(name) {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(list)) => list.iter().enumerate().map(pair).collect(),
-        Some(other) => Err(ApiError::wrong_type("kv.spans", "an array of pairs of token positions", other)),
+        Some(other) => Err(ApiError::wrong_type(format!("kv.{name}"), "an array of pairs of token positions", other)),
+    }
+}
+
+/// `kv.reuse` says how stretches that were computed in another context are used: a method's name, or
+/// `{"method": .., "share": .., "chunks": "auto"}`.
+pub(super) fn reuse(fields: &Fields<'_>) -> Result<Option<Blend>, ApiError> {
+    let Some(Value::Object(kv)) = fields.get("kv") else { return Ok(None) };
+    let wrong = |error: EngineError| crate::generate::refusal(&error, "kv.reuse");
+    match kv.get("reuse") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some).map_err(wrong),
+        Some(value @ Value::Object(_)) => {
+            let reuse = Fields::of(value, "kv.reuse")?;
+            reuse.require("method")?;
+            let share = reuse.number("share", 0.0, 1.0)?.map(f64::from);
+            let blend = Blend::named(reuse.string("method")?.unwrap_or_default(), share).map_err(wrong)?;
+            let auto = reuse.word("chunks", &["auto", "marked"])? == Some("auto");
+            Ok(Some(Blend { auto, ..blend }))
+        }
+        Some(other) => Err(ApiError::wrong_type("kv.reuse", "a method's name or {\"method\": name}", other)),
     }
 }
 
@@ -39,7 +60,9 @@ pub(super) fn recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<Stri
             let kv = Fields::of(value, "kv")?;
             match kv.string("recipe")? {
                 Some(recipe) => ("kv.recipe", recipe),
-                None if ["spans", "report", "session"].iter().any(|name| kv.get(name).is_some()) => return Ok(None),
+                None if ["spans", "report", "session", "reuse", "chunks"].iter().any(|name| kv.get(name).is_some()) => {
+                    return Ok(None);
+                }
                 None => return kv.require("recipe").map(|_| None),
             }
         }

@@ -43,7 +43,11 @@ fn begin(state: &AppState, clock: Clock, tenant: Tenant, body: Bytes) -> Result<
     let prompt = state.backend.encode_chat(&request.chat).map_err(|reason| {
         ApiError::invalid("messages", format!("The messages cannot be given to this model: {reason}."))
     })?;
+    let marked = state.backend.stretches(&request.chat, &prompt);
     let mut asked = engine_request(state, clock, &common, request.logprobs, prompt, "messages")?;
+    if asked.wish.chunks.is_empty() {
+        asked.wish.chunks = marked;
+    }
     (asked.starts_text, asked.tenant) = (true, tenant.0);
     let header = Header::new(state, "chatcmpl", common.n);
     let run = Run::submit(state, vec![asked], clock, "messages")?;
