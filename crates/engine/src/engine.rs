@@ -23,7 +23,7 @@ use crate::reuse::Parcel;
 use crate::reuse::below::Below;
 use crate::scheduler::{Scheduler, Submission};
 use crate::text::Vocabulary;
-use crate::{EngineConfig, EngineError, EngineStats, Explanation, Request, ReuseConfig, observe, panic_message};
+use crate::{EngineConfig, EngineError, EngineStats, Explanation, Request, ReuseConfig, Scope, observe, panic_message};
 
 /// Requests are taken.
 const OPEN: u8 = 0;
@@ -190,13 +190,15 @@ impl EngineHandle {
         let submitted = shared.now();
         let constraint = request.constraint.as_ref().map(|spec| shared.constraints.compile(spec)).transpose()?;
         let seed = request.sampling.seed.unwrap_or_else(|| shared.random_seed());
-        let domain = shared.reuse.domain(&plan, &request.tenant);
+        let (tenant, wish) = (&request.tenant, &request.wish);
+        let domain = shared.reuse.domain(&plan, tenant, wish.edit);
+        let before = wish.before.as_ref().and_then(|before| shared.reuse.domain(&plan, tenant, before.edit));
         let label = shared.recipes.label(request.kv.as_deref());
         let (events, receiver) = unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let generation = Generation::new(receiver, cancelled.clone());
         let submission =
-            Submission { request, plan, domain, label, constraint, seed, events, cancelled, place, submitted };
+            Submission { request, plan, domain, before, label, constraint, seed, events, cancelled, place, submitted };
         self.commands.send(Command::Submit(Box::new(submission))).map_err(|_| EngineError::ShuttingDown)?;
         Ok(generation)
     }
@@ -208,13 +210,13 @@ impl EngineHandle {
         stats
     }
 
-    /// What a prompt could begin with at the moment, and why not with more. `kv` is the recipe, the engine's own if absent.
+    /// What a prompt could begin with at the moment, and why not with more.
     ///
     /// # Errors
     /// Of the recipe; [`EngineError::ShuttingDown`].
-    pub async fn explain(&self, tokens: Vec<u32>, kv: Option<&str>, tenant: &str) -> Result<Explanation, EngineError> {
-        let plan = self.shared.recipes.plan(kv)?;
-        let domain = self.shared.reuse.domain(&plan, tenant);
+    pub async fn explain(&self, tokens: Vec<u32>, scope: Scope<'_>) -> Result<Explanation, EngineError> {
+        let plan = self.shared.recipes.plan(scope.kv)?;
+        let domain = self.shared.reuse.domain(&plan, scope.tenant, scope.edit);
         self.ask(move |scheduler| scheduler.explain(&tokens, &plan, domain)).await?
     }
 
@@ -261,34 +263,34 @@ impl EngineHandle {
         self.commands.send(Command::Ask(attach)).map_err(|_| EngineError::ShuttingDown)
     }
 
-    /// What the blocks of this recipe and tenant depend on.
+    /// What the blocks of a scope depend on.
     ///
     /// # Errors
     /// Of the recipe.
-    pub fn identity(&self, kv: Option<&str>, tenant: &str) -> Result<Identity, EngineError> {
-        let plan = self.shared.recipes.plan(kv)?;
-        Ok(self.shared.reuse.identity(&plan, tenant))
+    pub fn identity(&self, scope: Scope<'_>) -> Result<Identity, EngineError> {
+        let plan = self.shared.recipes.plan(scope.kv)?;
+        Ok(self.shared.reuse.identity(&plan, scope.tenant, scope.edit))
     }
 
-    /// The blocks that are there for a tenant's tokens, from the first one: their pages are shared, not copied.
+    /// The blocks that are there for some tokens, from the first one: their pages are shared, not copied.
     ///
     /// # Errors
     /// Of the recipe; [`EngineError::ShuttingDown`].
-    pub async fn export(&self, tokens: Vec<u32>, kv: Option<&str>, tenant: &str) -> Result<Vec<Parcel>, EngineError> {
-        let domain = self.identity(kv, tenant)?.domain();
+    pub async fn export(&self, tokens: Vec<u32>, scope: Scope<'_>) -> Result<Vec<Parcel>, EngineError> {
+        let domain = self.identity(scope)?.domain();
         self.ask(move |scheduler| scheduler.export(domain, &tokens)).await
     }
 
-    /// Takes in blocks that were kept elsewhere. They must be of the recipe's domain and this tenant; every page is checked. How
+    /// Takes in blocks that were kept elsewhere. They must be of this scope; every page is checked. How
     /// many tokens are there now.
     ///
     /// # Errors
     /// Of the recipe; [`EngineError::Cache`] where a block is another's, damaged, or finds no room.
-    pub async fn import(&self, blocks: Vec<Block>, kv: Option<&str>, tenant: &str) -> Result<usize, EngineError> {
-        let plan = self.shared.recipes.plan(kv)?;
-        let domain = self.shared.reuse.identity(&plan, tenant).domain();
+    pub async fn import(&self, blocks: Vec<Block>, scope: Scope<'_>) -> Result<usize, EngineError> {
+        let plan = self.shared.recipes.plan(scope.kv)?;
+        let domain = self.identity(scope)?.domain();
         if blocks.iter().any(|block| block.domain != domain) {
-            let what = "the blocks belong to another model, recipe, profile or tenant";
+            let what = "the blocks belong to another model, recipe, profile, tenant or edit";
             return Err(EngineError::Cache(what.to_owned()));
         }
         let bytes = blocks.iter().map(Block::bytes).sum();
@@ -299,7 +301,7 @@ impl EngineHandle {
             parcels.push(parcel.map_err(|error| EngineError::Cache(error.to_string()))?);
         }
         let lengths: Vec<usize> = parcels.iter().map(|parcel| parcel.tokens.len()).collect();
-        let tenant = Tenant::named(tenant);
+        let tenant = Tenant::named(scope.tenant);
         let taken = self.ask(move |scheduler| scheduler.import(tenant, parcels)).await?;
         Ok(lengths[..taken].iter().sum())
     }

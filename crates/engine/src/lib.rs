@@ -38,7 +38,7 @@ pub mod stop;
 mod testing;
 pub mod text;
 
-pub use blend::Blend;
+pub use blend::{Blend, EditId, Scope};
 pub use config::{EngineConfig, EngineStats};
 pub use constraint::ConstraintSpec;
 pub use engine::{Engine, EngineHandle};

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use cachalot_engine::blend::Wish;
+use cachalot_engine::blend::{Before, EditId, Wish};
 use cachalot_engine::{Blend, Engine, EngineConfig, Event, Request, Sampling, Usage};
 use cachalot_kernels::{Isa, Team};
 use cachalot_model::{LoadOptions, Loaded, Model};
@@ -153,14 +153,26 @@ fn an_edited_prompt_computes_its_edit_and_what_deviates() {
     let engine = engine();
     let before = text(3, 600);
     answer(&engine, request((before.clone(), Vec::new()), None));
-    let after = [&before[..200], &text(5, 9), &before[230..]].concat();
-    for (method, exact) in [("pie", false), ("cacheblend(share=1)", true), ("cacheblend", false)] {
+    let methods = [("pie", false), ("cacheblend(share=1)", true), ("cacheblend", false)];
+    for (i, (method, exact)) in methods.into_iter().enumerate() {
+        let after = [&before[..200], &text(30 + i, 9), &before[230..]].concat();
         let mut edited = request((after.clone(), Vec::new()), Some(method));
-        edited.wish.before = before.clone();
+        edited.wish.before = Some(Before { tokens: before.clone(), edit: None });
         let (ids, usage) = answer(&engine, edited);
         // All but the last token, which is computed for what comes after it; whole blocks of the beginning are shared.
         assert_eq!(usage.cached_tokens + usage.moved_tokens, after.len() - 9 - 1, "{method}: {usage:?}");
         assert!(usage.moved_tokens >= 369, "{method}");
+        // Who comes after the same edit goes on from it; nobody else does.
+        let id = EditId::of(&before, None, &after, method);
+        let mut edited = request((after.clone(), Vec::new()), Some(method));
+        edited.wish.before = Some(Before { tokens: before.clone(), edit: None });
+        edited.wish.edit = Some(id);
+        assert_eq!(answer(&engine, edited).0, ids, "{method}");
+        let more = [&after[..], &text(8, 20)].concat();
+        let mut next = request((more.clone(), Vec::new()), None);
+        next.wish.edit = Some(id);
+        assert!(answer(&engine, next).1.cached_tokens >= after.len() / 64 * 64, "{method}");
+        assert!(answer(&engine, request((more, Vec::new()), None)).1.cached_tokens <= 200 + 64, "{method}");
         if exact {
             let fresh = self::engine();
             assert_eq!(ids, answer(&fresh, request((after.clone(), Vec::new()), None)).0);

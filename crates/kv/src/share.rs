@@ -264,8 +264,8 @@ impl SequenceKv {
         self.is_whole() && self.moved == 0
     }
 
-    /// Whether nothing was reduced and nothing is being read again.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.context == 0 && self.pass_rows() == 0 && self.staged().is_none()
+    /// Whether nothing was reduced, and nothing is being read again or mended.
+    pub fn is_whole(&self) -> bool {
+        self.context == 0 && self.pass_rows() == 0 && self.staged().is_none() && self.mend.is_none()
     }
 }

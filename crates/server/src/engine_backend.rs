@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use cachalot_engine::session::Sessions;
-use cachalot_engine::{EngineError, EngineHandle, Explanation, Request};
+use cachalot_engine::{EngineError, EngineHandle, Explanation, Request, Scope};
 use cachalot_kv::recipe::Card;
 use cachalot_kv::{Recipe, Registry};
 use cachalot_model::template::{ChatTemplate, Message};
@@ -125,7 +125,7 @@ impl Backend for EngineBackend {
 
     fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation> {
         let handle = self.handle.clone();
-        Box::pin(async move { handle.explain(prompt, kv.as_deref(), &tenant).await })
+        Box::pin(async move { handle.explain(prompt, Scope { kv: kv.as_deref(), tenant: &tenant, edit: None }).await })
     }
 
     fn sessions(&self) -> Option<Arc<SessionService>> {

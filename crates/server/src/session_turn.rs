@@ -114,6 +114,7 @@ fn submit(
     session.tokens.clone_from(&spliced.tokens);
     let mut asked = engine_request(state, clock, &common, request.logprobs, spliced.tokens, "messages")?;
     (asked.starts_text, asked.tenant, asked.kv) = (true, tenant.0, Some(session.recipe.clone()));
+    asked.wish.edit = session.edit;
     let header = Header::new(state, "chatcmpl", 1);
     let mut run = Run::submit(state, vec![asked], clock, "messages")?;
     let said = json!({

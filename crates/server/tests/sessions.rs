@@ -290,3 +290,85 @@ async fn a_stream_says_what_became_of_the_session_and_an_answer_that_nobody_read
     server.post("/a/load", Value::Null).await;
     assert_eq!(server.get("/a").await["turns"], 2);
 }
+
+/// A text in whose middle something can be changed.
+fn long_text() -> String {
+    let line =
+        |i: usize| format!("On day {i} the ship of captain {} lay in the harbour of port {}. ", i * 7 % 13, i * 5 % 11);
+    (0..40).map(line).collect()
+}
+
+#[tokio::test]
+async fn an_edit_computes_itself_and_what_deviates_and_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(Some(folder.path()));
+    let made = server.post("", json!({"name": "log", "prompt": long_text()})).await;
+    let (find, replace) = ("On day 12 the ship", "On the twelfth day the old ship");
+    let edit = |reuse: &str, find: &str, replace: &str| json!({"session": "log", "find": find, "replace": replace, "reuse": reuse});
+    let said = server.ok(server.send("one", "POST", "/v1/kv/edit", edit("pie", find, replace)).await);
+    let number = |json: &Value, field: &str| json[field].as_u64().unwrap();
+    let tokens = number(&said, "tokens");
+    assert_eq!(number(&said, "tokens_before"), number(&made, "tokens"));
+    assert_eq!(
+        number(&said, "cached_tokens") + number(&said, "moved_tokens") + number(&said, "computed_tokens"),
+        tokens
+    );
+    assert!(number(&said, "computed_tokens") < 30 && number(&said, "moved_tokens") > 200, "{said}");
+    assert_eq!(said["exact"], false);
+    let text = server.get("/log").await["messages"][0]["content"].as_str().unwrap().to_owned();
+    assert_eq!(text, long_text().replace(find, replace));
+    // What it made is the session's alone: the same text from somebody who knows nothing of the edit is computed.
+    let other = server.post("", json!({"name": "other", "prompt": text})).await;
+    assert!(number(&other, "cached_tokens") < tokens / 2, "{other}");
+    drop(server);
+    let again = serve(Some(folder.path()));
+    let loaded = again.post("/log/load", json!({})).await;
+    assert!(number(&loaded, "restored_tokens") + 64 > tokens, "{loaded}");
+    // Exactly, and back.
+    let back = again.ok(again.send("one", "POST", "/v1/kv/edit", edit("exact", replace, find)).await);
+    assert_eq!((&back["exact"], &back["moved_tokens"], &back["tokens"]), (&json!(true), &json!(0), &made["tokens"]));
+}
+
+#[tokio::test]
+async fn a_conversation_is_edited_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(Some(folder.path()));
+    let first = format!("{} Where was the ship?", long_text());
+    server.chat("one", "a", &first).await;
+    let body = json!({"session": "a", "turn": 0, "from": 0, "to": 6, "replace": "By day"});
+    let said = server.ok(server.send("one", "POST", "/v1/kv/edit", body).await);
+    assert_eq!((&said["reuse"], &said["exact"]), (&json!("cacheblend(share=0.15)"), &json!(false)));
+    let answer = server.chat("one", "a", "And then?").await;
+    let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert!(cached + 64 > said["tokens"].as_u64().unwrap(), "{answer} {said}");
+    // Waits until the answer is saved.
+    server.post("/a/load", json!({})).await;
+    assert!(server.get("/a").await["messages"][0]["content"].as_str().unwrap().starts_with("By day 0"));
+    assert_eq!(server.get("/a").await["messages"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn edits_that_cannot_be_are_refused_and_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(Some(folder.path()));
+    server.post("", json!({"name": "log", "prompt": "one two one"})).await;
+    let before = server.get("/log").await;
+    for (status, param, body) in [
+        (400, "session", json!({"find": "one", "replace": "x"})),
+        (400, "find", json!({"session": "log", "replace": "x"})),
+        (400, "find", json!({"session": "log", "find": "", "replace": "x"})),
+        (400, "find", json!({"session": "log", "find": "three", "replace": "x"})),
+        (400, "find", json!({"session": "log", "find": "one", "replace": "x"})),
+        (400, "to", json!({"session": "log", "from": 0, "to": 3, "replace": "x"})),
+        (400, "to", json!({"session": "log", "turn": 0, "from": 0, "to": 12, "replace": "x"})),
+        (400, "to", json!({"session": "log", "turn": 0, "from": 3, "to": 1, "replace": "x"})),
+        (400, "turn", json!({"session": "log", "turn": 1, "find": "two", "replace": "x"})),
+        (400, "reuse", json!({"session": "log", "find": "two", "replace": "x", "reuse": "guess"})),
+        (404, "name", json!({"session": "nobody", "find": "two", "replace": "x"})),
+    ] {
+        let error = server.refused(status, "/v1/kv/edit", body.clone()).await;
+        assert_eq!(error["param"], param, "{body}: {error}");
+    }
+    let after = server.get("/log").await;
+    assert_eq!(after["messages"], before["messages"]);
+}

@@ -6,6 +6,7 @@ use crate::args::{KvArgs, ModelArgs};
 use crate::load::{self, Ready};
 use crate::run::{self, Answer};
 use crate::{Failure, size};
+use cachalot_engine::blend::Wish;
 use cachalot_engine::session::{
     Guard, Restored, Session, SessionConfig, SessionError, SessionName, Sessions, Turn, encode, ends, splice,
 };
@@ -115,7 +116,8 @@ impl Desk {
         show: impl FnMut(&str) -> std::io::Result<()>,
     ) -> Result<Answer, Failure> {
         let prompt = session.tokens.clone();
-        let answer = run::answer(self.sessions.handle(), Request { prompt, ..request }, show)?;
+        let wish = Wish { edit: session.edit, ..request.wish };
+        let answer = run::answer(self.sessions.handle(), Request { prompt, wish, ..request }, show)?;
         let from = session.turns.last().map_or(0, |turn| turn.tokens.end);
         session.tokens.extend(&answer.ids);
         session.turns.push(Turn::of(&Message::new("assistant", &answer.text), from..session.tokens.len()));

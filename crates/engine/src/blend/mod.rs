@@ -13,6 +13,7 @@ pub mod cut;
 mod library;
 pub mod matches;
 mod method;
+mod scope;
 
 use std::ops::Range;
 
@@ -21,6 +22,7 @@ use cachalot_kv::mend::Piece;
 
 pub(crate) use library::{Kept, Library, blocks_of};
 pub use method::{Blend, Method};
+pub use scope::{EditId, Scope};
 
 /// Fewest tokens of a stretch that is worth moving.
 pub const LEAST: usize = 16;
@@ -33,7 +35,18 @@ pub struct Wish {
     /// Stretches of the prompt that its client marked, ascending and apart: others may begin with them, or follow them.
     pub chunks: Vec<Range<usize>>,
     /// What the prompt was before it was edited.
-    pub before: Vec<u32>,
+    pub before: Option<Before>,
+    /// The edit that it comes after: it shares with others that come after the same edit, and with nobody else.
+    pub edit: Option<EditId>,
+}
+
+/// A prompt before it was edited.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Before {
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// The edit that it came after itself, if any.
+    pub edit: Option<EditId>,
 }
 
 /// A prompt as it is put together.

@@ -42,9 +42,9 @@ impl Reuse {
         self.clock += 1;
         // The last token is computed in any case, for what comes after it.
         let places = kv.len()..prompt.len().saturating_sub(1).min(kv.unobserved()).max(kv.len());
-        let found = match thread.wish.before.is_empty() {
-            true => self.known(domain, thread, prompt, &places),
-            false => self.of_before(domain, &thread.wish.before, prompt, &places),
+        let found = match (&thread.wish.before, thread.before) {
+            (Some(before), Some(domain)) => self.of_before(domain, &before.tokens, prompt, &places),
+            _ => self.known(domain, thread, prompt, &places),
         };
         let whole = |kept: &Kept| cache.first_damaged(&kept.blocks.iter().collect::<Vec<_>>()).is_none();
         let found = found.into_iter().map(|(place, kept)| (place, kept.filter(whole))).collect();
@@ -56,7 +56,8 @@ impl Reuse {
         cache.assemble(kv, &pieces, &select)?;
         drop(pieces);
         thread.fresh = plan.fresh;
-        (thread.reduced, thread.computed) = (true, kv.len());
+        // Those after the same edit are given what it made of the prompt.
+        (thread.reduced, thread.computed) = (thread.wish.edit.is_none(), kv.len());
         Ok(kv.moved())
     }
 

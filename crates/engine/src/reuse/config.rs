@@ -3,7 +3,7 @@
 use cachalot_kv::CachePlan;
 use cachalot_store::{Domain, Identity};
 
-use crate::blend::Blend;
+use crate::blend::{Blend, EditId};
 
 /// How blocks are shared between sequences.
 #[derive(Clone, Debug)]
@@ -31,18 +31,18 @@ impl ReuseConfig {
         ReuseConfig { enabled: false, ..ReuseConfig::default() }
     }
 
-    /// Where sequences with this plan, of this tenant, share; nowhere where `None`.
-    pub fn domain(&self, plan: &CachePlan, tenant: &str) -> Option<Domain> {
-        self.enabled.then(|| self.identity(plan, tenant).domain())
+    /// Where sequences with this plan, of this tenant and after this edit, share; nowhere where `None`.
+    pub fn domain(&self, plan: &CachePlan, tenant: &str, edit: Option<EditId>) -> Option<Domain> {
+        self.enabled.then(|| self.identity(plan, tenant, edit).domain())
     }
 
     /// All that a block's bytes depend on beside its tokens.
-    pub fn identity(&self, plan: &CachePlan, tenant: &str) -> Identity {
+    pub fn identity(&self, plan: &CachePlan, tenant: &str, edit: Option<EditId>) -> Identity {
         let exact = plan.lanes.iter().flatten().next().map(|lane| lane.exact.to_string()).unwrap_or_default();
         Identity {
             dtype: exact,
             recipe: plan.name.clone(),
-            plan: plan.digest(),
+            plan: edit.map_or(plan.digest(), |edit| edit.mix(plan.digest())),
             tenant: tenant.to_owned(),
             ..self.identity.clone()
         }

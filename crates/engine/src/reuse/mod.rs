@@ -56,6 +56,8 @@ pub(crate) struct Thread {
     pub reduced: bool,
     /// What it wants of stretches that were computed elsewhere.
     wish: Arc<Wish>,
+    /// Where it shared before it was edited.
+    before: Option<Domain>,
     /// Stretches that it computes in a context put together from others.
     fresh: Vec<Range<usize>>,
     /// Whether others know the stretches of its prompt.
@@ -95,6 +97,7 @@ impl Thread {
             domain,
             tenant: Tenant::named(tenant),
             wish,
+            before: None,
             fresh: Vec::new(),
             told: false,
             stage: Stage::New,
@@ -107,12 +110,23 @@ impl Thread {
         }
     }
 
+    /// Of one that was edited and shared there before.
+    pub fn after(self, before: Option<Domain>) -> Thread {
+        Thread { before, ..self }
+    }
+
+    /// Whether a sequence's pages may be shared with those that it shares with.
+    fn shares(&self, kv: &SequenceKv) -> bool {
+        !self.reduced && (kv.is_shareable() || self.wish.edit.is_some() && kv.is_whole())
+    }
+
     /// Of a branch of the sequence.
     pub fn branch(&self) -> Thread {
         Thread {
             domain: self.domain,
             tenant: self.tenant,
             wish: self.wish.clone(),
+            before: None,
             fresh: Vec::new(),
             told: true,
             stage: Stage::Done,
@@ -201,7 +215,7 @@ impl Reuse {
         self.owners.insert(domain, thread.tenant);
         let mut begun = Begun::default();
         loop {
-            let found = self.tree.find(domain, tokens);
+            let found = self.tree.find(thread.before.unwrap_or(domain), tokens);
             begun.matched = begun.matched.max(found.tokens);
             let most = found.tokens.min(tokens.len().saturating_sub(1)).min(kv.unobserved());
             let blocks: Vec<&SharedBlock> =
@@ -257,7 +271,7 @@ impl Reuse {
         prompt: usize,
     ) {
         thread.computed = kv.len();
-        let Some(domain) = thread.domain.filter(|_| !thread.reduced && kv.is_shareable()) else { return };
+        let Some(domain) = thread.domain.filter(|_| thread.shares(kv)) else { return };
         let len = kv.len().min(tokens.len());
         let full = len / PAGE_TOKENS;
         // The end of the prompt too, as far as whole blocks go: the next prompt may begin like this one.
@@ -284,10 +298,10 @@ impl Reuse {
 
     /// A sequence has ended: all it has of its tokens is there for others.
     pub fn retire(&mut self, cache: &KvCache, kv: SequenceKv, thread: &mut Thread, tokens: &[u32], prompt: usize) {
-        if kv.moved() > 0 {
+        if kv.moved() > 0 && thread.wish.edit.is_none() {
             return self.hold_fresh(cache, kv, thread, tokens);
         }
-        let Some(domain) = thread.domain.filter(|_| !thread.reduced && kv.is_shareable()) else { return };
+        let Some(domain) = thread.domain.filter(|_| thread.shares(&kv)) else { return };
         let tokens = &tokens[..kv.len().min(tokens.len())];
         let blocks = cache.retire(kv, 0);
         self.insert(domain, thread, tokens, 0, blocks);

@@ -56,8 +56,19 @@ pub(super) struct Group {
 
 impl Group {
     pub fn new(submission: Submission, limit: usize, watch: Option<Watch>) -> (Group, Vec<u32>) {
-        let Submission { request, plan: _, domain: _, label: _, constraint, seed, events, cancelled, place, submitted } =
-            submission;
+        let Submission {
+            request,
+            plan: _,
+            domain: _,
+            before: _,
+            label: _,
+            constraint,
+            seed,
+            events,
+            cancelled,
+            place,
+            submitted,
+        } = submission;
         let group = Group {
             sampling: Arc::new(request.sampling),
             seed,

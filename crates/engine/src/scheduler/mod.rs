@@ -57,6 +57,8 @@ pub struct Submission {
     pub plan: Arc<CachePlan>,
     /// Where it shares what it computes; nowhere where `None`.
     pub domain: Option<Domain>,
+    /// Where it shared before it was edited.
+    pub before: Option<Domain>,
     /// Its recipe as metrics may name it; see [`crate::recipes::Recipes::label`].
     pub label: Arc<str>,
     /// Its constraint, compiled.
@@ -130,7 +132,7 @@ impl Scheduler {
 
     /// Takes a request into the queue. One that breaks the limits ends at once, with an error event.
     pub fn submit(&mut self, submission: Submission, now: Duration) {
-        let (plan, domain) = (submission.plan.clone(), submission.domain);
+        let (plan, domain, before) = (submission.plan.clone(), submission.domain, submission.before);
         let tenant = submission.request.tenant.clone();
         let wish = Arc::new(submission.request.wish.clone());
         let spans = submission.request.spans.clone().into();
@@ -158,7 +160,7 @@ impl Scheduler {
             record: self.replays.record(group.watch.as_ref(), group.seed, 0),
             forks: group.n.saturating_sub(1),
             last_token: None,
-            thread: Thread::new(domain, &tenant, wish),
+            thread: Thread::new(domain, &tenant, wish).after(before),
         });
         self.groups.insert(ticket.request, group);
     }

@@ -5,6 +5,8 @@ use std::ops::Range;
 use cachalot_model::template::Message;
 use serde_json::{Map, Value, json};
 
+use crate::{EditId, Scope};
+
 /// One message of a session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Turn {
@@ -35,6 +37,8 @@ pub struct Session {
     pub tools: Option<Value>,
     /// Further variables of the chat template.
     pub arguments: Option<Map<String, Value>>,
+    /// The edit that its keys and values come after, where these are not what its tokens alone would give.
+    pub edit: Option<EditId>,
     /// When it was first saved.
     pub created: u64,
     /// When it was last saved or loaded. The time of its file.
@@ -67,6 +71,11 @@ impl Session {
         self.turns.first().is_some_and(|turn| turn.role == "text")
     }
 
+    /// Where its blocks are shared.
+    pub fn scope<'a>(&'a self, tenant: &'a str) -> Scope<'a> {
+        Scope { kv: Some(&self.recipe), tenant, edit: self.edit }
+    }
+
     /// Turns from messages and the places in the tokens where they end.
     pub fn turns_of(messages: &[Message], ends: &[usize]) -> Vec<Turn> {
         let starts = std::iter::once(0).chain(ends.iter().copied());
@@ -94,6 +103,7 @@ impl Session {
             "turns": self.turns.iter().map(turn).collect::<Vec<_>>(),
             "tools": self.tools,
             "arguments": self.arguments,
+            "edit": self.edit.map(|edit| edit.to_string()),
             "tokens": self.tokens,
         });
         Map::from_iter([("session".to_owned(), session)])
@@ -125,6 +135,10 @@ impl Session {
             turns,
             tools: json.get("tools").filter(|tools| !tools.is_null()).cloned(),
             arguments: json["arguments"].as_object().cloned(),
+            edit: match json.get("edit") {
+                None | Some(Value::Null) => None,
+                Some(edit) => Some(edit.as_str()?.parse().ok()?),
+            },
             created: json["created"].as_u64()?,
             tokens,
             ..Session::default()
@@ -151,6 +165,7 @@ mod tests {
             turns: vec![turn("user", 0..4), turn("assistant", 5..9)],
             tools: Some(json!([1])),
             created: 7,
+            edit: Some(EditId([9; 32])),
             ..Session::default()
         };
         assert_eq!(Session::from_meta(&session.to_meta()), Some(session.clone()));
@@ -161,6 +176,7 @@ mod tests {
             ("/session/tokens/0", json!(-1)),
             ("/session/tokens", json!("x")),
             ("/session/name", json!(null)),
+            ("/session/edit", json!("12")),
         ] {
             let mut meta = Value::Object(session.to_meta());
             *meta.pointer_mut(path).unwrap() = value;

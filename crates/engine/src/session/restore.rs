@@ -3,7 +3,7 @@
 use cachalot_store::{Block, StoreError};
 
 use super::{Guard, Kept, Session, SessionError, Sessions};
-use crate::EngineError;
+use crate::{EngineError, Scope};
 
 /// Blocks that are read and handed to the engine at a time.
 const BATCH: usize = 16;
@@ -48,7 +48,7 @@ impl Sessions {
     async fn bring_back(&self, guard: &Guard, kept: &Kept, kv: Option<&str>) -> Result<Restored, SessionError> {
         let (session, tenant) = (&kept.session, guard.tenant.as_str());
         let recipe = kv.unwrap_or(&session.recipe);
-        let identity = self.handle.identity(Some(recipe), tenant)?;
+        let identity = self.handle.identity(Scope { kv: Some(recipe), ..session.scope(tenant) })?;
         kept.check(&identity)?;
         let tokens = session.tokens.len();
         let mut restored = Restored { tokens, ..Restored::default() };
@@ -62,7 +62,7 @@ impl Sessions {
     }
 
     async fn read_in(&self, kept: &Kept, tenant: &str, restored: &mut Restored) -> Result<(), SessionError> {
-        let recipe = Some(kept.session.recipe.as_str());
+        let scope = kept.session.scope(tenant);
         let mut blocks = kept.blocks();
         loop {
             let mut batch: Vec<Block> = Vec::with_capacity(BATCH);
@@ -79,7 +79,7 @@ impl Sessions {
             let last = damaged.is_some() || batch.len() < BATCH;
             restored.notes.extend(damaged);
             if wanted > 0 {
-                match self.handle.import(batch, recipe, tenant).await {
+                match self.handle.import(batch, scope).await {
                     Ok(taken) => restored.read_tokens += taken,
                     Err(error @ EngineError::Cache(_)) => {
                         restored.notes.push(error.to_string());
@@ -103,7 +103,7 @@ impl Sessions {
         let mut prompt = session.tokens.clone();
         let Some(&next) = prompt.last() else { return Ok(0) };
         prompt.push(next);
-        let explanation = self.handle.explain(prompt, Some(&session.recipe), tenant).await?;
+        let explanation = self.handle.explain(prompt, session.scope(tenant)).await?;
         Ok(explanation.reusable_tokens.min(session.tokens.len()))
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use super::layers::layers;
 use super::pins::Pins;
 use super::{Restored, Session, SessionError, SessionName, Shelf, Written};
+use crate::blend::Wish;
 use crate::{EngineError, EngineHandle, Event, Request, Usage};
 
 /// What sessions are told about the engine they belong to.
@@ -96,11 +97,20 @@ impl Sessions {
     /// # Errors
     /// The engine's.
     pub async fn compute(&self, tokens: &[u32], kv: &str, tenant: &str) -> Result<Usage, EngineError> {
+        self.compute_with(tokens, kv, tenant, Wish::default()).await
+    }
+
+    /// The same, with what is wanted of stretches that were computed elsewhere.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn compute_with(&self, tokens: &[u32], kv: &str, tenant: &str, wish: Wish) -> Result<Usage, EngineError> {
         let request = Request {
             prompt: tokens.to_vec(),
             max_tokens: Some(0),
             kv: Some(kv.to_owned()),
             tenant: tenant.to_owned(),
+            wish,
             ..Request::default()
         };
         let mut generation = self.handle.submit(request)?;
@@ -121,8 +131,8 @@ impl Sessions {
     pub async fn save(&self, guard: &Guard, session: &Session) -> Result<Saved, SessionError> {
         let (tenant, kv) = (guard.tenant.as_str(), Some(session.recipe.as_str()));
         let plan = self.handle.recipes().plan(kv).map_err(EngineError::from)?;
-        let identity = self.handle.identity(kv, tenant)?;
-        let parcels = self.handle.export(session.tokens.clone(), kv, tenant).await?;
+        let identity = self.handle.identity(session.scope(tenant))?;
+        let parcels = self.handle.export(session.tokens.clone(), session.scope(tenant)).await?;
         let mut end = parcels.last().map(|parcel| (parcel.key(), parcel.start + parcel.tokens.len()));
         let before = self.shelf.read(tenant, &guard.name).ok().filter(|kept| kept.check(&identity).is_ok());
         // What was let go meanwhile is in the file still.
@@ -198,8 +208,7 @@ impl Sessions {
     }
 
     pub(super) async fn hold(&self, guard: &Guard, session: &Session, until: u64) -> Result<u64, SessionError> {
-        let kv = Some(session.recipe.as_str());
-        let parcels = self.handle.export(session.tokens.clone(), kv, &guard.tenant).await?;
+        let parcels = self.handle.export(session.tokens.clone(), session.scope(&guard.tenant)).await?;
         let limit = self.pin_limit();
         let held = self.pins().hold((guard.tenant.clone(), guard.name.clone()), parcels, until, limit);
         let name = guard.name.to_string();

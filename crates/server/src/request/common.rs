@@ -89,7 +89,7 @@ impl Common {
             session: kv::session(fields)?,
             spans: kv::stretches(fields, "spans")?,
             chunks: kv::stretches(fields, "chunks")?,
-            reuse: kv::reuse(fields)?,
+            reuse: kv::reuse_of(fields)?,
             report: kv::report(fields)?,
         })
     }

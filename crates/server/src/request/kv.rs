@@ -30,23 +30,34 @@ pub(super) fn stretches(fields: &Fields<'_>, name: &str) -> Result<Vec<Range<usi
     }
 }
 
-/// `kv.reuse` says how stretches that were computed in another context are used: a method's name, or
-/// `{"method": .., "share": .., "chunks": "auto"}`.
-pub(super) fn reuse(fields: &Fields<'_>) -> Result<Option<Blend>, ApiError> {
-    let Some(Value::Object(kv)) = fields.get("kv") else { return Ok(None) };
-    let wrong = |error: EngineError| crate::generate::refusal(&error, "kv.reuse");
-    match kv.get("reuse") {
+/// `reuse` says how stretches that were computed in another context are used: a method's name, or
+/// `{"method": .., "share": .., "chunks": "auto"}`. `path` is where the field stands.
+///
+/// # Errors
+/// 400 that names the field.
+pub(crate) fn reuse(fields: &Fields<'_>, path: &str) -> Result<Option<Blend>, ApiError> {
+    let at = if path.is_empty() { "reuse".to_owned() } else { format!("{path}.reuse") };
+    let wrong = |error: EngineError| ApiError::invalid(at.clone(), format!("Invalid value for '{at}': {error}."));
+    match fields.get("reuse") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => text.parse().map(Some).map_err(wrong),
         Some(value @ Value::Object(_)) => {
-            let reuse = Fields::of(value, "kv.reuse")?;
+            let reuse = Fields::of(value, &at)?;
             reuse.require("method")?;
             let share = reuse.number("share", 0.0, 1.0)?.map(f64::from);
             let blend = Blend::named(reuse.string("method")?.unwrap_or_default(), share).map_err(wrong)?;
             let auto = reuse.word("chunks", &["auto", "marked"])? == Some("auto");
             Ok(Some(Blend { auto, ..blend }))
         }
-        Some(other) => Err(ApiError::wrong_type("kv.reuse", "a method's name or {\"method\": name}", other)),
+        Some(other) => Err(ApiError::wrong_type(at, "a method's name or {\"method\": name}", other)),
+    }
+}
+
+/// `kv.reuse`; see [`reuse`].
+pub(super) fn reuse_of(fields: &Fields<'_>) -> Result<Option<Blend>, ApiError> {
+    match fields.get("kv") {
+        Some(value @ Value::Object(_)) => reuse(&Fields::of(value, "kv")?, "kv"),
+        _ => Ok(None),
     }
 }
 

@@ -15,6 +15,7 @@ pub use common::{Common, SamplingFields};
 pub use completion::{CompletionRequest, Prompt};
 pub use fields::Fields;
 pub use format::OutputFormat;
+pub(crate) use kv::reuse;
 
 use crate::error::ApiError;
 use serde_json::Value;

@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod edit;
 pub(crate) mod explain;
 pub(crate) mod kv;
 pub(crate) mod models;

@@ -74,7 +74,8 @@ impl Bench {
         let cancelled = Arc::new(AtomicBool::new(false));
         let submitted = self.tick();
         let submission = Submission {
-            domain: self.reuse.domain(&plan, &request.tenant),
+            domain: self.reuse.domain(&plan, &request.tenant, None),
+            before: None,
             plan,
             label: "f16".into(),
             constraint: None,

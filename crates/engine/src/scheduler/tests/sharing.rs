@@ -214,7 +214,7 @@ fn it_is_said_where_matching_stops_and_why() {
     let text = random(&mut Dice::new(7), 300);
     let explain = |bench: &Bench, tokens: &[u32], recipe: &str, tenant: &str| {
         let plan = plan(&bench.cache, recipe);
-        let domain = bench.reuse.domain(&plan, tenant);
+        let domain = bench.reuse.domain(&plan, tenant, None);
         let e = bench.scheduler.explain(tokens, &plan, domain).unwrap();
         assert!(!e.reason.is_empty());
         (e.matched_tokens, e.reusable_tokens, e.block, e.stop)
@@ -264,7 +264,7 @@ fn blocks_leave_an_engine_and_enter_another() {
     for recipe in ["f16", "int8(window=64)"] {
         let mut first = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
         let plan = plan(&first.cache, recipe);
-        let domain = first.reuse.domain(&plan, "").unwrap();
+        let domain = first.reuse.domain(&plan, "", None).unwrap();
         let _client = first.submit_with(request(text.clone(), 20), plan.clone());
         while !first.scheduler.is_idle() {
             first.step();
