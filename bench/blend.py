@@ -1,0 +1,153 @@
+"""Documents in another order, and a text edited in its middle, through the server: time to the first token, divergence from the
+exact cache, and whether answers are right. Prints Markdown tables.
+
+A trial has documents of its own, each with a sentence that no other has. They are read once, in one order; then asked for in
+another, with one more that is new, once with each method. Divergence is what the server reports of its own answer
+(`"kv": {"report": true}`): the mean KL of its tokens' distributions from those of a cache that is computed whole.
+"""
+
+import argparse
+import http.client
+import json
+import random
+import statistics
+import tempfile
+
+from served import Server
+
+METHODS = ["pie", "cacheblend(share=0.05)", "cacheblend", "cacheblend(share=0.3)", "cacheblend-gradual", "kvshare",
+           "cacheblend(share=1)", "exact"]
+CITIES = ["Vienna", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Tunis", "Accra", "Dakar", "Sofia", "Hanoi"]
+
+
+def post(server, path, body):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=1200)
+    connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    if response.status != 200:
+        raise RuntimeError(answer)
+    return answer
+
+
+class Texts:
+    """Stretches of a text that were not used before, with a sentence in their middle."""
+
+    def __init__(self, path, seed):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            self.text = file.read(40_000_000)
+        self.random = random.Random(seed)
+
+    def document(self, words, sentence):
+        at = self.random.randrange(len(self.text) - 20 * words)
+        taken = self.text[at:at + 20 * words].split()[1:words + 1]
+        middle = self.random.randrange(words // 4, 3 * words // 4)
+        return " ".join(taken[:middle] + [sentence] + taken[middle:])
+
+    def code(self):
+        return str(self.random.randrange(10_000, 100_000))
+
+
+def chat(server, documents, question, kv, tokens):
+    parts = [{"type": "text", "text": "Remember the secret codes in these documents."}]
+    for document in documents:
+        parts += [{"type": "text", "text": "\n\nDocument:\n"}, {"type": "text", "text": document, "cache": "chunk"}]
+    parts.append({"type": "text", "text": f"\n\n{question}"})
+    body = {"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": tokens, "kv": kv}
+    return post(server, "/v1/chat/completions", body)
+
+
+def result(answer, code):
+    details = answer["usage"]["prompt_tokens_details"]
+    report = answer.get("kv", {}).get("report", {})
+    return {"seconds": answer["timings"]["time_to_first_token_ms"] / 1e3, "tokens": answer["usage"]["prompt_tokens"],
+            "moved": details.get("kv_moved_tokens", 0), "right": code in answer["choices"][0]["message"]["content"],
+            "report": report}
+
+
+def rag(server, args, texts):
+    rows = {method: [] for method in METHODS}
+    for trial in range(args.trials):
+        cities = texts.random.sample(CITIES, args.documents + 1)
+        codes = {city: texts.code() for city in cities}
+        sentence = {city: f"The secret code of {city} is {codes[city]}." for city in cities}
+        known = [texts.document(args.words, sentence[city]) for city in cities[:-1]]
+        chat(server, known, "Say hello.", {"reuse": "exact"}, 1)
+        order = list(range(args.documents))
+        while order == sorted(order):
+            texts.random.shuffle(order)
+        place = texts.random.randrange(args.documents + 1)
+        city = texts.random.choice(cities)
+        question = f"What is the secret code of {city}? Answer with the number only."
+        for method in METHODS:
+            # Of its own, or the next method would find it.
+            documents = [known[i] for i in order]
+            documents.insert(place, texts.document(args.words, sentence[cities[-1]]))
+            answer = chat(server, documents, question, {"reuse": method, "report": {"share": 1}}, args.answer)
+            rows[method].append(result(answer, codes[city]))
+            print(json.dumps({"trial": trial, "method": method, **rows[method][-1]}), flush=True)
+    return rows
+
+
+def edits(server, args, texts):
+    rows = {method: [] for method in METHODS}
+    for trial in range(args.trials):
+        city, code = texts.random.choice(CITIES), texts.code()
+        text = texts.document(args.documents * args.words, "REPLACED")
+        before, after = text.split("REPLACED")
+        was, now = "Nobody had heard of any secret code by then.", f"The secret code of {city} is {code}."
+        for method in METHODS:
+            # A beginning of its own, or what the method before left would be found.
+            document = f"{texts.code()}: {before}{was}{after}"
+            name = f"edit-{trial}"
+            messages = [{"role": "user", "content": document}, {"role": "assistant", "content": "I have read it."}]
+            post(server, "/v1/kv/sessions", {"name": name, "messages": messages, "replace": True})
+            body = {"session": name, "find": was, "replace": now, "reuse": method}
+            edit = post(server, "/v1/kv/edit", body)
+            question = [{"role": "user", "content": f"What is the secret code of {city}? Answer with the number only."}]
+            body = {"messages": question, "temperature": 0, "max_tokens": args.answer,
+                    "kv": {"session": name, "report": {"share": 1}}}
+            row = result(post(server, "/v1/chat/completions", body), code)
+            rows[method].append({**row, "seconds": edit["seconds"], "moved": edit["moved_tokens"]})
+            print(json.dumps({"trial": trial, "edit": method, **rows[method][-1]}), flush=True)
+    return rows
+
+
+def table(rows):
+    exact = [row["seconds"] for row in rows["exact"]]
+    lines = ["| reuse | tokens | of them moved | time to exact | KL mean | KL largest mean | same top token | right |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for method, list_ in rows.items():
+        middle = lambda f: statistics.median(f(row) for row in list_)
+        ratio = statistics.median(row["seconds"] / whole for row, whole in zip(list_, exact))
+        kl = [row["report"].get("kl_mean", 0.0) for row in list_]
+        top = [row["report"].get("top1_agreement", 1.0) for row in list_]
+        right = sum(row["right"] for row in list_)
+        lines.append(f"| {method} | {middle(lambda r: r['tokens']):.0f} | {middle(lambda r: r['moved']):.0f} | {ratio:.2f} | "
+                     f"{statistics.mean(kl):.4f} | {max(kl):.4f} | {statistics.mean(top):.3f} | {right} of {len(list_)} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cachalot", default="target/release/cachalot")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--documents", type=int, default=6)
+    parser.add_argument("--words", type=int, default=600, help="of a document; 600 are about 800 tokens")
+    parser.add_argument("--answer", type=int, default=16, help="tokens of an answer")
+    parser.add_argument("--kv", default="f16")
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    for name, measure in [("Documents in another order", rag), ("Edits", edits)]:
+        with tempfile.TemporaryDirectory() as folder:
+            with Server(args, "--kv", args.kv, "--kv-sessions", folder) as server:
+                rows = measure(server, args, Texts(args.text, args.seed))
+        print(f"\n{name}, {args.kv}:\n\n{table(rows)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
