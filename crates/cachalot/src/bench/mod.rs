@@ -1,5 +1,6 @@
 //! `cachalot bench`: speed at several depths, memory, and bytes moved beside what the memory can deliver.
 
+mod crowd;
 pub mod machine;
 
 use crate::args::ModelArgs;
@@ -10,6 +11,7 @@ use cachalot_kv::{KvCache, Purpose, Segment, SequenceKv};
 use cachalot_lab::{Candidate, Subject, candidate};
 use cachalot_model::passes;
 use clap::Args;
+use crowd::Share;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +38,12 @@ pub struct BenchArgs {
     /// Tokens of a prefill step.
     #[arg(long, default_value_t = 512)]
     chunk: usize,
+    /// Requests that decode together after one prompt; speeds are of all of them.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    requests: usize,
+    /// How these hold and read the prompt, to be measured in turn, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "together", value_name = "HOW")]
+    share: Vec<Share>,
     /// Times to repeat; medians are reported.
     #[arg(long, default_value_t = 3)]
     repeat: usize,
@@ -49,12 +57,17 @@ pub struct BenchArgs {
 struct Depth {
     kv: String,
     depth: usize,
+    /// Requests that decode together, and how they read the prompt.
+    requests: usize,
+    share: Share,
     prefill_tokens_per_second: f64,
+    /// Of all requests together.
     decode_tokens_per_second: f64,
-    /// Weights and key-value cache that one decoded token reads.
+    /// Weights and key-value cache that a step reads, for each of its tokens.
     bytes_per_token: u64,
+    /// Of all requests; what they share counts once.
     kv_bytes: u64,
-    /// The same as the cache predicts it.
+    /// Those of one request as the cache predicts them.
     kv_predicted_bytes: u64,
     /// Bytes of pages at most on the way, as the cache predicts it: while a step encodes pages it holds both forms.
     kv_peak_bytes: u64,
@@ -86,29 +99,32 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     for depth in &beyond {
         eprintln!("left out: {depth} tokens and {} to decode do not fit the context of {context}", args.decode);
     }
-    if depths.is_empty() || args.repeat == 0 || args.chunk == 0 || args.decode == 0 {
+    let least = [args.repeat, args.chunk, args.decode, args.requests, args.share.len()].into_iter().min();
+    if depths.is_empty() || least == Some(0) {
         return Err(format!("nothing to measure: choose depths below {context} and at least one token").into());
     }
     let bar = load::bar("measuring");
-    bar.set_length((depths.len() * candidates.len() * args.repeat) as u64);
-    let mut rows: Vec<(usize, &Arc<dyn Candidate>, Vec<Run>)> = Vec::new();
+    let mut rows: Vec<(Case<'_>, Vec<Run>)> = Vec::new();
     for &depth in &depths {
-        rows.extend(candidates.iter().map(|candidate| (depth, candidate, Vec::new())));
+        for candidate in &candidates {
+            let case = |share| (Case { depth, candidate: candidate.as_ref(), share }, Vec::new());
+            rows.extend(args.share.iter().copied().map(case));
+        }
     }
+    bar.set_length((rows.len() * args.repeat) as u64);
     let (loading, _) = machine::resident().unwrap_or_default();
-    // Recipes in turn, so that all see the same noise of the machine.
+    // In turn, so that all see the same noise of the machine.
     for _ in 0..args.repeat {
-        for (depth, candidate, runs) in &mut rows {
-            runs.push(measure(&subject, candidate.as_ref(), &args, *depth)?);
+        for (case, runs) in &mut rows {
+            runs.push(measure(&subject, case, &args)?);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
     // Before the bandwidth is measured, which takes a large buffer.
-    let peak = rows.iter().flat_map(|(_, _, runs)| runs).map(|run| run.peak_bytes).fold(loading, u64::max);
+    let peak = rows.iter().flat_map(|(_, runs)| runs).map(|run| run.peak_bytes).fold(loading, u64::max);
     let bandwidth = machine::read_bandwidth(&ready.team);
-    let rows: Vec<Depth> =
-        rows.iter().map(|(depth, candidate, runs)| row(&ready, candidate.as_ref(), *depth, runs, bandwidth)).collect();
+    let rows: Vec<Depth> = rows.iter().map(|(case, runs)| row(&ready, case, args.requests, runs, bandwidth)).collect();
     if args.json {
         let report = serde_json::json!({
             "model": ready.loaded.name,
@@ -129,13 +145,17 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     }
     let (isa, threads) = (ready.isa, ready.team.threads());
     println!("{}, {isa}, {threads} threads, {}", ready.loaded.name, machine::processor());
-    let width = rows.iter().map(|row| row.kv.chars().count()).max().unwrap_or(2).max(2);
+    let name = |row: &Depth| match row.requests {
+        1 => row.kv.clone(),
+        requests => format!("{} × {requests} {}", row.kv, row.share.name()),
+    };
+    let width = rows.iter().map(|row| name(row).chars().count()).max().unwrap_or(2).max(2);
     println!("memory reads {:.1} GB/s; peak resident {}\n", bandwidth / 1e9, size::show(peak));
     println!("{:<width$}   depth   prefill tok/s   decode tok/s   read per token   of bandwidth         cache", "KV");
     for row in &rows {
         println!(
             "{:<width$} {:>7}   {:>13.1}   {:>12.1}   {:>14}   {:>11.0}%   {:>11}",
-            row.kv,
+            name(row),
             row.depth,
             row.prefill_tokens_per_second,
             row.decode_tokens_per_second,
@@ -147,11 +167,19 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One run of one recipe at one depth.
+/// What is measured, again and again.
+struct Case<'a> {
+    candidate: &'a dyn Candidate,
+    depth: usize,
+    share: Share,
+}
+
+/// One run of it.
 struct Run {
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     kv_bytes: u64,
+    kv_read_bytes: u64,
     kv_predicted_bytes: u64,
     kv_peak_bytes: u64,
     scratch_bytes: u64,
@@ -163,19 +191,20 @@ struct Run {
     peak_bytes: u64,
 }
 
-fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, depth: usize) -> Result<Run, Failure> {
+fn measure(subject: &Subject<'_>, case: &Case<'_>, args: &BenchArgs) -> Result<Run, Failure> {
+    let &Case { candidate, depth, share } = case;
     let budget = load::budget_or_half(args.kv_budget);
     let vocab = subject.decoder.spec().vocab;
     let tokens: Vec<u32> = (0..depth).map(|i| ((i * 7919 % 40000 + 100) % vocab) as u32).collect();
     // The model's own buffers grow with the first step; they are not the cache's.
     let chunk = &tokens[..args.chunk.min(depth)];
     let warm = candidate.cache(subject, budget)?;
-    step(subject, &warm, &mut warm.create(), chunk, true)?;
+    step(subject, &warm, &mut [warm.create()], chunk, true)?;
     drop(warm);
     // What earlier runs have left must not be there to be used.
     cachalot_kernels::heap::trim();
     let before = machine::restart_peak();
-    let cache = candidate.cache(subject, budget)?;
+    let cache = candidate.cache(subject, budget)?.with_sharing(share.joins());
     let mut seq = cache.create();
     cache.expect(&mut seq, depth)?;
     let mut prefill = 0.0;
@@ -183,27 +212,33 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
     let count = chunks.len();
     for (i, chunk) in chunks.enumerate() {
         let last = i + 1 == count && seq.answers(chunk.len());
-        prefill += step(subject, &cache, &mut seq, chunk, last)?;
+        prefill += step(subject, &cache, std::slice::from_mut(&mut seq), chunk, last)?;
     }
     let reduction = Instant::now();
     cache.reduce(&mut seq)?;
     passes::finish_context(subject.decoder, &cache, &mut seq, &tokens, args.chunk)?;
     let reduction = reduction.elapsed().as_secs_f64();
     prefill += reduction;
+    let mut seqs = crowd::gather(&cache, seq, args.requests, share)?;
     let mut times = Vec::new();
     for i in 0..args.decode {
-        let next = step(subject, &cache, &mut seq, &[((500 + i) % vocab) as u32], true)?;
+        let next: Vec<u32> = (0..seqs.len()).map(|n| ((500 + i + 97 * n) % vocab) as u32).collect();
+        let next = step(subject, &cache, &mut seqs, &next, true)?;
         let start = Instant::now();
-        cache.reduce(&mut seq)?;
+        seqs.iter_mut().try_for_each(|seq| cache.reduce(seq).map(drop))?;
         times.push(next + start.elapsed().as_secs_f64());
     }
+    let referred = seqs.iter().map(SequenceKv::bytes).sum();
+    let held = if seqs.len() == 1 { referred } else { cache.ledger().used() };
+    let seq = &seqs[0];
     let (peak, now) = machine::resident().unzip();
     let scratch = cache.ledger().by_purpose().into_iter().filter(|(purpose, _)| *purpose == Purpose::Scratch);
     Ok(Run {
         prefill_tokens_per_second: depth as f64 / prefill,
-        decode_tokens_per_second: 1.0 / median(times),
-        kv_bytes: seq.bytes(),
-        kv_predicted_bytes: cache.bytes_of(&seq),
+        decode_tokens_per_second: args.requests as f64 / median(times),
+        kv_bytes: held,
+        kv_read_bytes: if share == Share::Alone { referred } else { held },
+        kv_predicted_bytes: cache.bytes_of(seq),
         kv_peak_bytes: cache.peak_bytes(&cache.config().plan, seq.len(), args.chunk),
         scratch_bytes: scratch.map(|(_, bytes)| bytes).sum(),
         peak_bytes: peak.unwrap_or_default(),
@@ -214,31 +249,36 @@ fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, d
     })
 }
 
-/// Seconds of a step.
+/// Seconds of a step, whose tokens are those of all sequences in order, equally many each; `last`: with logits of the last of
+/// each.
 fn step(
     subject: &Subject<'_>,
     cache: &KvCache,
-    seq: &mut SequenceKv,
+    seqs: &mut [SequenceKv],
     tokens: &[u32],
     last: bool,
 ) -> Result<f64, Failure> {
     let start = Instant::now();
-    cache.reserve(seq, tokens.len())?;
-    let logits: &[usize] = if last { &[tokens.len() - 1] } else { &[] };
-    subject.decoder.forward(cache, &mut [Segment { seq, rows: tokens.len() }], tokens, logits)?;
-    cache.settle(seq);
+    let rows = tokens.len() / seqs.len();
+    seqs.iter_mut().try_for_each(|seq| cache.reserve(seq, rows))?;
+    let logits: Vec<usize> = if last { (1..=seqs.len()).map(|n| n * rows - 1).collect() } else { Vec::new() };
+    let mut segments: Vec<Segment<'_>> = seqs.iter_mut().map(|seq| Segment { seq, rows }).collect();
+    subject.decoder.forward(cache, &mut segments, tokens, &logits)?;
+    seqs.iter_mut().for_each(|seq| cache.settle(seq));
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn row(ready: &Ready, candidate: &dyn Candidate, depth: usize, runs: &[Run], bandwidth: f64) -> Depth {
+fn row(ready: &Ready, case: &Case<'_>, requests: usize, runs: &[Run], bandwidth: f64) -> Depth {
     let middle = |of: fn(&Run) -> f64| median(runs.iter().map(of).collect());
     let most = |of: fn(&Run) -> u64| runs.iter().map(of).max().unwrap_or_default();
     let decode = middle(|run| run.decode_tokens_per_second);
     let kv_bytes = most(|run| run.kv_bytes);
-    let bytes = ready.loaded.model.bytes_per_step() as u64 + kv_bytes;
+    let bytes = (ready.loaded.model.bytes_per_step() as u64 + most(|run| run.kv_read_bytes)) / requests as u64;
     Depth {
-        kv: candidate.name().to_owned(),
-        depth,
+        kv: case.candidate.name().to_owned(),
+        depth: case.depth,
+        requests,
+        share: case.share,
         prefill_tokens_per_second: middle(|run| run.prefill_tokens_per_second),
         decode_tokens_per_second: decode,
         bytes_per_token: bytes,
