@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 import compare
 from served import Server
@@ -23,6 +24,7 @@ QUESTIONS = [
     "\n\nQuestion: who is the first person that the text above speaks of, and what do they want from the others? Answer:",
     "\n\nRequest: name one place that the text above mentions, and say in a sentence what happens there. Reply:",
     "\n\nSummary: in a few plain words, for a reader in a hurry, this is what has happened so far in the story above:",
+    "\n\nReview: what a critic would praise about the style of the text above, and what they would object to, is this:",
 ]
 
 
@@ -72,8 +74,10 @@ class Rounds:
     def __init__(self, args, folder):
         self.args, self.folder, self.compared, self.rows = args, folder, 0, []
         self.peer = Peer(args, folder)
+        if args.raw:
+            open(args.raw, "w").close()
         with open(args.text, encoding="utf-8", errors="replace") as file:
-            text = file.read(8 * (args.rounds + 1) * (sum(args.lengths) + args.length + 1000))
+            text = file.read(8 * (args.rounds + 1) * (sum(args.lengths) + 1000))
         self.ids = self.peer("tokenize", text=text)["ids"]
         self.questions = [self.peer("tokenize", text=question)["ids"] for question in QUESTIONS]
         self.at = 0
@@ -85,75 +89,74 @@ class Rounds:
         return self.ids[self.at - length : self.at]
 
     def note(self, **row):
-        self.rows.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
+        self.rows.append(row | {"load": os.getloadavg()[0]})
+        line = json.dumps(self.rows[-1])
+        print(line, file=sys.stderr, flush=True)
+        if self.args.raw:
+            with open(self.args.raw, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
     def one(self, round_):
         first = self.window(256)
-        shared = self.window(self.args.length)
         windows = [(length, self.window(length)) for length in self.args.lengths]
         for kv in self.args.kv:
+            folder = os.path.join(self.folder, "disk")
             with Server(self.args, "--kv", kv, "--no-kv-reuse") as without:
                 without.complete(first)
-                self.memory(round_, kv, first, shared, without)
-                self.disk(round_, kv, first, windows, without)
-        self.theirs(round_, shared, windows)
+                self.memory(round_, kv, first, windows, folder, without)
+                forget(folder)
+                self.disk(round_, kv, first, windows, folder, without)
+            shutil.rmtree(folder)
+        self.theirs(round_, windows)
 
-    def memory(self, round_, kv, first, shared, without):
-        """Cold, without reuse, and warm: the first prompt that parts from what is there, and one more."""
+    def memory(self, round_, kv, first, windows, folder, without):
+        """Every prefix once, with one question; then two others about the longest, and the first again."""
         q = self.questions
-        with Server(self.args, "--kv", kv) as server:
+        with Server(self.args, "--kv", kv, "--kv-disk", folder) as server:
             server.complete(first)
-            cold = server.complete(shared + q[0])
-            none = without.complete(shared + q[1])
-            warm = server.complete(shared + q[1])
-            again = server.complete(shared + q[2])
-            repeated = server.complete(shared + q[0])
-            assert cold["cached"] == 0 and none["cached"] == 0
-        same(none, warm, f"{kv}, warm")
-        same(cold, repeated, f"{kv}, repeated")
-        self.compared += 2
-        if round_ == 0:
-            same(without.complete(shared + q[2]), again, f"{kv}, second warm")
-            self.compared += 1
-        self.note(part="memory", round=round_, kv=kv, tokens=len(shared) + len(q[1]), cold=cold["seconds"],
-                  none=none["seconds"], warm=warm["seconds"], warm_cached=warm["cached"], again=again["seconds"],
-                  again_cached=again["cached"])
-
-    def disk(self, round_, kv, first, windows, without):
-        """Fills a folder, ends the server, starts it again and asks something else about the same texts."""
-        folder = os.path.join(self.folder, "disk")
-        flags = ("--kv", kv, "--kv-disk", folder)
-        with Server(self.args, *flags) as server:
             for _, ids in windows:
-                server.complete(ids + self.questions[0])
-        size = sum(os.path.getsize(os.path.join(root, name)) for root, _, names in os.walk(folder) for name in names)
-        forget(folder)
-        with Server(self.args, *flags) as server:
+                cold = server.complete(ids + q[0])
+                assert cold["cached"] == 0
+            time.sleep(2)  # What was computed is still being written.
+            warm = server.complete(ids + q[1])
+            again = server.complete(ids + q[2])
+            same(cold, server.complete(ids + q[0]), f"{kv}, repeated")
+        self.compared += 1
+        if round_ == 0:
+            same(without.complete(ids + q[2]), again, f"{kv}, second warm")
+            self.compared += 1
+        self.note(part="memory", round=round_, kv=kv, tokens=len(ids) + len(q[1]), cold=cold["seconds"],
+                  warm=warm["seconds"], warm_cached=warm["cached"], again=again["seconds"],
+                  again_cached=again["cached"], text=again["text"])
+
+    def disk(self, round_, kv, first, windows, folder, without):
+        """A new process on the same folder is asked something else about the same texts, and so is one without reuse."""
+        names = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
+        size = sum(map(os.path.getsize, names))
+        with Server(self.args, "--kv", kv, "--kv-disk", folder) as server:
             server.complete(first)
             for length, ids in windows:
-                found = server.complete(ids + self.questions[1])
-                cold = without.complete(ids + self.questions[1])
+                found = server.complete(ids + self.questions[3])
+                cold = without.complete(ids + self.questions[3])
+                assert cold["cached"] == 0
                 same(cold, found, f"{kv}, from disk, {length} tokens")
                 self.compared += 1
                 self.note(part="disk", round=round_, kv=kv, length=length, found=found["seconds"],
                           cached=found["cached"], cold=cold["seconds"], folder=size)
-        shutil.rmtree(folder)
 
-    def theirs(self, round_, shared, windows):
+    def theirs(self, round_, windows):
         q = self.questions
-        cold = self.peer("cold", ids=shared + q[0])["seconds"]
-        warm = self.peer("warm", ids=shared + q[1])["seconds"]
-        self.note(part="memory", round=round_, kv="llama.cpp f16", tokens=len(shared) + len(q[1]), cold=cold, none=cold,
-                  warm=warm, warm_cached=len(shared), again=self.peer("warm", ids=shared + q[2])["seconds"],
-                  again_cached=len(shared))
-        for length, ids in windows:
-            size = self.peer("save", ids=ids, name="slot")["bytes"]
-            forget(self.folder)
-            found = self.peer("restore", ids=ids + q[1], name="slot")
-            cold = self.peer("cold", ids=ids + q[1])
-            self.note(part="disk", round=round_, kv="llama.cpp f16", length=length, found=found["seconds"],
-                      cached=found["kept"], cold=cold["seconds"], folder=size, same=found["token"] == cold["token"])
+        length, ids = windows[-1]
+        cold = self.peer("cold", ids=ids + q[0])["seconds"]
+        warm = self.peer("warm", ids=ids + q[1])["seconds"]
+        again = self.peer("warm", ids=ids + q[2])["seconds"]
+        self.note(part="memory", round=round_, kv="llama.cpp f16", tokens=length + len(q[1]), cold=cold, warm=warm,
+                  warm_cached=length, again=again, again_cached=length)
+        size = self.peer("save", ids=ids, name="slot")["bytes"]
+        forget(self.folder)
+        found = self.peer("restore", ids=ids + q[3], name="slot")
+        self.note(part="disk", round=round_, kv="llama.cpp f16", length=length, found=found["seconds"],
+                  read=found["read"], cached=found["kept"], cold=cold, folder=size)
 
 
 def tables(args, rows):
@@ -163,14 +166,14 @@ def tables(args, rows):
     mid = lambda rows, what: statistics.median(row[what] for row in rows)
     share = lambda rows, what, base: 100 * statistics.median(row[what] / row[base] for row in rows)
 
-    print(f"A prefix of {args.length} tokens, then a question of about 25; seconds to the first token:\n")
-    print("| KV | without reuse | cold | warm, first | of cold | tokens computed | warm, later | of cold | tokens computed |"
-          "\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print(f"A prefix of {args.lengths[-1]} tokens, then a question of about 25; seconds to the first token:\n")
+    print("| KV | cold | warm, first | of cold | tokens computed | warm, later | of cold | tokens computed |"
+          "\n|---|---:|---:|---:|---:|---:|---:|---:|")
     for kv in kinds:
         found = of("memory", kv)
         if not found:
             continue
-        cells = [f"{mid(found, 'none'):.2f}", f"{mid(found, 'cold'):.2f}"]
+        cells = [f"{mid(found, 'cold'):.2f}"]
         for what in ("warm", "again"):
             computed = statistics.median(row["tokens"] - row[f"{what}_cached"] for row in found)
             cells += [f"{mid(found, what):.3f}", f"{share(found, what, 'cold'):.1f} %", f"{computed:.0f}"]
@@ -195,23 +198,24 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", required=True, help="a long text; every prompt is a part of its own")
     parser.add_argument("--kv", default="f16,q4_0,cachalot-4,kivi-2", help="recipes, separated by commas")
-    parser.add_argument("--length", type=int, default=6000, help="tokens of the prefix that is kept in memory")
-    parser.add_argument("--lengths", type=numbers, default=[512, 1024, 2048, 4096, 6000], help="and on disk")
+    parser.add_argument("--lengths", type=numbers, default=[512, 1024, 2048, 4096, 6000],
+                        help="tokens of prefixes; the last is the one kept in memory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cachalot", default="target/release/cachalot")
     parser.add_argument("--folder", help="where disk blocks and slots go; a temporary folder if absent")
     parser.add_argument("--raw", metavar="FILE", help="write all measurements as lines of JSON")
+    parser.add_argument("--tables", metavar="FILE", help="measure nothing; the tables of such a file")
     args = parser.parse_args()
     args.kv = args.kv.split(",")
+    if args.tables:
+        with open(args.tables, encoding="utf-8") as file:
+            return tables(args, [json.loads(line) for line in file])
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         rounds = Rounds(args, folder)
         for round_ in range(args.rounds):
             rounds.one(round_)
         rounds.peer.stop()
-    if args.raw:
-        with open(args.raw, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rounds.rows)
     print(f"{compare.processor()}, {args.threads} threads, medians of {args.rounds} rounds; llama-cpp-python "
           f"{rounds.peer.version}. {rounds.compared} warm answers of 16 tokens were compared with cold ones, all equal.\n")
     tables(args, rounds.rows)

@@ -5,6 +5,7 @@ its prompt cache in memory. `save` writes the context's sequence to a file, as l
 into another context, and then computes the rest of the prompt.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -62,17 +63,17 @@ class Slots:
     def restore(self, ids, name, **_):
         llm = self.second
         self.empty(llm)
-        array, count = (llama_cpp.llama_token * llm.n_ctx())(), llama_cpp.c_size_t(0)
+        array, count = (llama_cpp.llama_token * llm.n_ctx())(), ctypes.c_size_t(0)
         start = time.perf_counter()
-        if not llama_cpp.llama_state_seq_load_file(llm.ctx, self.path(name), 0, array, len(array), count):
+        if not llama_cpp.llama_state_seq_load_file(llm.ctx, self.path(name), 0, array, len(array), ctypes.byref(count)):
             raise RuntimeError("llama.cpp could not read its slot")
         read = time.perf_counter() - start
         kept = list(array[: count.value])
         assert kept == ids[: len(kept)], "the slot of other tokens"
         llm.input_ids[: len(kept)] = kept
         llm.n_tokens = len(kept)
-        return {"read": read, **self.token(llm, ids), "kept": len(kept)} | {
-            "seconds": time.perf_counter() - start}
+        token = next(llm.generate(ids, temp=0.0))
+        return {"seconds": time.perf_counter() - start, "read": read, "token": token, "kept": len(kept)}
 
 
 def main():
