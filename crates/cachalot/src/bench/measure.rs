@@ -19,6 +19,7 @@ pub struct Case<'a> {
 pub struct Run {
     pub prefill_tokens_per_second: f64,
     pub decode_tokens_per_second: f64,
+    pub decode_processor_seconds: Option<f64>,
     pub kv_bytes: u64,
     pub kv_read_bytes: u64,
     pub kv_predicted_bytes: u64,
@@ -62,6 +63,7 @@ pub fn measure(subject: &Subject<'_>, case: &Case<'_>, args: &BenchArgs) -> Resu
     prefill += reduction;
     let mut seqs = crowd::gather(&cache, seq, args.requests, share)?;
     let mut times = Vec::new();
+    let worked = machine::processor_seconds();
     for i in 0..args.decode {
         let next: Vec<u32> = (0..seqs.len()).map(|n| ((500 + i + 97 * n) % vocab) as u32).collect();
         let next = step(subject, &cache, &mut seqs, &next, true)?;
@@ -69,6 +71,7 @@ pub fn measure(subject: &Subject<'_>, case: &Case<'_>, args: &BenchArgs) -> Resu
         seqs.iter_mut().try_for_each(|seq| cache.reduce(seq).map(drop))?;
         times.push(next + start.elapsed().as_secs_f64());
     }
+    let worked = worked.zip(machine::processor_seconds()).map(|(before, after)| after - before);
     let referred = seqs.iter().map(SequenceKv::bytes).sum();
     let held = if seqs.len() == 1 { referred } else { cache.ledger().used() };
     let seq = &seqs[0];
@@ -77,6 +80,7 @@ pub fn measure(subject: &Subject<'_>, case: &Case<'_>, args: &BenchArgs) -> Resu
     Ok(Run {
         prefill_tokens_per_second: depth as f64 / prefill,
         decode_tokens_per_second: args.requests as f64 / median(times),
+        decode_processor_seconds: worked.map(|worked| worked / (args.decode * args.requests) as f64),
         kv_bytes: held,
         kv_read_bytes: if share == Share::Alone { referred } else { held },
         kv_predicted_bytes: cache.bytes_of(seq),

@@ -62,6 +62,9 @@ struct Depth {
     prefill_tokens_per_second: f64,
     /// Of all requests together.
     decode_tokens_per_second: f64,
+    /// What all processors together worked for a token, which other programs do not lengthen as they do the time; absent where
+    /// the operating system does not say.
+    decode_processor_seconds_per_token: Option<f64>,
     /// Weights and key-value cache that a step reads, for each of its tokens.
     bytes_per_token: u64,
     /// Of all requests; what they share counts once.
@@ -100,7 +103,7 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     }
     let least = [args.repeat, args.chunk, args.decode, args.requests, args.share.len()].into_iter().min();
     if depths.is_empty() || least == Some(0) {
-        return Err(format!("nothing to measure: choose depths below {context} and at least one token").into());
+        return Err(format!("nothing to measure: choose depths below {context}, and at least one token, request and repetition").into());
     }
     let bar = load::bar("measuring");
     let mut rows: Vec<(Case<'_>, Vec<Run>)> = Vec::new();
@@ -179,6 +182,8 @@ fn row(ready: &Ready, case: &Case<'_>, requests: usize, runs: &[Run], bandwidth:
         share: case.share,
         prefill_tokens_per_second: middle(|run| run.prefill_tokens_per_second),
         decode_tokens_per_second: decode,
+        decode_processor_seconds_per_token: (runs.iter().all(|run| run.decode_processor_seconds.is_some()))
+            .then(|| middle(|run| run.decode_processor_seconds.unwrap_or_default())),
         bytes_per_token: bytes,
         kv_bytes,
         kv_predicted_bytes: most(|run| run.kv_predicted_bytes),
