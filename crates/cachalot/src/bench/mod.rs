@@ -103,7 +103,10 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     }
     let least = [args.repeat, args.chunk, args.decode, args.requests, args.share.len()].into_iter().min();
     if depths.is_empty() || least == Some(0) {
-        return Err(format!("nothing to measure: choose depths below {context}, and at least one token, request and repetition").into());
+        return Err(format!(
+            "nothing to measure: choose depths below {context}, and at least one token, request and repetition"
+        )
+        .into());
     }
     let bar = load::bar("measuring");
     let mut rows: Vec<(Case<'_>, Vec<Run>)> = Vec::new();
