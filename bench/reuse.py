@@ -148,10 +148,10 @@ class Rounds:
         q = self.questions
         length, ids = windows[-1]
         cold = self.peer("cold", ids=ids + q[0])["seconds"]
-        warm = self.peer("warm", ids=ids + q[1])["seconds"]
-        again = self.peer("warm", ids=ids + q[2])["seconds"]
-        self.note(part="memory", round=round_, kv="llama.cpp f16", tokens=length + len(q[1]), cold=cold, warm=warm,
-                  warm_cached=length, again=again, again_cached=length)
+        warm = self.peer("warm", ids=ids + q[1])
+        again = self.peer("warm", ids=ids + q[2])
+        self.note(part="memory", round=round_, kv="llama.cpp f16", tokens=length + len(q[1]), cold=cold,
+                  warm=warm["seconds"], warm_cached=warm["kept"], again=again["seconds"], again_cached=again["kept"])
         size = self.peer("save", ids=ids, name="slot")["bytes"]
         forget(self.folder)
         found = self.peer("restore", ids=ids + q[3], name="slot")

@@ -47,7 +47,10 @@ class Slots:
         return self.token(self.first, ids)
 
     def warm(self, ids, **_):
-        return self.token(self.first, ids)
+        """Also says how many tokens the context and the prompt have in common, all of which `generate` keeps."""
+        had = self.first.input_ids[: self.first.n_tokens]
+        kept = next((i for i, (a, b) in enumerate(zip(had, ids[:-1])) if a != b), min(len(had), len(ids) - 1))
+        return {**self.token(self.first, ids), "kept": kept}
 
     def save(self, ids, name, **_):
         """Computes `ids`, then writes them."""
