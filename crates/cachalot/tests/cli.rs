@@ -289,6 +289,30 @@ fn bench_measures_the_depths_it_was_asked_for() {
 }
 
 #[test]
+fn bench_decodes_for_many_requests_after_one_prompt() {
+    let many = ["bench", "--kv", "f16,int4", "--depths", "640", "--decode", "2", "--repeat", "1", "--json"];
+    let report = json(&[&many[..], &["--requests", "5", "--share", "together,alone,copies"]].concat());
+    let rows = report["depths"].as_array().unwrap();
+    assert_eq!(rows.len(), 6);
+    for of_recipe in rows.chunks_exact(3) {
+        let [together, alone, copies] = of_recipe else { panic!("{report}") };
+        for (row, share) in of_recipe.iter().zip(["together", "alone", "copies"]) {
+            assert_eq!((&row["share"], &row["requests"]), (&share.into(), &5.into()));
+            assert!(row["decode_tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
+        }
+        let bytes = |row: &serde_json::Value, name: &str| row[name].as_u64().unwrap();
+        // One page of each request's own beside ten that are held once or five times.
+        assert_eq!(bytes(together, "kv_bytes"), bytes(alone, "kv_bytes"));
+        assert_eq!(bytes(copies, "kv_bytes"), 5 * bytes(copies, "kv_predicted_bytes"));
+        assert!(bytes(copies, "kv_bytes") > 2 * bytes(together, "kv_bytes"), "{report}");
+        assert!(bytes(alone, "bytes_per_token") > bytes(together, "bytes_per_token"), "{report}");
+        assert_eq!(bytes(alone, "bytes_per_token"), bytes(copies, "bytes_per_token"));
+    }
+    let odd = ["bench", "--depths", "100", "--decode", "1", "--requests", "2", "--share", "copies"];
+    assert!(stderr_of_failure(&odd, 1).contains("multiples of 64"));
+}
+
+#[test]
 fn bench_takes_recipes_in_turn() {
     let report = json(&["bench", "--kv", "f16,f32", "--depths", "640", "--decode", "2", "--repeat", "1", "--json"]);
     let rows = report["depths"].as_array().unwrap();

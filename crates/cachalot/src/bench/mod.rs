@@ -1,18 +1,19 @@
 //! `cachalot bench`: speed at several depths, memory, and bytes moved beside what the memory can deliver.
 
+mod crowd;
 pub mod machine;
+mod measure;
 
 use crate::args::ModelArgs;
 use crate::load::Ready;
 use crate::{Failure, load, size};
 use cachalot_kv::profile::Profile;
-use cachalot_kv::{KvCache, Purpose, Segment, SequenceKv};
-use cachalot_lab::{Candidate, Subject, candidate};
-use cachalot_model::passes;
+use cachalot_lab::{Subject, candidate};
 use clap::Args;
+use crowd::Share;
+use measure::{Case, Run, measure};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 #[derive(Args)]
 pub struct BenchArgs {
@@ -36,6 +37,12 @@ pub struct BenchArgs {
     /// Tokens of a prefill step.
     #[arg(long, default_value_t = 512)]
     chunk: usize,
+    /// Requests that decode together after one prompt; speeds are of all of them.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    requests: usize,
+    /// How these hold and read the prompt, to be measured in turn, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "together", value_name = "HOW")]
+    share: Vec<Share>,
     /// Times to repeat; medians are reported.
     #[arg(long, default_value_t = 3)]
     repeat: usize,
@@ -49,12 +56,20 @@ pub struct BenchArgs {
 struct Depth {
     kv: String,
     depth: usize,
+    /// Requests that decode together, and how they read the prompt.
+    requests: usize,
+    share: Share,
     prefill_tokens_per_second: f64,
+    /// Of all requests together.
     decode_tokens_per_second: f64,
-    /// Weights and key-value cache that one decoded token reads.
+    /// What all processors together worked for a token, which other programs do not lengthen as they do the time; absent where
+    /// the operating system does not say.
+    decode_processor_seconds_per_token: Option<f64>,
+    /// Weights and key-value cache that a step reads, for each of its tokens.
     bytes_per_token: u64,
+    /// Of all requests; what they share counts once.
     kv_bytes: u64,
-    /// The same as the cache predicts it.
+    /// Those of one request as the cache predicts them.
     kv_predicted_bytes: u64,
     /// Bytes of pages at most on the way, as the cache predicts it: while a step encodes pages it holds both forms.
     kv_peak_bytes: u64,
@@ -86,29 +101,35 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     for depth in &beyond {
         eprintln!("left out: {depth} tokens and {} to decode do not fit the context of {context}", args.decode);
     }
-    if depths.is_empty() || args.repeat == 0 || args.chunk == 0 || args.decode == 0 {
-        return Err(format!("nothing to measure: choose depths below {context} and at least one token").into());
+    let least = [args.repeat, args.chunk, args.decode, args.requests, args.share.len()].into_iter().min();
+    if depths.is_empty() || least == Some(0) {
+        return Err(format!(
+            "nothing to measure: choose depths below {context}, and at least one token, request and repetition"
+        )
+        .into());
     }
     let bar = load::bar("measuring");
-    bar.set_length((depths.len() * candidates.len() * args.repeat) as u64);
-    let mut rows: Vec<(usize, &Arc<dyn Candidate>, Vec<Run>)> = Vec::new();
+    let mut rows: Vec<(Case<'_>, Vec<Run>)> = Vec::new();
     for &depth in &depths {
-        rows.extend(candidates.iter().map(|candidate| (depth, candidate, Vec::new())));
+        for candidate in &candidates {
+            let case = |share| (Case { depth, candidate: candidate.as_ref(), share }, Vec::new());
+            rows.extend(args.share.iter().copied().map(case));
+        }
     }
+    bar.set_length((rows.len() * args.repeat) as u64);
     let (loading, _) = machine::resident().unwrap_or_default();
-    // Recipes in turn, so that all see the same noise of the machine.
+    // In turn, so that all see the same noise of the machine.
     for _ in 0..args.repeat {
-        for (depth, candidate, runs) in &mut rows {
-            runs.push(measure(&subject, candidate.as_ref(), &args, *depth)?);
+        for (case, runs) in &mut rows {
+            runs.push(measure(&subject, case, &args)?);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
     // Before the bandwidth is measured, which takes a large buffer.
-    let peak = rows.iter().flat_map(|(_, _, runs)| runs).map(|run| run.peak_bytes).fold(loading, u64::max);
+    let peak = rows.iter().flat_map(|(_, runs)| runs).map(|run| run.peak_bytes).fold(loading, u64::max);
     let bandwidth = machine::read_bandwidth(&ready.team);
-    let rows: Vec<Depth> =
-        rows.iter().map(|(depth, candidate, runs)| row(&ready, candidate.as_ref(), *depth, runs, bandwidth)).collect();
+    let rows: Vec<Depth> = rows.iter().map(|(case, runs)| row(&ready, case, args.requests, runs, bandwidth)).collect();
     if args.json {
         let report = serde_json::json!({
             "model": ready.loaded.name,
@@ -129,13 +150,17 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     }
     let (isa, threads) = (ready.isa, ready.team.threads());
     println!("{}, {isa}, {threads} threads, {}", ready.loaded.name, machine::processor());
-    let width = rows.iter().map(|row| row.kv.chars().count()).max().unwrap_or(2).max(2);
+    let name = |row: &Depth| match row.requests {
+        1 => row.kv.clone(),
+        requests => format!("{} × {requests} {}", row.kv, row.share.name()),
+    };
+    let width = rows.iter().map(|row| name(row).chars().count()).max().unwrap_or(2).max(2);
     println!("memory reads {:.1} GB/s; peak resident {}\n", bandwidth / 1e9, size::show(peak));
     println!("{:<width$}   depth   prefill tok/s   decode tok/s   read per token   of bandwidth         cache", "KV");
     for row in &rows {
         println!(
             "{:<width$} {:>7}   {:>13.1}   {:>12.1}   {:>14}   {:>11.0}%   {:>11}",
-            row.kv,
+            name(row),
             row.depth,
             row.prefill_tokens_per_second,
             row.decode_tokens_per_second,
@@ -147,100 +172,21 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One run of one recipe at one depth.
-struct Run {
-    prefill_tokens_per_second: f64,
-    decode_tokens_per_second: f64,
-    kv_bytes: u64,
-    kv_predicted_bytes: u64,
-    kv_peak_bytes: u64,
-    scratch_bytes: u64,
-    resident_growth_bytes: Option<u64>,
-    resident_after_bytes: Option<u64>,
-    pool_bytes: u64,
-    reduction_share: f64,
-    /// Of resident memory, since the last run.
-    peak_bytes: u64,
-}
-
-fn measure(subject: &Subject<'_>, candidate: &dyn Candidate, args: &BenchArgs, depth: usize) -> Result<Run, Failure> {
-    let budget = load::budget_or_half(args.kv_budget);
-    let vocab = subject.decoder.spec().vocab;
-    let tokens: Vec<u32> = (0..depth).map(|i| ((i * 7919 % 40000 + 100) % vocab) as u32).collect();
-    // The model's own buffers grow with the first step; they are not the cache's.
-    let chunk = &tokens[..args.chunk.min(depth)];
-    let warm = candidate.cache(subject, budget)?;
-    step(subject, &warm, &mut warm.create(), chunk, true)?;
-    drop(warm);
-    // What earlier runs have left must not be there to be used.
-    cachalot_kernels::heap::trim();
-    let before = machine::restart_peak();
-    let cache = candidate.cache(subject, budget)?;
-    let mut seq = cache.create();
-    cache.expect(&mut seq, depth)?;
-    let mut prefill = 0.0;
-    let chunks = tokens.chunks(args.chunk);
-    let count = chunks.len();
-    for (i, chunk) in chunks.enumerate() {
-        let last = i + 1 == count && seq.answers(chunk.len());
-        prefill += step(subject, &cache, &mut seq, chunk, last)?;
-    }
-    let reduction = Instant::now();
-    cache.reduce(&mut seq)?;
-    passes::finish_context(subject.decoder, &cache, &mut seq, &tokens, args.chunk)?;
-    let reduction = reduction.elapsed().as_secs_f64();
-    prefill += reduction;
-    let mut times = Vec::new();
-    for i in 0..args.decode {
-        let next = step(subject, &cache, &mut seq, &[((500 + i) % vocab) as u32], true)?;
-        let start = Instant::now();
-        cache.reduce(&mut seq)?;
-        times.push(next + start.elapsed().as_secs_f64());
-    }
-    let (peak, now) = machine::resident().unzip();
-    let scratch = cache.ledger().by_purpose().into_iter().filter(|(purpose, _)| *purpose == Purpose::Scratch);
-    Ok(Run {
-        prefill_tokens_per_second: depth as f64 / prefill,
-        decode_tokens_per_second: 1.0 / median(times),
-        kv_bytes: seq.bytes(),
-        kv_predicted_bytes: cache.bytes_of(&seq),
-        kv_peak_bytes: cache.peak_bytes(&cache.config().plan, seq.len(), args.chunk),
-        scratch_bytes: scratch.map(|(_, bytes)| bytes).sum(),
-        peak_bytes: peak.unwrap_or_default(),
-        resident_growth_bytes: before.zip(peak).map(|(before, peak)| peak.saturating_sub(before)),
-        pool_bytes: cache.pool().resident(),
-        resident_after_bytes: before.zip(now).map(|(before, now)| now.saturating_sub(before)),
-        reduction_share: reduction / prefill,
-    })
-}
-
-/// Seconds of a step.
-fn step(
-    subject: &Subject<'_>,
-    cache: &KvCache,
-    seq: &mut SequenceKv,
-    tokens: &[u32],
-    last: bool,
-) -> Result<f64, Failure> {
-    let start = Instant::now();
-    cache.reserve(seq, tokens.len())?;
-    let logits: &[usize] = if last { &[tokens.len() - 1] } else { &[] };
-    subject.decoder.forward(cache, &mut [Segment { seq, rows: tokens.len() }], tokens, logits)?;
-    cache.settle(seq);
-    Ok(start.elapsed().as_secs_f64())
-}
-
-fn row(ready: &Ready, candidate: &dyn Candidate, depth: usize, runs: &[Run], bandwidth: f64) -> Depth {
+fn row(ready: &Ready, case: &Case<'_>, requests: usize, runs: &[Run], bandwidth: f64) -> Depth {
     let middle = |of: fn(&Run) -> f64| median(runs.iter().map(of).collect());
     let most = |of: fn(&Run) -> u64| runs.iter().map(of).max().unwrap_or_default();
     let decode = middle(|run| run.decode_tokens_per_second);
     let kv_bytes = most(|run| run.kv_bytes);
-    let bytes = ready.loaded.model.bytes_per_step() as u64 + kv_bytes;
+    let bytes = (ready.loaded.model.bytes_per_step() as u64 + most(|run| run.kv_read_bytes)) / requests as u64;
     Depth {
-        kv: candidate.name().to_owned(),
-        depth,
+        kv: case.candidate.name().to_owned(),
+        depth: case.depth,
+        requests,
+        share: case.share,
         prefill_tokens_per_second: middle(|run| run.prefill_tokens_per_second),
         decode_tokens_per_second: decode,
+        decode_processor_seconds_per_token: (runs.iter().all(|run| run.decode_processor_seconds.is_some()))
+            .then(|| middle(|run| run.decode_processor_seconds.unwrap_or_default())),
         bytes_per_token: bytes,
         kv_bytes,
         kv_predicted_bytes: most(|run| run.kv_predicted_bytes),
