@@ -67,7 +67,7 @@ def result(answer, code):
 
 
 def rag(server, args, texts):
-    rows = {method: [] for method in METHODS}
+    rows = {method: [] for method in args.methods}
     for trial in range(args.trials):
         cities = texts.random.sample(CITIES, args.documents + 1)
         codes = {city: texts.code() for city in cities}
@@ -80,7 +80,7 @@ def rag(server, args, texts):
         place = texts.random.randrange(args.documents + 1)
         city = texts.random.choice(cities)
         question = f"What is the secret code of {city}? Answer with the number only."
-        for method in METHODS:
+        for method in args.methods:
             # Of its own, or the next method would find it.
             documents = [known[i] for i in order]
             documents.insert(place, texts.document(args.words, sentence[cities[-1]]))
@@ -91,13 +91,13 @@ def rag(server, args, texts):
 
 
 def edits(server, args, texts):
-    rows = {method: [] for method in METHODS}
-    for trial in range(args.trials):
+    rows = {method: [] for method in args.methods}
+    for trial in range(args.edits):
         city, code = texts.random.choice(CITIES), texts.code()
         text = texts.document(args.documents * args.words, "REPLACED")
         before, after = text.split("REPLACED")
         was, now = "Nobody had heard of any secret code by then.", f"The secret code of {city} is {code}."
-        for method in METHODS:
+        for method in args.methods:
             # A beginning of its own, or what the method before left would be found.
             document = f"{texts.code()}: {before}{was}{after}"
             name = f"edit-{trial}"
@@ -136,6 +136,8 @@ def main():
     parser.add_argument("--text", required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--edits", type=int, default=5, help="trials of an edited text")
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS, help="with `exact` among them")
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--words", type=int, default=600, help="of a document; 600 are about 800 tokens")
     parser.add_argument("--answer", type=int, default=16, help="tokens of an answer")

@@ -329,6 +329,7 @@ impl Run {
                 sum.prompt_tokens += usage.prompt_tokens;
                 sum.completion_tokens += usage.completion_tokens;
                 sum.cached_tokens += usage.cached_tokens;
+                sum.moved_tokens += usage.moved_tokens;
                 sum.kept_share = usage.kept_share;
                 sum.timings = usage.timings;
                 self.waiting -= 1;

@@ -372,3 +372,26 @@ async fn edits_that_cannot_be_are_refused_and_change_nothing() {
     let after = server.get("/log").await;
     assert_eq!(after["messages"], before["messages"]);
 }
+
+#[tokio::test]
+async fn documents_that_other_prompts_had_are_moved_where_a_request_allows_it() {
+    let server = serve(None);
+    let document = |n: usize| long_text().replace("captain", &format!("the {n}th captain")).replace("port", "bay");
+    let ask = |order: [usize; 2], reuse: &str| {
+        let mut parts = vec![json!({"type": "text", "text": "Of two ships.\n\n"})];
+        parts.extend(order.map(|n| json!({"type": "text", "text": document(n), "cache": "chunk"})));
+        parts.push(json!({"type": "text", "text": "\n\nWhich of them was first?"}));
+        json!({"messages": [{"role": "user", "content": parts}], "kv": {"reuse": reuse}, "max_tokens": 4, "temperature": 0})
+    };
+    let moved = async |key: &str, order, reuse: &str| {
+        let answer = server.ok(server.send(key, "POST", "/v1/chat/completions", ask(order, reuse)).await);
+        let usage = answer["usage"].clone();
+        let moved = usage["prompt_tokens_details"]["kv_moved_tokens"].as_u64().unwrap_or(0);
+        (moved, usage["prompt_tokens"].as_u64().unwrap())
+    };
+    assert_eq!(moved("one", [1, 2], "exact").await.0, 0);
+    let (tokens, prompt) = moved("one", [2, 1], "cacheblend").await;
+    assert!(tokens > prompt * 8 / 10 && tokens < prompt, "{tokens} of {prompt}");
+    assert_eq!(moved("two", [2, 1], "cacheblend").await.0, 0, "another key's");
+    assert_eq!(moved("one", [2, 1], "exact").await.0, 0);
+}
