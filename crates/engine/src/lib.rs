@@ -18,6 +18,7 @@
 pub mod batching;
 pub mod config;
 pub mod constraint;
+mod deletion;
 pub mod engine;
 mod error;
 pub mod generation;
@@ -38,6 +39,7 @@ pub mod text;
 
 pub use config::{EngineConfig, EngineStats};
 pub use constraint::ConstraintSpec;
+pub use deletion::{Closed, Deletion};
 pub use engine::{Engine, EngineHandle};
 pub use error::{EngineError, ErrorKind};
 pub use generation::Generation;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use cachalot_engine::session::Sessions;
-use cachalot_engine::{EngineError, EngineHandle, Explanation, Request};
+use cachalot_engine::{Deletion, EngineError, EngineHandle, Explanation, Request};
 use cachalot_kv::recipe::Card;
 use cachalot_kv::{Recipe, Registry};
 use cachalot_model::template::{ChatTemplate, Message};
@@ -114,6 +114,16 @@ impl Backend for EngineBackend {
     fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation> {
         let handle = self.handle.clone();
         Box::pin(async move { handle.explain(prompt, kv.as_deref(), &tenant).await })
+    }
+
+    fn delete_tenant(&self, tenant: String) -> Later<Deletion> {
+        let (handle, service) = (self.handle.clone(), self.sessions.clone());
+        Box::pin(async move {
+            match service {
+                Some(service) => service.sessions.delete_tenant(&tenant).await,
+                None => handle.delete_tenant(&tenant).await,
+            }
+        })
     }
 
     fn sessions(&self) -> Option<Arc<SessionService>> {

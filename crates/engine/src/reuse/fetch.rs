@@ -7,11 +7,12 @@ use std::time::Duration;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{CachePlan, KvCache, SequenceKv};
 use cachalot_store::cost::CostModel;
-use cachalot_store::tier::{Proof, Tenant};
+use cachalot_store::tier::{Removed, Tenant};
 use cachalot_store::{BlockKey, Domain};
 
 use super::below::{Below, FetchId, Parts};
 use super::{Parcel, Reuse, Thread};
+use crate::Deletion;
 
 /// How long a tier may think about what it has before a prompt is computed without it.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -177,20 +178,32 @@ impl Reuse {
         }
     }
 
-    /// Removes all of a tenant: what is in the pool at once, and what is below later; `tell` hears of both: the bytes of pages
-    /// that are gone, and the tiers' proof where there are tiers.
-    pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(u64, Option<Proof>) + Send>) {
-        let before = self.tree.bytes();
+    /// Removes all of a tenant: what is in the pool at once, and what is below later; `tell` hears of both.
+    pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Deletion) + Send>) {
+        let before = self.size();
         let owned: Vec<Domain> = self.owners.iter().filter(|(_, owner)| **owner == tenant).map(|(d, _)| *d).collect();
         for domain in owned {
             self.tree.remove_domain(domain);
             self.owners.remove(&domain);
         }
-        let removed = before - self.tree.bytes();
+        // What is on its way up finds nobody who takes it in.
+        self.lower.fetching.retain(|_, fetching| fetching.tenant != tenant);
+        let (objects, bytes) = (before.0 - self.tree.len(), before.1 - self.tree.bytes());
+        let pool = Removed { objects: objects as u64, bytes, ..Removed::default() };
+        let deletion = Deletion { pool, ..Deletion::default() };
         match &mut self.lower.below {
-            Some(below) => below.delete(tenant, Box::new(move |proof| tell(removed, Some(proof)))),
-            None => tell(removed, None),
+            Some(below) => {
+                let tell = move |proof| tell(Deletion { tiers: Some(proof), ..deletion });
+                below.delete(tenant, Box::new(tell));
+            }
+            None => tell(deletion),
         }
+    }
+
+    /// Blocks of a tenant, and bytes of their pages.
+    pub fn shared_by(&self, tenant: Tenant) -> (u64, u64) {
+        let nodes = self.tree.iter().filter(|(_, node)| self.owners.get(&node.domain) == Some(&tenant));
+        nodes.fold((0, 0), |(blocks, bytes), (_, node)| (blocks + 1, bytes + node.block.bytes()))
     }
 
     /// Ends what is below in order.

@@ -16,7 +16,7 @@ pub(super) type NodeId = usize;
 /// One block in its place.
 pub(super) struct Node {
     pub key: BlockKey,
-    domain: Domain,
+    pub domain: Domain,
     parent: Option<NodeId>,
     children: Vec<NodeId>,
     pub tokens: Vec<u32>,

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
 use cachalot_engine::reuse::Stop;
-use cachalot_engine::{EngineError, Event, Explanation, FinishReason, Request, TokenLogprobs, TopLogprob, Usage};
+use cachalot_engine::{Deletion, EngineError, Event, Explanation, FinishReason, Request, TokenLogprobs, TopLogprob, Usage};
 use cachalot_kv::Registry;
 use cachalot_kv::recipe::Card;
 use cachalot_server::request::{Conversation, SamplingFields};
@@ -38,6 +38,8 @@ pub struct Fake {
     pub fail: Option<EngineError>,
     /// Break off without `Done` after the first token.
     pub vanish: bool,
+    /// What deleting comes to.
+    pub deletion: Option<Deletion>,
     pub seen: Mutex<Vec<Request>>,
     pub tools: Mutex<Option<Value>>,
     pub live: Arc<AtomicUsize>,
@@ -63,6 +65,7 @@ impl Default for Fake {
             refuse: None,
             fail: None,
             vanish: false,
+            deletion: None,
             seen: Mutex::default(),
             tools: Mutex::default(),
             live: Arc::default(),
@@ -166,6 +169,12 @@ impl Backend for Fake {
             stop,
         };
         Box::pin(async move { Ok(explanation) })
+    }
+
+    fn delete_tenant(&self, tenant: String) -> Later<Deletion> {
+        assert!(tenant.is_empty());
+        let deletion = self.deletion.clone();
+        Box::pin(async move { deletion.ok_or(EngineError::ShuttingDown) })
     }
 
     fn submit(&self, request: Request) -> Result<Events, EngineError> {

@@ -2,6 +2,7 @@
 //!
 //! The scheduler only knows the trait: it never waits for I/O, and whatever does not come, or comes damaged, is computed.
 
+mod seam;
 mod tiers;
 mod worker;
 
