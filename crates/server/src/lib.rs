@@ -25,6 +25,7 @@ mod generate;
 mod ids;
 mod metrics;
 pub mod net;
+mod prompt;
 pub mod request;
 mod router;
 mod routes;

@@ -51,9 +51,10 @@ pub(crate) fn of_chat(state: &AppState, chat: &Conversation) -> Result<Vec<u32>,
 pub(crate) fn of_text(state: &AppState, prompt: Prompt, which: &str) -> Result<Vec<u32>, ApiError> {
     match prompt {
         Prompt::Tokens(ids) => Ok(ids),
-        Prompt::Text(text) => state.backend.encode_text(&text).map_err(|reason| {
-            ApiError::invalid("prompt", format!("{which} cannot be given to this model: {reason}."))
-        }),
+        Prompt::Text(text) => state
+            .backend
+            .encode_text(&text)
+            .map_err(|reason| ApiError::invalid("prompt", format!("{which} cannot be given to this model: {reason}."))),
     }
 }
 

@@ -5,8 +5,11 @@ mod real;
 
 use std::path::PathBuf;
 
+use axum::body::Body;
+use axum::http::Request;
 use real::{chat, content, files, serve, user};
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 const LINES: [&str; 3] = [
     "Tell me of the sea and of all the ships that you have seen on it, and of their names, and of their cargoes.",
@@ -182,4 +185,57 @@ async fn a_stream_says_what_became_of_the_session_and_an_answer_that_nobody_read
     drop(server.router.clone().oneshot(request).await.unwrap());
     server.post("/a/load", Value::Null).await;
     assert_eq!(server.get("/a").await["turns"], 2);
+}
+
+#[tokio::test]
+async fn what_a_turn_would_begin_with_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(Some(dir.path()));
+    let explain = |turn: Value| server.send("one", "POST", "/v1/kv/explain", turn);
+    let turn = || chat("talk", json!([user(LINES[1])]));
+    let nothing = server.ok(explain(turn()).await);
+    assert_eq!((&nothing["session"]["created"], &nothing["reusable_tokens"]), (&json!(true), &json!(0)));
+    let first = server.chat("one", "talk", LINES[0]).await;
+    let known = first["usage"]["total_tokens"].as_u64().unwrap();
+    // Waits for the answer to be saved, as the turn would.
+    let here = server.ok(explain(turn()).await);
+    assert_eq!((&here["session"]["name"], &here["session"]["created"]), (&json!("talk"), &json!(false)));
+    assert_eq!(here["session"]["tokens"], known);
+    drop(server);
+    let server = serve(Some(dir.path()));
+    let after = server.ok(server.send("one", "POST", "/v1/kv/explain", turn()).await);
+    assert_eq!((&after["prompt_tokens"], &after["recipe"]), (&here["prompt_tokens"], &json!("f16")));
+    let answer = server.chat("one", "talk", LINES[1]).await;
+    let usage = &answer["usage"];
+    // What was said is what happens.
+    assert_eq!(after["prompt_tokens"], usage["prompt_tokens"]);
+    assert_eq!(after["reusable_tokens"], usage["prompt_tokens_details"]["cached_tokens"]);
+    assert_eq!(after["reusable_tokens"], known - 1);
+    server.post("/talk/load", Value::Null).await;
+    assert_eq!(server.get("/talk").await["turns"], 4, "a question is no turn");
+    server.refused(400, "/v1/kv/explain", chat("no/name", json!([user("x")]))).await;
+}
+
+#[tokio::test]
+async fn a_recipe_that_is_named_must_be_that_of_the_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(Some(dir.path()));
+    let kept = |recipe: &str| json!({"session": "talk", "recipe": recipe});
+    let turn = |kv: Value| {
+        let mut turn = chat("talk", json!([user(LINES[0])]));
+        turn["kv"] = kv;
+        turn
+    };
+    server.ok(server.send("one", "POST", "/v1/chat/completions", turn(kept("int8"))).await);
+    for path in ["/v1/chat/completions", "/v1/kv/explain"] {
+        // Be it the server's own.
+        for other in ["f16", "int4"] {
+            let error = server.refused(409, path, turn(kept(other))).await;
+            assert_eq!((&error["code"], &error["param"]), (&json!("session_differs"), &json!("kv")), "{path}, {other}");
+        }
+        for same in [json!({"session": "talk"}), kept("int8")] {
+            server.ok(server.send("one", "POST", path, turn(same)).await);
+        }
+    }
+    assert_eq!(server.get("/talk").await["recipe"], "int8");
 }
