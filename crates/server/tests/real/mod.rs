@@ -30,7 +30,7 @@ pub fn loaded() -> Arc<Loaded> {
 
 /// A server, as a process of its own would be.
 pub struct Server {
-    router: Router,
+    pub router: Router,
     engine: Engine,
 }
 
@@ -136,4 +136,3 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 pub fn content(answer: &Value) -> &str {
     answer["choices"][0]["message"]["content"].as_str().unwrap()
 }
-

@@ -10,7 +10,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
 use cachalot_engine::reuse::Stop;
-use cachalot_engine::{Deletion, EngineError, Event, Explanation, FinishReason, Request, TokenLogprobs, TopLogprob, Usage};
+use cachalot_engine::{
+    Deletion, EngineError, Event, Explanation, FinishReason, Request, TokenLogprobs, TopLogprob, Usage,
+};
 use cachalot_kv::Registry;
 use cachalot_kv::recipe::Card;
 use cachalot_server::request::{Conversation, SamplingFields};

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use cachalot_kv::{CachePlan, KvCache, SharedBlock};
+use cachalot_store::BlockKey;
 use cachalot_store::codec::Plain;
 use cachalot_store::file::record;
 use cachalot_store::tier::{Object, Tenant};
-use cachalot_store::BlockKey;
 
 use super::{FetchId, Parts};
 use crate::reuse::Parcel;
