@@ -13,9 +13,11 @@ use cachalot_kv::CachePlan;
 use cachalot_store::BlockKey;
 use cachalot_store::tier::{Proof, Tenant};
 
+#[cfg(test)]
+pub(crate) use seam::{Tiered, Workers};
 pub use tiers::{TierOptions, TierStore};
 #[cfg(test)]
-pub(crate) use worker::{objects, read};
+pub(crate) use worker::{Done, Work, objects, read, work_on};
 
 use super::Parcel;
 

@@ -45,7 +45,7 @@ impl Pool {
                 loop {
                     let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(work) = next else { return };
-                    if finished.send(run(&cache, work)).is_err() {
+                    if finished.send(work_on(&cache, work)).is_err() {
                         return;
                     }
                 }
@@ -71,7 +71,7 @@ impl Drop for Pool {
 }
 
 /// Does it.
-pub(crate) fn run(cache: &KvCache, work: Work) -> Done {
+pub(crate) fn work_on(cache: &KvCache, work: Work) -> Done {
     match work {
         Work::Write { tenant, blocks } => {
             let bytes = blocks.iter().map(|(parcel, _)| parcel.block.bytes()).sum();
