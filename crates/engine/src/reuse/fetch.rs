@@ -208,6 +208,8 @@ impl Reuse {
 
     /// Ends what is below in order.
     pub fn close(&mut self, patience: Duration) {
+        // What came of a fetch that now never ends would hold its pages for ever.
+        self.lower.fetching.clear();
         if let Some(mut below) = self.lower.below.take() {
             below.close(patience);
         }

@@ -3,6 +3,8 @@
 #[path = "../../../store/tests/tiers_simulation/rng.rs"]
 mod rng;
 
+// Not every test that writes files wants them random.
+#[allow(unused_imports)]
 pub use rng::Rng as Random;
 
 /// A metadata value: its type's number and its bytes.

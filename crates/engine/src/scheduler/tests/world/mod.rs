@@ -58,3 +58,11 @@ fn a_seed_is_a_whole_life() {
     let trace = || live(7, 200).trace.finalize();
     assert_eq!(trace(), trace());
 }
+
+// Seeds that failed once, and why. Most operations in a life have changed since; the stories are tested by name where they are told.
+
+/// A process ended while a fetch was under way for somebody who had gone away; pages of it that had come stayed in the account.
+#[test]
+fn seed_71_a_fetch_that_never_ended_kept_its_pages() {
+    live(71, OPERATIONS);
+}
