@@ -200,3 +200,24 @@ fn a_tenant_that_is_deleted_leaves_nothing_in_pool_or_below() {
     assert_eq!(again.read().usage.unwrap().cached_tokens, 0);
     bench.run();
 }
+
+#[test]
+fn a_fetch_that_never_ends_keeps_no_pages() {
+    let disk = Disk::default();
+    let text = random(&mut Dice::new(4), 400);
+    for life in 0..12 {
+        let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
+        bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, life, 0.0));
+        let _client = bench.submit(request(text.clone(), 5));
+        if life == 0 {
+            drain(&mut bench);
+        } else {
+            // Some of it has come, and then nobody looks any more.
+            (0..2).for_each(|_| _ = bench.step());
+            let now = bench.tick();
+            bench.scheduler.cancel_all(now);
+        }
+        bench.scheduler.close_below(Duration::ZERO);
+        bench.run();
+    }
+}
