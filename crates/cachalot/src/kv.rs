@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use crate::args::ModelArgs;
+use crate::forget::{ForgetArgs, forget};
 use crate::load;
 use cachalot_kv::allot::Budget;
 use cachalot_kv::encode::codec::Side;
@@ -35,6 +36,8 @@ enum Command {
     Stages,
     /// List the methods that choose what to keep of a context.
     Methods,
+    /// Remove everything of an API key's holder from the folders of a server that does not run, and prove it.
+    Forget(ForgetArgs),
 }
 
 #[derive(Args)]
@@ -71,6 +74,7 @@ pub fn kv(args: KvCommand) -> Result<(), Failure> {
     match args.command {
         Command::List(args) => list(&mut out, &args),
         Command::Show(args) => show(&mut out, &args),
+        Command::Forget(args) => forget(&mut out, args),
         Command::Stages => {
             for entry in stages() {
                 let profile = if entry.calibrate.is_some() { " [profile]" } else { "" };

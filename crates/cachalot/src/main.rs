@@ -6,6 +6,7 @@ mod bench;
 mod calibrate;
 mod chat;
 mod embedded;
+mod forget;
 mod info;
 mod kv;
 mod lab;
@@ -44,7 +45,7 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show a model's architecture, what its KV cache costs, and how much context fits into this machine.
     Info(info::InfoArgs),
-    /// List the recipes for the key-value cache, and show what each does and costs.
+    /// List the recipes for the key-value cache, show what each does and costs; forget what a server kept for somebody.
     Kv(kv::KvCommand),
     /// Make the profile that some recipes need, from a text that the model reads.
     Calibrate(calibrate::CalibrateArgs),

@@ -241,3 +241,46 @@ fn a_chat_goes_on_in_another_process() {
     assert_eq!(format!("{answer}{next}"), both);
     assert_eq!(other.json(&["show", "talk"])["messages"], shown["messages"]);
 }
+
+/// A block of a tenant as the disk tier names it; what is in it does not matter to who removes it.
+fn block(disk: &Path, tenant: &str) -> PathBuf {
+    let folder = disk.join(cachalot_store::tier::Tenant::named(tenant).to_string()).join("ab");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("ab".repeat(32));
+    std::fs::write(&file, [7; 500]).unwrap();
+    file
+}
+
+#[test]
+fn a_stopped_servers_folders_forget_one_and_keep_the_others() {
+    let desk = Desk::new();
+    desk.keeper(&[]);
+    let (folder, disk) = (desk.folder(), desk.path("disk"));
+    let own = block(Path::new(&disk), "");
+    let other = block(Path::new(&disk), &cachalot_server::tenant_of_key(b"sk-other"));
+    let forget = |more: &[&str]| json(&[&["kv", "forget", "--json", "--kv-disk", &disk], more].concat());
+    let nobody = forget(&["--api-key", "sk-nobody", "--kv-sessions", &folder]);
+    assert_eq!((&nobody["deleted"], &nobody["places"][0]["removed"]), (&json!(true), &json!(0)));
+    assert!(own.exists() && other.exists() && desk.files().len() == 1);
+    let all = forget(&["--no-api-key", "--kv-sessions", &folder]);
+    assert_eq!(all["deleted"], true);
+    for (place, bytes) in all["places"].as_array().unwrap().iter().zip([500, 501]) {
+        assert_eq!((&place["removed"], &place["left"]), (&json!(1), &json!(0)), "{place}");
+        assert!(place["removed_bytes"].as_u64() >= Some(bytes), "{place}");
+    }
+    assert!(!own.exists() && other.exists() && desk.files().is_empty());
+    assert_eq!(
+        forget(&["--api-key", "sk-other"])["places"],
+        json!([{
+            "place": "disk", "removed": 1, "removed_bytes": 500, "left": 0, "left_bytes": 0, "foreign_files": 0, "fault": null,
+        }])
+    );
+    assert!(!other.exists());
+    let table = stdout(&["kv", "forget", "--api-key", "sk-other", "--kv-disk", &disk]);
+    assert!(table.starts_with("PLACE") && table.lines().count() == 2, "{table}");
+    stderr_of_failure(&["kv", "forget", "--kv-disk", &disk], 2);
+    for (wrong, why) in [(&["--kv-disk", "/no/such"][..], "no such folder"), (&[], "--kv-sessions")] {
+        let error = stderr_of_failure(&[&["kv", "forget", "--no-api-key"], wrong].concat(), 1);
+        assert!(error.contains(why), "{error}");
+    }
+}

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use cachalot_kv::KvCache;
 use cachalot_model::Decoder;
-use cachalot_store::tier::{Proof, Tenant};
+use cachalot_store::tier::Tenant;
 use cachalot_store::{Block, Identity};
 use tokio::sync::{mpsc::unbounded_channel, oneshot};
 
 use crate::constraint::ConstraintFactory;
+use crate::deletion::{Closed, Deletion, Doors};
 use crate::generation::Generation;
 use crate::limits::Limits;
 use crate::queue::Queue;
@@ -55,6 +56,7 @@ struct Shared {
     reuse: ReuseConfig,
     limits: Limits,
     queue: Queue,
+    doors: Doors,
     state: AtomicU8,
     stats: Mutex<EngineStats>,
     started: Instant,
@@ -108,6 +110,7 @@ impl Engine {
             reuse: config.reuse,
             limits,
             queue: Queue::new(config.queue),
+            doors: Doors::default(),
             state: AtomicU8::new(OPEN),
             stats: Mutex::new(scheduler.stats()),
             started: Instant::now(),
@@ -190,15 +193,21 @@ impl EngineHandle {
         let submitted = shared.now();
         let constraint = request.constraint.as_ref().map(|spec| shared.constraints.compile(spec)).transpose()?;
         let seed = request.sampling.seed.unwrap_or_else(|| shared.random_seed());
-        let (tenant, wish) = (&request.tenant, &request.wish);
-        let domain = shared.reuse.domain(&plan, tenant, wish.edit);
-        let before = wish.before.as_ref().and_then(|before| shared.reuse.domain(&plan, tenant, before.edit));
+        let wish = &request.wish;
+        let domain = shared.reuse.domain(&plan, &request.tenant, wish.edit);
+        let before = wish.before.as_ref();
+        let before = before.and_then(|before| shared.reuse.domain(&plan, &request.tenant, before.edit));
+        let tenant = Tenant::named(&request.tenant);
         let label = shared.recipes.label(request.kv.as_deref());
         let (events, receiver) = unbounded_channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let generation = Generation::new(receiver, cancelled.clone());
         let submission =
             Submission { request, plan, domain, before, label, constraint, seed, events, cancelled, place, submitted };
+        let closed = shared.doors.look();
+        if closed.contains_key(&tenant) {
+            return Err(EngineError::TenantDeleted);
+        }
         self.commands.send(Command::Submit(Box::new(submission))).map_err(|_| EngineError::ShuttingDown)?;
         Ok(generation)
     }
@@ -239,19 +248,34 @@ impl EngineHandle {
         &self.shared.cache
     }
 
-    /// Removes all of a tenant: its requests are cancelled, its blocks leave the pool, and every tier. How many bytes of pages
-    /// left the pool, and the tiers' proof where there are tiers.
+    /// Ends the requests of a tenant, and takes no others until what this gives is dropped. Also how many requests ended.
     ///
     /// # Errors
     /// [`EngineError::ShuttingDown`].
-    pub async fn delete_tenant(&self, tenant: &str) -> Result<(u64, Option<Proof>), EngineError> {
+    pub async fn close_tenant(&self, tenant: &str) -> Result<(Closed, usize), EngineError> {
+        let (tenant, now) = (Tenant::named(tenant), self.shared.now());
+        let closed = self.shared.doors.close(tenant);
+        let ended = self.ask(move |scheduler| scheduler.end_tenant(tenant, now)).await?;
+        Ok((closed, ended))
+    }
+
+    /// Removes all of a tenant: its requests end, its blocks leave the pool, and every tier. Meanwhile its requests are refused.
+    ///
+    /// # Errors
+    /// [`EngineError::ShuttingDown`].
+    pub async fn delete_tenant(&self, tenant: &str) -> Result<Deletion, EngineError> {
+        let (_closed, ended) = self.close_tenant(tenant).await?;
         let (tenant, now) = (Tenant::named(tenant), self.shared.now());
         let (reply, answer) = oneshot::channel();
-        let tell = Box::new(move |bytes, proof| {
-            let _ = reply.send((bytes, proof));
+        let tell = Box::new(move |deletion| {
+            let _ = reply.send(deletion);
         });
         self.ask(move |scheduler| scheduler.delete_tenant(tenant, tell, now)).await?;
-        answer.await.map_err(|_| EngineError::ShuttingDown)
+        let mut deletion = answer.await.map_err(|_| EngineError::ShuttingDown)?;
+        deletion.requests += ended;
+        let left = self.ask(move |scheduler| scheduler.shared_by(tenant)).await?;
+        (deletion.pool.left_objects, deletion.pool.left_bytes) = left;
+        Ok(deletion)
     }
 
     /// From now on blocks are kept below the pool, too, and come from there.

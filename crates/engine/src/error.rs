@@ -88,6 +88,9 @@ pub enum EngineError {
     /// The engine takes no new requests.
     #[error("the engine is shutting down and takes no new requests")]
     ShuttingDown,
+    /// Everything of the request's tenant is being deleted.
+    #[error("everything of this tenant is being deleted; send the request again when that is over")]
+    TenantDeleted,
     /// The engine ended before the request did.
     #[error("the engine stopped before the answer was finished")]
     Stopped,
@@ -136,7 +139,7 @@ impl EngineError {
                 ErrorKind::Request
             }
             PromptTooLong { .. } | KvTooSmall { .. } => ErrorKind::TooLarge,
-            QueueFull { .. } => ErrorKind::Busy,
+            QueueFull { .. } | TenantDeleted => ErrorKind::Busy,
             ShuttingDown | Stopped => ErrorKind::Unavailable,
             NonFiniteLogits { .. } | NoTokenAllowed | Constraint(_) | Model(_) | Cache(_) | Panicked(_) => {
                 ErrorKind::Internal

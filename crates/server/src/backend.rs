@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use cachalot_engine::{EngineError, Event, Explanation, Request};
+use cachalot_engine::{Deletion, EditId, EngineError, Event, Explanation, Request};
 use cachalot_kv::recipe::Card;
 use futures::Stream;
 
@@ -72,7 +72,15 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// Of the recipe, or that the engine is going down.
-    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation>;
+    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String, edit: Option<EditId>)
+    -> Later<Explanation>;
+
+    /// Removes all of a tenant, wherever it is; see [`cachalot_engine::session::Sessions::delete_tenant`]. Goes on only as long as
+    /// somebody asks what came of it; may block.
+    ///
+    /// # Errors
+    /// That the engine is going down.
+    fn delete_tenant(&self, tenant: String) -> Later<Deletion>;
 
     /// Named sessions; none where the server keeps none.
     fn sessions(&self) -> Option<Arc<SessionService>> {

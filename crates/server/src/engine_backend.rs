@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use cachalot_engine::session::Sessions;
-use cachalot_engine::{EngineError, EngineHandle, Explanation, Request, Scope};
+use cachalot_engine::{Deletion, EditId, EngineError, EngineHandle, Explanation, Request, Scope};
 use cachalot_kv::recipe::Card;
 use cachalot_kv::{Recipe, Registry};
 use cachalot_model::template::{ChatTemplate, Message};
@@ -123,9 +123,25 @@ impl Backend for EngineBackend {
         self.cards.get_or_init(|| Registry::all().iter().map(card).collect()).clone()
     }
 
-    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation> {
+    fn explain(
+        &self,
+        prompt: Vec<u32>,
+        kv: Option<String>,
+        tenant: String,
+        edit: Option<EditId>,
+    ) -> Later<Explanation> {
         let handle = self.handle.clone();
-        Box::pin(async move { handle.explain(prompt, Scope { kv: kv.as_deref(), tenant: &tenant, edit: None }).await })
+        Box::pin(async move { handle.explain(prompt, Scope { kv: kv.as_deref(), tenant: &tenant, edit }).await })
+    }
+
+    fn delete_tenant(&self, tenant: String) -> Later<Deletion> {
+        let (handle, service) = (self.handle.clone(), self.sessions.clone());
+        Box::pin(async move {
+            match service {
+                Some(service) => service.sessions.delete_tenant(&tenant).await,
+                None => handle.delete_tenant(&tenant).await,
+            }
+        })
     }
 
     fn sessions(&self) -> Option<Arc<SessionService>> {

@@ -105,6 +105,13 @@ impl ApiError {
         )
     }
 
+    /// 409: everything that belongs to the API key is being deleted.
+    pub fn tenant_deleted(message: impl Into<String>) -> Self {
+        let code = Some("tenant_deleted");
+        let e = Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message);
+        ApiError { retry_after: Some(1), ..e }
+    }
+
     /// 408: the client did not send its body in time.
     pub fn body_timeout(seconds: f64) -> Self {
         Self::new(

@@ -176,6 +176,7 @@ pub fn refusal(error: &EngineError, param: &str) -> ApiError {
         }
         EngineError::InvalidParameter { name, .. } => ApiError::invalid(*name, message),
         EngineError::InvalidConstraint { .. } => ApiError::invalid("response_format", message),
+        EngineError::TenantDeleted => ApiError::tenant_deleted(message),
         EngineError::Recipe(_) => ApiError::invalid("kv", message),
         other => match other.kind() {
             ErrorKind::Request | ErrorKind::TooLarge => ApiError::invalid(param, message),

@@ -10,6 +10,7 @@
 //! | `POST /v1/completions` | text completion, streamed or whole |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | what is served |
 //! | `/v1/kv/sessions`, `/v1/kv/sessions/{name}` | named sessions: save, list, fork, load, rewind, pin, remove |
+//! | `DELETE /v1/kv/tenant` | everything of the API key's holder goes, and the answer proves it |
 //! | `GET /health` | 200, or 503 while shutting down; never asks for a key |
 //! | `GET /metrics` | Prometheus |
 
@@ -24,6 +25,7 @@ mod generate;
 mod ids;
 mod metrics;
 pub mod net;
+mod prompt;
 pub mod request;
 mod router;
 mod routes;
@@ -31,6 +33,7 @@ mod session;
 mod session_turn;
 mod state;
 
+pub use auth::tenant_of_key;
 pub use backend::{Backend, Events, Later, ModelInfo};
 pub use config::ServerConfig;
 pub use engine_backend::EngineBackend;

@@ -7,14 +7,14 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use futures::FutureExt;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::Instrument;
 
 use crate::error::ApiError;
 use crate::ids::RequestId;
-use crate::routes::{chat, completions, edit, explain, kv, models, sessions, status};
+use crate::routes::{chat, completions, edit, explain, kv, models, sessions, status, tenant};
 use crate::state::AppState;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,6 +32,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/kv/recipes", get(kv::recipes))
         .route("/v1/kv/explain", get(explain::of_query).post(explain::of_body))
         .route("/v1/kv/edit", post(edit::edit))
+        .route("/v1/kv/tenant", delete(tenant::remove))
         .route("/v1/kv/sessions", get(sessions::list).post(sessions::create))
         .route("/v1/kv/sessions/{name}", get(sessions::one).delete(sessions::remove))
         .route("/v1/kv/sessions/{name}/load", post(sessions::load))

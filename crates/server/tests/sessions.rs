@@ -1,119 +1,15 @@
 //! Sessions over HTTP, with the real engine and the embedded model.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+mod real;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
+use std::path::PathBuf;
+
+use axum::body::Body;
 use axum::http::Request;
-use cachalot_engine::session::{SessionConfig, Sessions, Shelf};
-use cachalot_engine::{Engine, EngineConfig, ReuseConfig};
-use cachalot_kernels::{Isa, Team};
-use cachalot_model::{LoadOptions, Loaded, Model};
-use cachalot_server::{AppState, EngineBackend, ServerConfig, router};
-use cachalot_store::Identity;
+use real::{chat, content, files, serve, user};
 use serde_json::{Value, json};
 use tower::ServiceExt;
-
-fn loaded() -> Arc<Loaded> {
-    static CALF: LazyLock<Arc<Loaded>> = LazyLock::new(|| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf");
-        let team = Arc::new(Team::new(NonZeroUsize::new(2).unwrap()));
-        Arc::new(Model::load(&path, &LoadOptions::new(team)).unwrap())
-    });
-    CALF.clone()
-}
-
-/// A server, as a process of its own would be.
-struct Server {
-    router: Router,
-    _engine: Engine,
-}
-
-fn serve(folder: Option<&Path>) -> Server {
-    let loaded = loaded();
-    let identity = Identity { model: loaded.digest, ..Identity::default() };
-    let reuse = ReuseConfig { identity, ..ReuseConfig::default() };
-    let config = EngineConfig { reuse, kv_budget_bytes: 64 << 20, ..EngineConfig::default() };
-    let team = Arc::new(Team::new(NonZeroUsize::new(2).unwrap()));
-    let cache = config.cache(loaded.model.layer_geometry(), team, Isa::detect()).unwrap();
-    let engine = Engine::start(loaded.model.clone(), loaded.tokenizer.clone(), cache, config);
-    let api_keys = vec!["one".to_owned(), "two".to_owned()];
-    let config = ServerConfig { api_keys, ..ServerConfig::default() };
-    let mut backend = EngineBackend::new(&config, engine.handle(), loaded.clone());
-    if let Some(folder) = folder {
-        let config = SessionConfig { model: loaded.name.clone(), tokenizer: loaded.name.clone(), pin_share: 0.01 };
-        let shelf = Shelf::open(folder, 4, 0).unwrap();
-        backend = backend.with_sessions(Sessions::new(engine.handle(), shelf, config));
-    }
-    Server { router: router(AppState::new(config, Arc::new(backend))), _engine: engine }
-}
-
-impl Server {
-    async fn text(&self, key: &str, method: &str, path: &str, body: Value) -> (u16, String) {
-        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
-        let request = match body {
-            Value::Null => request.body(Body::empty()),
-            body => request.header("content-type", "application/json").body(Body::from(body.to_string())),
-        };
-        let response = self.router.clone().oneshot(request.unwrap()).await.unwrap();
-        let status = response.status().as_u16();
-        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-        (status, String::from_utf8(bytes.to_vec()).unwrap())
-    }
-
-    async fn send(&self, key: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let (status, text) = self.text(key, method, path, body).await;
-        (status, serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")))
-    }
-
-    #[track_caller]
-    fn ok(&self, (status, json): (u16, Value)) -> Value {
-        assert_eq!(status, 200, "{json}");
-        json
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        self.ok(self.send("one", "GET", &format!("/v1/kv/sessions{path}"), Value::Null).await)
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Value {
-        self.ok(self.send("one", "POST", &format!("/v1/kv/sessions{path}"), body).await)
-    }
-
-    async fn refused(&self, status: u16, path: &str, body: Value) -> Value {
-        let (got, json) = self.send("one", "POST", path, body).await;
-        assert_eq!(got, status, "{json}");
-        json["error"].clone()
-    }
-
-    async fn chat(&self, key: &str, session: &str, text: &str) -> Value {
-        self.ok(self.send(key, "POST", "/v1/chat/completions", chat(session, json!([user(text)]))).await)
-    }
-}
-
-fn user(text: &str) -> Value {
-    json!({"role": "user", "content": text})
-}
-
-fn chat(session: &str, messages: Value) -> Value {
-    json!({"messages": messages, "kv": {"session": session}, "max_tokens": 12, "temperature": 0})
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found
-}
-
-fn content(answer: &Value) -> &str {
-    answer["choices"][0]["message"]["content"].as_str().unwrap()
-}
 
 const LINES: [&str; 3] = [
     "Tell me of the sea and of all the ships that you have seen on it, and of their names, and of their cargoes.",
@@ -289,6 +185,59 @@ async fn a_stream_says_what_became_of_the_session_and_an_answer_that_nobody_read
     drop(server.router.clone().oneshot(request).await.unwrap());
     server.post("/a/load", Value::Null).await;
     assert_eq!(server.get("/a").await["turns"], 2);
+}
+
+#[tokio::test]
+async fn what_a_turn_would_begin_with_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(Some(dir.path()));
+    let explain = |turn: Value| server.send("one", "POST", "/v1/kv/explain", turn);
+    let turn = || chat("talk", json!([user(LINES[1])]));
+    let nothing = server.ok(explain(turn()).await);
+    assert_eq!((&nothing["session"]["created"], &nothing["reusable_tokens"]), (&json!(true), &json!(0)));
+    let first = server.chat("one", "talk", LINES[0]).await;
+    let known = first["usage"]["total_tokens"].as_u64().unwrap();
+    // Waits for the answer to be saved, as the turn would.
+    let here = server.ok(explain(turn()).await);
+    assert_eq!((&here["session"]["name"], &here["session"]["created"]), (&json!("talk"), &json!(false)));
+    assert_eq!(here["session"]["tokens"], known);
+    drop(server);
+    let server = serve(Some(dir.path()));
+    let after = server.ok(server.send("one", "POST", "/v1/kv/explain", turn()).await);
+    assert_eq!((&after["prompt_tokens"], &after["recipe"]), (&here["prompt_tokens"], &json!("f16")));
+    let answer = server.chat("one", "talk", LINES[1]).await;
+    let usage = &answer["usage"];
+    // What was said is what happens.
+    assert_eq!(after["prompt_tokens"], usage["prompt_tokens"]);
+    assert_eq!(after["reusable_tokens"], usage["prompt_tokens_details"]["cached_tokens"]);
+    assert_eq!(after["reusable_tokens"], known - 1);
+    server.post("/talk/load", Value::Null).await;
+    assert_eq!(server.get("/talk").await["turns"], 4, "a question is no turn");
+    server.refused(400, "/v1/kv/explain", chat("no/name", json!([user("x")]))).await;
+}
+
+#[tokio::test]
+async fn a_recipe_that_is_named_must_be_that_of_the_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(Some(dir.path()));
+    let kept = |recipe: &str| json!({"session": "talk", "recipe": recipe});
+    let turn = |kv: Value| {
+        let mut turn = chat("talk", json!([user(LINES[0])]));
+        turn["kv"] = kv;
+        turn
+    };
+    server.ok(server.send("one", "POST", "/v1/chat/completions", turn(kept("int8"))).await);
+    for path in ["/v1/chat/completions", "/v1/kv/explain"] {
+        // Be it the server's own.
+        for other in ["f16", "int4"] {
+            let error = server.refused(409, path, turn(kept(other))).await;
+            assert_eq!((&error["code"], &error["param"]), (&json!("session_differs"), &json!("kv")), "{path}, {other}");
+        }
+        for same in [json!({"session": "talk"}), kept("int8")] {
+            server.ok(server.send("one", "POST", path, turn(same)).await);
+        }
+    }
+    assert_eq!(server.get("/talk").await["recipe"], "int8");
 }
 
 /// A text in whose middle something can be changed.

@@ -71,6 +71,17 @@ impl Library {
         own.map(SharedBlock::reclaimable).sum()
     }
 
+    /// Blocks held here.
+    pub fn blocks(&self) -> usize {
+        self.variants.values().flat_map(|(_, variants)| variants).map(|variant| variant.own.len()).sum()
+    }
+
+    /// Blocks of a domain that are held here, and bytes of their pages.
+    pub fn held(&self, domain: Domain) -> (u64, u64) {
+        let of = self.variants.values().filter(|(of, _)| *of == domain).flat_map(|(_, variants)| variants);
+        of.fold((0, 0), |(blocks, bytes), variant| (blocks + variant.own.len() as u64, bytes + variant.bytes()))
+    }
+
     /// Bytes of pages held here.
     pub fn bytes(&self) -> u64 {
         self.bytes

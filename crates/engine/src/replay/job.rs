@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cachalot_kernels::divergence::{NonFinite, Row};
 use cachalot_kv::{KvCache, KvFormat, SequenceKv};
+use cachalot_store::tier::Tenant;
 
 use super::{Divergence, KvReport, Recorded, Skipped};
 use crate::EngineError;
@@ -53,6 +54,7 @@ pub(crate) struct Chunk {
 pub(crate) struct Replay {
     pub request: u64,
     pub kind: Kind,
+    pub tenant: Tenant,
     /// The recipe as metrics may name it.
     pub label: Arc<str>,
     /// Tokens of the prompt, at least one.
@@ -157,6 +159,7 @@ mod tests {
         Replay {
             request: 1,
             kind: Kind::Report,
+            tenant: Tenant::named(""),
             label: "x".into(),
             prompt,
             share: 1.0,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{CachePlan, KvCache, SequenceKv};
 use cachalot_store::cost::CostModel;
-use cachalot_store::tier::{Proof, Tenant};
+use cachalot_store::tier::{Removed, Tenant};
 use cachalot_store::{BlockKey, Domain};
 
 use super::below::{Below, FetchId, Parts};
 use super::{Parcel, Reuse, Thread};
+use crate::Deletion;
 
 /// How long a tier may think about what it has before a prompt is computed without it.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -177,26 +178,43 @@ impl Reuse {
         }
     }
 
-    /// Removes all of a tenant: what is in the pool at once, and what is below later; `tell` hears of both: the bytes of pages
-    /// that are gone, and the tiers' proof where there are tiers.
-    pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(u64, Option<Proof>) + Send>) {
-        let bytes = |reuse: &Reuse| reuse.tree.bytes() + reuse.library.bytes();
-        let before = bytes(self);
+    /// Removes all of a tenant: what is in the pool at once, and what is below later; `tell` hears of both.
+    pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Deletion) + Send>) {
+        let before = self.size();
         let owned: Vec<Domain> = self.owners.iter().filter(|(_, owner)| **owner == tenant).map(|(d, _)| *d).collect();
         for domain in owned {
             self.tree.remove_domain(domain);
             self.library.remove_domain(domain);
             self.owners.remove(&domain);
         }
-        let removed = before - bytes(self);
+        // What is on its way up finds nobody who takes it in.
+        self.lower.fetching.retain(|_, fetching| fetching.tenant != tenant);
+        let after = self.size();
+        let (objects, bytes) = (before.0 - after.0, before.1 - after.1);
+        let pool = Removed { objects: objects as u64, bytes, ..Removed::default() };
+        let deletion = Deletion { pool, ..Deletion::default() };
         match &mut self.lower.below {
-            Some(below) => below.delete(tenant, Box::new(move |proof| tell(removed, Some(proof)))),
-            None => tell(removed, None),
+            Some(below) => {
+                let tell = move |proof| tell(Deletion { tiers: Some(proof), ..deletion });
+                below.delete(tenant, Box::new(tell));
+            }
+            None => tell(deletion),
         }
+    }
+
+    /// Blocks of a tenant, and bytes of their pages.
+    pub fn shared_by(&self, tenant: Tenant) -> (u64, u64) {
+        let nodes = self.tree.iter().filter(|(_, node)| self.owners.get(&node.domain) == Some(&tenant));
+        let held =
+            self.owners.iter().filter(|(_, owner)| **owner == tenant).map(|(&domain, _)| self.library.held(domain));
+        let all = nodes.map(|(_, node)| (1, node.block.bytes())).chain(held);
+        all.fold((0, 0), |(blocks, bytes), (more, held)| (blocks + more, bytes + held))
     }
 
     /// Ends what is below in order.
     pub fn close(&mut self, patience: Duration) {
+        // What came of a fetch that now never ends would hold its pages for ever.
+        self.lower.fetching.clear();
         if let Some(mut below) = self.lower.below.take() {
             below.close(patience);
         }

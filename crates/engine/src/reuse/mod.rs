@@ -190,7 +190,7 @@ impl Reuse {
 
     /// Blocks, and bytes of their pages.
     pub fn size(&self) -> (usize, u64) {
-        (self.tree.len(), self.tree.bytes())
+        (self.tree.len() + self.library.blocks(), self.tree.bytes() + self.library.bytes())
     }
 
     /// Bytes that eviction would free, if it is worth asking: at most `enough` matters.

@@ -16,7 +16,7 @@ pub(crate) type NodeId = usize;
 /// One block in its place.
 pub(crate) struct Node {
     pub key: BlockKey,
-    domain: Domain,
+    pub domain: Domain,
     parent: Option<NodeId>,
     children: Vec<NodeId>,
     pub tokens: Vec<u32>,

@@ -32,6 +32,7 @@ impl Scheduler {
         let replay = |scripts: VecDeque<Script>| Replay {
             request,
             kind: watch.kind,
+            tenant: watch.tenant,
             label: watch.label.clone(),
             prompt: watch.prompt,
             share: watch.share,

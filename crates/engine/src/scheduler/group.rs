@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use cachalot_store::tier::Tenant;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::replays::Watch;
@@ -19,6 +20,7 @@ use crate::{Event, FinishReason, Usage};
 pub(super) struct Group {
     pub sampling: Arc<Sampling>,
     pub seed: u64,
+    pub tenant: Tenant,
     pub stop: Vec<String>,
     pub stop_tokens: Vec<u32>,
     pub logprobs: Option<usize>,
@@ -72,6 +74,7 @@ impl Group {
         let group = Group {
             sampling: Arc::new(request.sampling),
             seed,
+            tenant: Tenant::named(&request.tenant),
             stop: request.stop,
             stop_tokens: request.stop_tokens,
             logprobs: request.logprobs,

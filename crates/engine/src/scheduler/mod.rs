@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use cachalot_kv::{CachePlan, KvCache};
 use cachalot_store::Domain;
-use cachalot_store::tier::{Proof, Tenant};
+use cachalot_store::tier::Tenant;
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use batch::Batch;
@@ -47,7 +47,7 @@ use crate::reuse::below::Below;
 use crate::reuse::{Explanation, Parcel, Reuse, ReuseConfig, Thread};
 use crate::sampling::{Sampler, Scratch};
 use crate::text::{TextOutput, Vocabulary};
-use crate::{EngineError, EngineStats, Event, FinishReason, Request, observe};
+use crate::{Deletion, EngineError, EngineStats, Event, FinishReason, Request, observe};
 
 /// A request on its way in.
 pub struct Submission {
@@ -233,16 +233,31 @@ impl Scheduler {
         self.cache.ledger().free() >= bytes
     }
 
+    /// Ends the requests of a tenant, and what compares its answers. How many there were.
+    pub fn end_tenant(&mut self, tenant: Tenant, now: Duration) -> usize {
+        let of = self.groups.iter().filter(|(_, group)| group.tenant == tenant);
+        let mut requests: Vec<u64> = of.map(|(id, _)| *id).collect();
+        requests.sort_unstable();
+        let ending = Ending::Error(EngineError::TenantDeleted);
+        requests.iter().for_each(|id| self.end_request(*id, ending.clone(), now));
+        let mut ended = requests.len();
+        while let Some(request) = self.replays.any(|replay| replay.tenant == tenant) {
+            ended += usize::from(self.end_replay(request, Skipped::Cancelled, now));
+        }
+        ended
+    }
+
     /// Removes all of a tenant: its requests end, what it shares in the pool goes at once, and what is below later; `tell`
-    /// hears of bytes of the pool and of the tiers' proof.
-    pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(u64, Option<Proof>) + Send>, now: Duration) {
-        let sequences = self.running.iter().chain(&self.waiting);
-        let requests: std::collections::BTreeSet<u64> = sequences
-            .filter(|sequence| sequence.thread.tenant == tenant)
-            .map(|sequence| sequence.ticket.request)
-            .collect();
-        requests.into_iter().for_each(|id| self.end_request(id, Ending::Reason(FinishReason::Cancelled), now));
-        self.reuse.delete_tenant(tenant, tell);
+    /// hears of both.
+    pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Deletion) + Send>, now: Duration) {
+        let requests = self.end_tenant(tenant, now);
+        let tell = move |deletion| tell(Deletion { requests, ..deletion });
+        self.reuse.delete_tenant(tenant, Box::new(tell));
+    }
+
+    /// Blocks that a tenant has in the pool for others of its requests, and bytes of their pages.
+    pub fn shared_by(&self, tenant: Tenant) -> (u64, u64) {
+        self.reuse.shared_by(tenant)
     }
 
     /// From now on blocks are kept below the pool, too, and come from there.

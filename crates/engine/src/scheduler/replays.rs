@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cachalot_kv::{CachePlan, KvCache, Ledger, SequenceKv};
+use cachalot_store::tier::Tenant;
 
 use crate::observe;
 use crate::replay::{Draw, Kind, Record, Replay, ReplayConfig, Script, Skipped};
@@ -12,6 +13,7 @@ use crate::replay::{Draw, Kind, Record, Replay, ReplayConfig, Script, Skipped};
 /// How a request is watched while it generates.
 pub(super) struct Watch {
     pub kind: Kind,
+    pub tenant: Tenant,
     pub label: Arc<str>,
     pub share: f64,
     /// Most rows of a choice.
@@ -80,7 +82,8 @@ impl Replays {
         let prompt = request.prompt.len();
         let watch = |kind, share, choices: usize, deadline| {
             let (label, most) = (submission.label.clone(), config.rows / choices.max(1));
-            Watch { kind, label, share, most, prompt, deadline, scripts: Vec::new() }
+            let tenant = Tenant::named(&request.tenant);
+            Watch { kind, tenant, label, share, most, prompt, deadline, scripts: Vec::new() }
         };
         if let Some(spec) = &request.report {
             let deadline = spec.within.map(|within| submission.submitted.saturating_add(within));

@@ -11,6 +11,7 @@ mod branch;
 mod error;
 mod kept;
 mod layers;
+mod locks;
 mod meta;
 mod name;
 mod pins;
@@ -19,15 +20,17 @@ mod shelf;
 mod splice;
 mod store;
 mod turns;
+mod wipe;
 
 pub use error::SessionError;
 pub use kept::{Kept, Listed};
+pub use locks::Guard;
 pub use meta::{Session, Turn};
 pub use name::SessionName;
 pub use restore::Restored;
 pub use shelf::{Shelf, Written};
 pub use splice::{Spliced, splice};
-pub use store::{Guard, Saved, SessionConfig, Sessions};
+pub use store::{Saved, SessionConfig, Sessions};
 pub use turns::{MAX_MESSAGES, encode, ends};
 
 #[cfg(test)]

@@ -63,6 +63,11 @@ impl Pins {
         }
     }
 
+    /// Lets go of all sessions of a tenant.
+    pub fn release_tenant(&mut self, tenant: &str) {
+        self.0.retain(|(owner, _), _| owner != tenant);
+    }
+
     /// Lets go of those whose time is over.
     pub fn expire(&mut self, now: u64) -> Vec<Key> {
         let over: Vec<Key> = self.0.iter().filter(|(_, pin)| pin.until <= now).map(|(key, _)| key.clone()).collect();

@@ -60,7 +60,7 @@ impl Shelf {
         Ok(shelf)
     }
 
-    fn folder(&self, tenant: &str) -> PathBuf {
+    pub(super) fn folder(&self, tenant: &str) -> PathBuf {
         self.root.join(digest("cachalot session tenant v1", tenant))
     }
 

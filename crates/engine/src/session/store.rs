@@ -1,15 +1,14 @@
 //! Sessions of an engine.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cachalot_store::Block;
 use cachalot_store::file::About;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::layers::layers;
+use super::locks::Locks;
 use super::pins::Pins;
-use super::{Restored, Session, SessionError, SessionName, Shelf, Written};
+use super::{Guard, Restored, Session, SessionError, SessionName, Shelf, Written};
 use crate::blend::Wish;
 use crate::{EngineError, EngineHandle, Event, Request, Usage};
 
@@ -37,28 +36,19 @@ pub struct Saved {
     pub reduces: bool,
 }
 
-/// The right to change one session. Whoever wants it waits for whoever has it.
-pub struct Guard {
-    pub(super) tenant: String,
-    pub(super) name: SessionName,
-    _lock: OwnedMutexGuard<()>,
-}
-
-type Locks = HashMap<(String, SessionName), Weak<AsyncMutex<()>>>;
-
 /// Sessions on disk and in an engine.
 pub struct Sessions {
     pub(super) handle: EngineHandle,
     pub(super) shelf: Shelf,
     config: SessionConfig,
     pins: Mutex<Pins>,
-    locks: Mutex<Locks>,
+    pub(super) locks: Locks,
 }
 
 impl Sessions {
     /// Sessions of an engine, kept in a folder.
     pub fn new(handle: EngineHandle, shelf: Shelf, config: SessionConfig) -> Sessions {
-        Sessions { handle, shelf, config, pins: Mutex::default(), locks: Mutex::default() }
+        Sessions { handle, shelf, config, pins: Mutex::default(), locks: Locks::default() }
     }
 
     /// The files.
@@ -73,23 +63,12 @@ impl Sessions {
 
     /// Waits until nobody else is about to change a session.
     pub async fn lock(&self, tenant: &str, name: &SessionName) -> Guard {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            let place = locks.entry((tenant.to_owned(), name.clone())).or_default();
-            place.upgrade().unwrap_or_else(|| {
-                let lock = Arc::default();
-                *place = Arc::downgrade(&lock);
-                lock
-            })
-        };
-        Guard { tenant: tenant.to_owned(), name: name.clone(), _lock: lock.lock_owned().await }
+        self.locks.session(tenant, name).await
     }
 
     /// Whether somebody has, or waits for, the right to change a session: an answer is being generated or saved.
     pub fn is_busy(&self, tenant: &str, name: &SessionName) -> bool {
-        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.get(&(tenant.to_owned(), name.clone())).is_some_and(|lock| lock.strong_count() > 0)
+        self.locks.is_busy(tenant, name)
     }
 
     /// Computes what is not there yet of some tokens.
@@ -235,7 +214,7 @@ impl Sessions {
         self.pins().yield_one().map(|(_, name)| name)
     }
 
-    fn pins(&self) -> MutexGuard<'_, Pins> {
+    pub(super) fn pins(&self) -> MutexGuard<'_, Pins> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

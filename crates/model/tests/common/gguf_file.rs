@@ -1,5 +1,12 @@
 //! A writer of GGUF files for tests, with every liberty to write wrong ones.
 
+#[path = "../../../store/tests/tiers_simulation/rng.rs"]
+mod rng;
+
+// Not every test that writes files wants them random.
+#[allow(unused_imports)]
+pub use rng::Rng as Random;
+
 /// A metadata value: its type's number and its bytes.
 pub struct Meta(pub u32, pub Vec<u8>);
 
@@ -88,27 +95,4 @@ pub fn llama(hidden: u32, heads: u32, kv_heads: u32, intermediate: u32, layers: 
         .set("llama.context_length", unsigned(128))
         .set("llama.attention.layer_norm_rms_epsilon", float(1e-5));
     file
-}
-
-/// Numbers that look random; the same for the same seed.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    /// Between -1 and 1.
-    pub fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
 }

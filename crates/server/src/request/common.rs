@@ -56,6 +56,8 @@ pub struct Common {
     pub format: Option<OutputFormat>,
     /// How the cache is kept, where that is not the server's own way: an expression that parses.
     pub kv: Option<String>,
+    /// How the request says that the cache is kept, be it the server's own way: a session may be kept in another one.
+    pub recipe: Option<String>,
     /// The session that is gone on with.
     pub session: Option<String>,
     /// Stretches of the prompt, in tokens, that recipes may treat by themselves.
@@ -75,6 +77,7 @@ impl Common {
     /// 400 that names the field.
     pub fn parse(fields: &Fields<'_>, limits: &Limits) -> Result<Common, ApiError> {
         let stream = fields.boolean("stream")?.unwrap_or(false);
+        let recipe = kv::recipe(fields, limits)?;
         Ok(Common {
             model: fields.string("model")?.map(str::to_string),
             sampling: SamplingFields::parse(fields, limits)?,
@@ -85,7 +88,8 @@ impl Common {
             include_usage: include_usage(fields, stream)?,
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             format: OutputFormat::parse(fields)?,
-            kv: kv::recipe(fields, limits)?,
+            kv: recipe.clone().filter(|recipe| *recipe != limits.kv_recipe),
+            recipe,
             session: kv::session(fields)?,
             spans: kv::stretches(fields, "spans")?,
             chunks: kv::stretches(fields, "chunks")?,

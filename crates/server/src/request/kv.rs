@@ -81,8 +81,9 @@ pub(super) fn recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<Stri
             return Err(ApiError::wrong_type("kv", "the name of a recipe or {\"recipe\": name}", other));
         }
     };
+    // The server's own may be one that clients could not write.
     if asked == limits.kv_recipe {
-        return Ok(None);
+        return Ok(Some(asked.to_owned()));
     }
     // A client's expression cannot name files of the server.
     match Recipe::parse(asked, Files::Refused) {

@@ -7,7 +7,8 @@ use crate::answer::{ChatShape, Header, respond};
 use crate::auth::Tenant;
 use crate::body::{Bytes, read_json};
 use crate::error::ApiError;
-use crate::generate::{Clock, Run, admitting, check_model, engine_request, prepare};
+use crate::generate::{Clock, Run, admitting, engine_request, prepare};
+use crate::prompt;
 use crate::request::{ChatRequest, Common};
 use crate::state::AppState;
 
@@ -32,19 +33,16 @@ enum Begun {
 }
 
 fn begin(state: &AppState, clock: Clock, tenant: Tenant, body: Bytes) -> Result<Begun, ApiError> {
-    let request = ChatRequest::parse(&body, &state.limits)?;
+    let request = prompt::chat(state, &body)?;
     // The text lives on in the typed request only.
     drop(body);
     if request.common.session.is_some() {
         return Ok(Begun::OfSession(Box::new(request)));
     }
     let common = request.common;
-    check_model(state, common.model.as_deref())?;
-    let prompt = state.backend.encode_chat(&request.chat).map_err(|reason| {
-        ApiError::invalid("messages", format!("The messages cannot be given to this model: {reason}."))
-    })?;
-    let marked = state.backend.stretches(&request.chat, &prompt);
-    let mut asked = engine_request(state, clock, &common, request.logprobs, prompt, "messages")?;
+    let tokens = prompt::of_chat(state, &request.chat)?;
+    let marked = state.backend.stretches(&request.chat, &tokens);
+    let mut asked = engine_request(state, clock, &common, request.logprobs, tokens, "messages")?;
     if asked.wish.chunks.is_empty() {
         asked.wish.chunks = marked;
     }

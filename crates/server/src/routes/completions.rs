@@ -7,8 +7,9 @@ use crate::answer::{CompletionShape, Header, respond};
 use crate::auth::Tenant;
 use crate::body::{Bytes, read_json};
 use crate::error::ApiError;
-use crate::generate::{Clock, Run, admitting, check_model, engine_request, prepare};
-use crate::request::{Common, CompletionRequest, Prompt};
+use crate::generate::{Clock, Run, admitting, engine_request, prepare};
+use crate::prompt;
+use crate::request::Common;
 use crate::state::AppState;
 
 pub(crate) async fn completions(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
@@ -26,21 +27,15 @@ fn begin(
     tenant: Tenant,
     body: Bytes,
 ) -> Result<(Common, CompletionShape, Run), ApiError> {
-    let request = CompletionRequest::parse(&body, &state.limits)?;
+    let request = prompt::completion(state, &body)?;
     // The text lives on in the typed request only.
     drop(body);
     let common = request.common;
-    check_model(state, common.model.as_deref())?;
     let choices = request.prompts.len() * common.n;
-    let echo = request.echo.then(|| request.prompts.iter().map(|p| prompt_text(state, p)).collect());
+    let echo = request.echo.then(|| request.prompts.iter().map(|p| prompt::text_of(state, p)).collect());
     let mut asked = Vec::with_capacity(request.prompts.len());
-    for (i, prompt) in request.prompts.into_iter().enumerate() {
-        let ids = match prompt {
-            Prompt::Tokens(ids) => ids,
-            Prompt::Text(text) => state.backend.encode_text(&text).map_err(|reason| {
-                ApiError::invalid("prompt", format!("Prompt {i} cannot be given to this model: {reason}."))
-            })?,
-        };
+    for (i, one) in request.prompts.into_iter().enumerate() {
+        let ids = prompt::of_text(state, one, &format!("Prompt {i}"))?;
         let asked_for = engine_request(state, clock, &common, request.logprobs, ids, "prompt")?;
         asked.push(cachalot_engine::Request { tenant: tenant.0.clone(), ..asked_for });
     }
@@ -48,15 +43,4 @@ fn begin(
     let run = Run::submit(state, asked, clock, "prompt")?;
     let shape = CompletionShape::new(header, request.logprobs.is_some(), echo, common.n);
     Ok((common, shape, run))
-}
-
-/// What `echo` puts before the answer.
-fn prompt_text(state: &AppState, prompt: &Prompt) -> String {
-    match prompt {
-        Prompt::Text(text) => text.clone(),
-        Prompt::Tokens(ids) => {
-            let bytes: Vec<u8> = ids.iter().flat_map(|id| state.backend.token_bytes(*id)).collect();
-            String::from_utf8_lossy(&bytes).into_owned()
-        }
-    }
 }

@@ -3,24 +3,46 @@
 use axum::Json;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::header;
+use cachalot_engine::EditId;
 use cachalot_engine::reuse::Stop;
+use cachalot_engine::session::Session;
 use serde_json::{Value, json};
 
 use crate::auth::Tenant;
 use crate::body::{Bytes, read_json};
 use crate::error::ApiError;
-use crate::generate::{Clock, check_model, prepare, refusal};
-use crate::request::{ChatRequest, Common, CompletionRequest, Prompt, parse_json};
+use crate::generate::{Clock, prepare, refusal};
+use crate::prompt;
+use crate::request::{ChatRequest, parse_json};
+use crate::session_turn;
 use crate::state::AppState;
 
-/// A prompt as a question: its tokens, and the recipe.
-type Asked = (Vec<u32>, Option<String>);
+/// A prompt as a question.
+struct Asked {
+    tokens: Vec<u32>,
+    /// The recipe, where it is not the server's own.
+    kv: Option<String>,
+    /// The edit that its session comes after.
+    edit: Option<EditId>,
+    /// What the request's answer would say of its session.
+    session: Option<Value>,
+}
 
-/// The same body as the request in question; its answer is not generated.
+enum Question {
+    Known(Asked),
+    /// It has to wait for its session first.
+    OfSession(Box<ChatRequest>),
+}
+
+/// The same body as the request in question; its answer is not generated. A session is brought into memory, as the request
+/// would.
 pub(crate) async fn of_body(State(state): State<AppState>, request: Request) -> Result<Json<Value>, ApiError> {
     let (clock, tenant) = (Clock::start(&state), Tenant::of(&request));
     let body = read_json(&state, request).await?;
-    let asked = prepare(&state, clock, move |state| parse(state, body)).await?;
+    let asked = match prepare(&state, clock, move |state| parse(state, body)).await? {
+        Question::Known(asked) => asked,
+        Question::OfSession(request) => of_session(&state, clock, &tenant, *request).await?,
+    };
     explain(&state, asked, tenant).await
 }
 
@@ -39,49 +61,53 @@ pub(crate) async fn of_query(
         let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         value.map(decode).transpose()
     };
-    let Some(prompt) = field("prompt")? else {
+    let Some(text) = field("prompt")? else {
         let message = "Send ?prompt=TEXT, or POST the body of the request in question.";
         return Err(ApiError::invalid("prompt", message.to_owned()));
     };
-    let body = json!({"prompt": prompt, "kv": field("kv")?}).to_string();
+    let body = json!({"prompt": text, "kv": field("kv")?}).to_string();
     let asked = prepare(&state, clock, move |state| completion(state, body.as_bytes())).await?;
     explain(&state, asked, tenant).await
 }
 
-fn parse(state: &AppState, body: Bytes) -> Result<Asked, ApiError> {
+fn parse(state: &AppState, body: Bytes) -> Result<Question, ApiError> {
     if parse_json(&body)?.get("messages").is_none() {
-        return completion(state, &body);
+        return Ok(Question::Known(completion(state, &body)?));
     }
-    let request = ChatRequest::parse(&body, &state.limits)?;
-    check_model(state, request.common.model.as_deref())?;
-    let tokens = state.backend.encode_chat(&request.chat).map_err(|reason| {
-        ApiError::invalid("messages", format!("The messages cannot be given to this model: {reason}."))
-    })?;
-    Ok((tokens, recipe(request.common)))
+    let request = prompt::chat(state, &body)?;
+    if request.common.session.is_some() {
+        return Ok(Question::OfSession(Box::new(request)));
+    }
+    let tokens = prompt::of_chat(state, &request.chat)?;
+    Ok(Question::Known(Asked { tokens, kv: request.common.kv, edit: None, session: None }))
 }
 
 fn completion(state: &AppState, body: &[u8]) -> Result<Asked, ApiError> {
-    let mut request = CompletionRequest::parse(body, &state.limits)?;
-    check_model(state, request.common.model.as_deref())?;
-    let tokens = match (request.prompts.pop(), request.prompts.is_empty()) {
-        (Some(Prompt::Tokens(ids)), true) => ids,
-        (Some(Prompt::Text(text)), true) => state.backend.encode_text(&text).map_err(|reason| {
-            ApiError::invalid("prompt", format!("The prompt cannot be given to this model: {reason}."))
-        })?,
-        _ => return Err(ApiError::invalid("prompt", "Ask about one prompt at a time.".to_owned())),
-    };
-    Ok((tokens, recipe(request.common)))
+    let request = prompt::completion(state, body)?;
+    let one = prompt::only(request.prompts, "Ask about one prompt at a time.")?;
+    let tokens = prompt::of_text(state, one, "The prompt")?;
+    Ok(Asked { tokens, kv: request.common.kv, edit: None, session: None })
 }
 
-fn recipe(common: Common) -> Option<String> {
-    common.kv
+async fn of_session(state: &AppState, clock: Clock, tenant: &Tenant, request: ChatRequest) -> Result<Asked, ApiError> {
+    let (service, guard) = session_turn::take(state, clock, tenant, &request.common).await?;
+    prepare(state, clock, move |state| {
+        let opened = session_turn::open(state, &service, &guard, &request.common, request.chat)?;
+        let Session { tokens, recipe, edit, .. } = opened.session;
+        Ok(Asked { tokens, kv: Some(recipe), edit, session: Some(opened.said) })
+    })
+    .await
 }
 
-async fn explain(state: &AppState, (tokens, kv): Asked, tenant: Tenant) -> Result<Json<Value>, ApiError> {
+async fn explain(state: &AppState, asked: Asked, tenant: Tenant) -> Result<Json<Value>, ApiError> {
+    let Asked { tokens, kv, edit, session } = asked;
     let recipe = kv.clone().unwrap_or_else(|| state.backend.info().kv_recipe.clone());
-    let answer = state.backend.explain(tokens, kv, tenant.0).await;
+    let answer = state.backend.explain(tokens, kv, tenant.0, edit).await;
     let explanation = answer.map_err(|error| refusal(&error, "prompt"))?;
     let mut json = json!({"object": "kv.explanation", "recipe": recipe});
+    if let Some(session) = session {
+        json["session"] = session;
+    }
     let text = |id: u32| String::from_utf8_lossy(&state.backend.token_bytes(id)).into_owned();
     let differs = match explanation.stop {
         Stop::Differs { token, cached, .. } => Some(json!({"text": text(token), "cached_text": text(cached)})),

@@ -8,3 +8,4 @@ pub(crate) mod kv;
 pub(crate) mod models;
 pub(crate) mod sessions;
 pub(crate) mod status;
+pub(crate) mod tenant;

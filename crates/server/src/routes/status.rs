@@ -20,6 +20,7 @@ This is a Cachalot server. It speaks OpenAI's API:
   GET  /v1/kv/explain
   GET  /v1/kv/sessions
   POST /v1/kv/sessions
+  DELETE /v1/kv/tenant
   GET  /health
   GET  /metrics
 ";

@@ -10,7 +10,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
 use cachalot_engine::reuse::Stop;
-use cachalot_engine::{EngineError, Event, Explanation, FinishReason, Request, TokenLogprobs, TopLogprob, Usage};
+use cachalot_engine::{
+    Deletion, EditId, EngineError, Event, Explanation, FinishReason, Request, TokenLogprobs, TopLogprob, Usage,
+};
 use cachalot_kv::Registry;
 use cachalot_kv::recipe::Card;
 use cachalot_server::request::{Conversation, SamplingFields};
@@ -38,6 +40,8 @@ pub struct Fake {
     pub fail: Option<EngineError>,
     /// Break off without `Done` after the first token.
     pub vanish: bool,
+    /// What deleting comes to.
+    pub deletion: Option<Deletion>,
     pub seen: Mutex<Vec<Request>>,
     pub tools: Mutex<Option<Value>>,
     pub live: Arc<AtomicUsize>,
@@ -63,6 +67,7 @@ impl Default for Fake {
             refuse: None,
             fail: None,
             vanish: false,
+            deletion: None,
             seen: Mutex::default(),
             tools: Mutex::default(),
             live: Arc::default(),
@@ -152,7 +157,7 @@ impl Backend for Fake {
         vec![Card::of(recipe, &[], None)]
     }
 
-    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String) -> Later<Explanation> {
+    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String, _: Option<EditId>) -> Later<Explanation> {
         let tokens = prompt.len();
         let stop = Stop::Differs { position: 2, token: prompt[2], cached: 88 };
         assert!(tenant.is_empty() && kv.as_deref() != Some("f16"));
@@ -166,6 +171,12 @@ impl Backend for Fake {
             stop,
         };
         Box::pin(async move { Ok(explanation) })
+    }
+
+    fn delete_tenant(&self, tenant: String) -> Later<Deletion> {
+        assert!(tenant.is_empty());
+        let deletion = self.deletion.clone();
+        Box::pin(async move { deletion.ok_or(EngineError::ShuttingDown) })
     }
 
     fn submit(&self, request: Request) -> Result<Events, EngineError> {

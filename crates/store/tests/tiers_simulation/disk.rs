@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use cachalot_store::tier::backend::disk::{DirEntry, Disk, Kind, Sink};
 
-use crate::rng::Rng;
+use super::rng::Rng;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Node {

@@ -8,7 +8,7 @@ use cachalot_store::tier::backend::Backend;
 use cachalot_store::tier::machine::Purged;
 use cachalot_store::tier::{Fault, FaultKind, Level, Parcel, Tenant, seal};
 
-use crate::rng::Rng;
+use super::rng::Rng;
 
 type Objects = BTreeMap<(Tenant, BlockKey), Vec<u8>>;
 

@@ -1,5 +1,7 @@
 //! Randomness that a seed repeats: SplitMix64 (Steele, Lea and Flood, 2014).
 
+#![allow(dead_code)]
+
 pub struct Rng(pub u64);
 
 impl Rng {
@@ -14,6 +16,11 @@ impl Rng {
     /// Below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n.max(1) as u64) as usize
+    }
+
+    /// Between -1 and 1.
+    pub fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
     pub fn chance(&mut self, share: f64) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! The scheduler only knows the trait: it never waits for I/O, and whatever does not come, or comes damaged, is computed.
 
+mod seam;
 mod tiers;
 mod worker;
 
@@ -12,9 +13,11 @@ use cachalot_kv::CachePlan;
 use cachalot_store::BlockKey;
 use cachalot_store::tier::{Proof, Tenant};
 
+#[cfg(test)]
+pub(crate) use seam::{Tiered, Workers};
 pub use tiers::{TierOptions, TierStore};
 #[cfg(test)]
-pub(crate) use worker::{objects, read};
+pub(crate) use worker::{Done, Work, objects, read, work_on};
 
 use super::Parcel;
 

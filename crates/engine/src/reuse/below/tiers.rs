@@ -8,6 +8,7 @@ use cachalot_kv::{CachePlan, KvCache};
 use cachalot_store::tier::{Completed, Proof, Tenant, Ticket, TierConfig, Tiers};
 use cachalot_store::{BlockKey, StoreError};
 
+use super::seam::{Tiered, Workers};
 use super::worker::{Done, Pool, Work, name};
 use super::{Arrived, Below, FetchId, Parts, There};
 use crate::observe;
@@ -26,6 +27,7 @@ pub struct TierOptions {
 
 struct Fetching {
     id: FetchId,
+    tenant: Tenant,
     plan: Arc<CachePlan>,
     /// Whether each object is [`Parts::near`].
     near: Vec<bool>,
@@ -33,11 +35,13 @@ struct Fetching {
 
 /// The tiers, and the threads in front of them.
 pub struct TierStore {
-    tiers: Option<Tiers>,
-    pool: Pool,
+    tiers: Option<Box<dyn Tiered>>,
+    pool: Box<dyn Workers>,
     queue: u64,
     /// Bytes of blocks that are being turned into bytes.
     writing: u64,
+    /// Pieces of work of each tenant that threads have.
+    working: HashMap<Tenant, usize>,
     /// Objects that were asked for and have not arrived.
     reading: usize,
     fetches: HashMap<Ticket, Fetching>,
@@ -63,46 +67,64 @@ impl TierStore {
         let (tiers, _) = Tiers::open(options.tiers)?;
         let pool = Pool::start(cache, options.threads)
             .map_err(|source| StoreError::Io { place: "threads of the store".to_owned(), source })?;
-        Ok(TierStore {
+        Ok(TierStore::over(Box::new(tiers), Box::new(pool), options.queue))
+    }
+
+    /// Of these parts.
+    pub(crate) fn over(tiers: Box<dyn Tiered>, pool: Box<dyn Workers>, queue: u64) -> TierStore {
+        TierStore {
             tiers: Some(tiers),
             pool,
-            queue: options.queue,
+            queue,
             writing: 0,
+            working: HashMap::new(),
             reading: 0,
             fetches: HashMap::new(),
             next: 0,
             arrived: Vec::new(),
             deletions: Vec::new(),
             settled: true,
-        })
+        }
+    }
+
+    fn send(&mut self, tenant: Tenant, work: Work) {
+        *self.working.entry(tenant).or_default() += 1;
+        self.pool.send(work);
     }
 
     /// Takes in what threads have done.
     fn turn(&mut self) {
         let Some(tiers) = &mut self.tiers else { return };
         let mut written = Vec::new();
-        while let Ok(done) = self.pool.done.try_recv() {
-            match done {
-                Done::Written { objects, bytes } => {
+        while let Some(done) = self.pool.done() {
+            let whose = match done {
+                Done::Written { tenant, objects, bytes } => {
                     self.writing = self.writing.saturating_sub(bytes);
                     written.extend(objects);
+                    tenant
                 }
-                Done::Read { id, parcel } => {
+                Done::Read { id, tenant, parcel } => {
                     self.reading = self.reading.saturating_sub(1);
                     self.arrived.push(Arrived { id, parcel });
+                    tenant
                 }
+            };
+            if let Some(left) = self.working.get_mut(&whose) {
+                *left -= 1;
             }
         }
-        if self.writing == 0 && written.is_empty() {
-            for deletion in self.deletions.iter_mut().filter(|deletion| deletion.ticket.is_none()) {
-                deletion.ticket = Some(tiers.delete_tenant(deletion.tenant));
-            }
-        }
+        self.working.retain(|_, left| *left > 0);
         if !written.is_empty() {
             self.settled = false;
             tiers.store(written);
         }
+        for deletion in self.deletions.iter_mut().filter(|deletion| deletion.ticket.is_none()) {
+            if !self.working.contains_key(&deletion.tenant) {
+                deletion.ticket = Some(tiers.delete_tenant(deletion.tenant));
+            }
+        }
         self.settled = self.settled || tiers.settle(Duration::ZERO);
+        let mut read = Vec::new();
         for completed in tiers.poll() {
             let (ticket, index, key, result) = match completed {
                 Completed::Fetched { ticket, index, key, result } => (ticket, index, key, result),
@@ -116,11 +138,11 @@ impl TierStore {
             };
             let Some(fetch) = self.fetches.get(&ticket) else { continue };
             let near = fetch.near.get(index).copied().unwrap_or_default();
-            let (id, plan) = (fetch.id, fetch.plan.clone());
+            let (id, tenant, plan) = (fetch.id, fetch.tenant, fetch.plan.clone());
             match result {
                 Ok((bytes, level)) => {
                     observe::fetched(level.name(), bytes.len() as u64);
-                    self.pool.send(Work::Read { id, key, near, bytes, plan });
+                    read.push((tenant, Work::Read { id, tenant, key, near, bytes, plan }));
                 }
                 Err(_) => {
                     self.reading = self.reading.saturating_sub(1);
@@ -128,6 +150,7 @@ impl TierStore {
                 }
             }
         }
+        read.into_iter().for_each(|(tenant, work)| self.send(tenant, work));
     }
 }
 
@@ -166,7 +189,7 @@ impl Below for TierStore {
             Some(tiers) => {
                 let ticket = tiers.fetch(tenant, &keys);
                 let near = objects.iter().map(|object| object.1).collect();
-                self.fetches.insert(ticket, Fetching { id, plan: plan.clone(), near });
+                self.fetches.insert(ticket, Fetching { id, tenant, plan: plan.clone(), near });
             }
             None => {
                 self.reading -= keys.len();
@@ -185,6 +208,9 @@ impl Below for TierStore {
     }
 
     fn keep(&mut self, tenant: Tenant, blocks: Vec<(Parcel, Parts)>) {
+        if self.deletions.iter().any(|deletion| deletion.tenant == tenant) {
+            return;
+        }
         let bytes: u64 = blocks.iter().map(|(parcel, _)| parcel.block.bytes()).sum();
         // What waits holds its pages; beyond this the pool would fill with it.
         if self.writing > 0 && self.writing + bytes > self.queue {
@@ -192,7 +218,7 @@ impl Below for TierStore {
             return;
         }
         self.writing += bytes;
-        self.pool.send(Work::Write { tenant, blocks });
+        self.send(tenant, Work::Write { tenant, blocks });
     }
 
     fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>) {

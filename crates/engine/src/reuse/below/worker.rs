@@ -4,27 +4,27 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use cachalot_kv::{CachePlan, KvCache};
+use cachalot_kv::{CachePlan, KvCache, SharedBlock};
+use cachalot_store::BlockKey;
 use cachalot_store::codec::Plain;
 use cachalot_store::file::record;
 use cachalot_store::tier::{Object, Tenant};
-use cachalot_store::{BlockKey, Form};
 
 use super::{FetchId, Parts};
 use crate::reuse::Parcel;
 
 /// Work for a thread.
-pub(super) enum Work {
+pub(crate) enum Work {
     /// Make objects of the parts of blocks.
     Write { tenant: Tenant, blocks: Vec<(Parcel, Parts)> },
     /// Make a block of an object's bytes, its pages in the pool.
-    Read { id: FetchId, key: BlockKey, near: bool, bytes: Arc<[u8]>, plan: Arc<CachePlan> },
+    Read { id: FetchId, tenant: Tenant, key: BlockKey, near: bool, bytes: Arc<[u8]>, plan: Arc<CachePlan> },
 }
 
 /// What came of it.
-pub(super) enum Done {
-    Written { objects: Vec<Object>, bytes: u64 },
-    Read { id: FetchId, parcel: Option<Parcel> },
+pub(crate) enum Done {
+    Written { tenant: Tenant, objects: Vec<Object>, bytes: u64 },
+    Read { id: FetchId, tenant: Tenant, parcel: Option<Parcel> },
 }
 
 /// The threads; they end when it is dropped.
@@ -45,7 +45,7 @@ impl Pool {
                 loop {
                     let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(work) = next else { return };
-                    if finished.send(run(&cache, work)).is_err() {
+                    if finished.send(work_on(&cache, work)).is_err() {
                         return;
                     }
                 }
@@ -70,14 +70,17 @@ impl Drop for Pool {
     }
 }
 
-fn run(cache: &KvCache, work: Work) -> Done {
+/// Does it.
+pub(crate) fn work_on(cache: &KvCache, work: Work) -> Done {
     match work {
         Work::Write { tenant, blocks } => {
             let bytes = blocks.iter().map(|(parcel, _)| parcel.block.bytes()).sum();
             let objects = blocks.iter().flat_map(|(parcel, parts)| objects(cache, tenant, parcel, *parts)).collect();
-            Done::Written { objects, bytes }
+            Done::Written { tenant, objects, bytes }
         }
-        Work::Read { id, key, near, bytes, plan } => Done::Read { id, parcel: read(cache, &plan, key, near, &bytes) },
+        Work::Read { id, tenant, key, near, bytes, plan } => {
+            Done::Read { id, tenant, parcel: read(cache, &plan, key, near, &bytes) }
+        }
     }
 }
 
@@ -97,10 +100,9 @@ pub(crate) fn name(key: BlockKey, near: bool) -> BlockKey {
 pub(crate) fn objects(cache: &KvCache, tenant: Tenant, parcel: &Parcel, parts: Parts) -> Vec<Object> {
     let split = cache.parts(&parcel.block);
     let wanted = [(false, split.kept.filter(|_| parts.kept)), (true, split.near.filter(|_| parts.near))];
-    let object = |(near, block)| {
-        let mut block =
-            Parcel { block: Option::<cachalot_kv::SharedBlock>::clone(&block)?, ..parcel.clone() }.to_block();
-        block.pages.sort_by_key(|page| page.header().map(|h| (h.layer, h.head, page.form == Form::Exact)));
+    let object = |(near, block): (bool, Option<SharedBlock>)| {
+        // Pages come in the order of records: layer by layer, head by head, the kept form first.
+        let block = Parcel { block: block?, ..parcel.clone() }.to_block();
         let mut bytes = Vec::new();
         record::write(&block, &Plain, &mut bytes)
             .inspect_err(|error| tracing::warn!(%error, "a block was not kept"))

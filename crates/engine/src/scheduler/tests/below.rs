@@ -182,13 +182,15 @@ fn a_tenant_that_is_deleted_leaves_nothing_in_pool_or_below() {
     let (mut running, heard) = (bench.submit(of("a", 200)), Arc::new(Mutex::new(None)));
     bench.step();
     let (tell, now) = (heard.clone(), bench.tick());
-    let tell = Box::new(move |bytes, proof: Option<Proof>| {
-        *tell.lock().unwrap() = Some((bytes, proof.unwrap().is_complete()))
-    });
+    let tell = Box::new(move |deletion: Deletion| *tell.lock().unwrap() = Some(deletion));
+    let shared = bench.scheduler.shared_by(Tenant::named("a"));
     bench.scheduler.delete_tenant(Tenant::named("a"), tell, now);
-    let (bytes, complete) = heard.lock().unwrap().unwrap();
-    assert!(bytes > 0 && complete);
-    assert_eq!(running.read().choices[&0].2, Some(FinishReason::Cancelled));
+    let deletion = heard.lock().unwrap().clone().unwrap();
+    assert!(deletion.is_complete() && deletion.requests == 1 && shared.1 > 0);
+    assert_eq!((deletion.pool.objects, deletion.pool.bytes), shared);
+    assert_eq!(bench.scheduler.shared_by(Tenant::named("a")), (0, 0));
+    assert_eq!(running.read().choices[&0].2, Some(FinishReason::Error));
+    assert_eq!(running.seen.errors, [EngineError::TenantDeleted]);
     assert_eq!(bench.cache.ledger().used() * 2, both, "what is left is the other's");
     assert!(
         !disk.lock().unwrap().is_empty() && disk.lock().unwrap().keys().all(|(owner, _)| *owner == Tenant::named("b"))
@@ -197,4 +199,25 @@ fn a_tenant_that_is_deleted_leaves_nothing_in_pool_or_below() {
     drain(&mut bench);
     assert_eq!(again.read().usage.unwrap().cached_tokens, 0);
     bench.run();
+}
+
+#[test]
+fn a_fetch_that_never_ends_keeps_no_pages() {
+    let disk = Disk::default();
+    let text = random(&mut Dice::new(4), 400);
+    for life in 0..12 {
+        let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
+        bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, life, 0.0));
+        let _client = bench.submit(request(text.clone(), 5));
+        if life == 0 {
+            drain(&mut bench);
+        } else {
+            // Some of it has come, and then nobody looks any more.
+            (0..2).for_each(|_| _ = bench.step());
+            let now = bench.tick();
+            bench.scheduler.cancel_all(now);
+        }
+        bench.scheduler.close_below(Duration::ZERO);
+        bench.run();
+    }
 }

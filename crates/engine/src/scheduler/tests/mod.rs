@@ -5,6 +5,7 @@ mod shadows;
 mod sharing;
 mod simulation;
 mod single;
+mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

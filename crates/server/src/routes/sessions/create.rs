@@ -13,7 +13,8 @@ use crate::auth::Tenant;
 use crate::body::read_json;
 use crate::engine_backend::message;
 use crate::error::ApiError;
-use crate::generate::{Clock, check_model, prepare, refusal};
+use crate::generate::{Clock, prepare, refusal};
+use crate::prompt;
 use crate::request::{ChatRequest, CompletionRequest, Fields, Prompt, parse_json};
 use crate::session::{SessionService, blocking, failure, lock, name, service};
 use crate::state::AppState;
@@ -99,7 +100,7 @@ fn parse(state: &AppState, service: &SessionService, body: &[u8]) -> Result<Aske
     name("name", &called)?;
     let replace = fields.boolean("replace")?.unwrap_or(false);
     let (common, mut session) = if fields.get("messages").is_some() {
-        let ChatRequest { common, chat, .. } = ChatRequest::parse(body, &state.limits)?;
+        let ChatRequest { common, chat, .. } = prompt::chat(state, body)?;
         let messages: Vec<Message> = chat.messages.iter().map(message).collect();
         let mut session = Session { tools: chat.tools, arguments: chat.arguments, ..Session::default() };
         session.tokens = service.encode(&session, &messages)?;
@@ -107,33 +108,20 @@ fn parse(state: &AppState, service: &SessionService, body: &[u8]) -> Result<Aske
         session.turns = Session::turns_of(&messages, &ends);
         (common, session)
     } else if fields.get("prompt").is_some() {
-        let CompletionRequest { common, mut prompts, .. } = CompletionRequest::parse(body, &state.limits)?;
-        let one = prompts.pop().filter(|_| prompts.is_empty());
-        let one = one.ok_or_else(|| ApiError::invalid("prompt", "A session has one prompt; send one."))?;
-        (common, prompt(state, one)?)
+        let CompletionRequest { common, prompts, .. } = prompt::completion(state, body)?;
+        (common, of_prompt(state, prompt::only(prompts, "A session has one prompt; send one.")?)?)
     } else {
         let what = "Send 'messages' or 'prompt' to save, or 'fork_of' to fork a session.";
         return Err(ApiError { message: what.to_owned(), ..ApiError::missing("messages") });
     };
-    check_model(state, common.model.as_deref())?;
     session.name = called;
     session.recipe = common.kv.unwrap_or_else(|| state.backend.info().kv_recipe.clone());
     Ok(Asked::Save { session: Box::new(session), replace })
 }
 
-fn prompt(state: &AppState, prompt: Prompt) -> Result<Session, ApiError> {
-    let (text, tokens) = match prompt {
-        Prompt::Text(text) => {
-            let tokens = state.backend.encode_text(&text).map_err(|reason| {
-                ApiError::invalid("prompt", format!("The prompt cannot be given to this model: {reason}."))
-            })?;
-            (text, tokens)
-        }
-        Prompt::Tokens(ids) => {
-            let bytes: Vec<u8> = ids.iter().flat_map(|id| state.backend.token_bytes(*id)).collect();
-            (String::from_utf8_lossy(&bytes).into_owned(), ids)
-        }
-    };
+fn of_prompt(state: &AppState, one: Prompt) -> Result<Session, ApiError> {
+    let text = prompt::text_of(state, &one);
+    let tokens = prompt::of_text(state, one, "The prompt")?;
     let turns = vec![Turn::of(&Message::new("text", text), 0..tokens.len())];
     Ok(Session { turns, tokens, ..Session::default() })
 }
