@@ -221,3 +221,30 @@ fn a_fetch_that_never_ends_keeps_no_pages() {
         bench.run();
     }
 }
+
+#[test]
+fn what_is_on_its_way_up_does_not_bring_a_deleted_tenant_back() {
+    let disk = Disk::default();
+    let text = random(&mut Dice::new(5), 400);
+    for life in 0..12 {
+        let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
+        bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, life, 0.0));
+        let _client = bench.submit(request(text.clone(), 5));
+        if life == 0 {
+            drain(&mut bench);
+        } else {
+            let kept = disk.lock().unwrap().clone();
+            (0..2).for_each(|_| _ = bench.step());
+            let now = bench.tick();
+            bench.scheduler.delete_tenant(Tenant::named(""), Box::new(drop), now);
+            while bench.scheduler.is_busy_below() {
+                let now = bench.tick();
+                bench.scheduler.poll_below(now);
+            }
+            assert_eq!(bench.scheduler.shared_by(Tenant::named("")), (0, 0), "life {life}");
+            *disk.lock().unwrap() = kept;
+        }
+        bench.scheduler.close_below(Duration::ZERO);
+        bench.run();
+    }
+}
