@@ -10,6 +10,7 @@ use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::SharedBlock;
 use cachalot_store::{BlockKey, Domain};
 
+use crate::reuse::held::Held;
 use crate::reuse::tree::Tree;
 
 /// Contexts that one stretch is known in, at most: Cache-Craft (Agarwal et al., 2025) keeps several, too.
@@ -41,10 +42,6 @@ impl Variant {
     fn first(&self) -> usize {
         self.span.start / PAGE_TOKENS
     }
-
-    fn bytes(&self) -> u64 {
-        self.own.iter().map(SharedBlock::bytes).sum()
-    }
 }
 
 /// All stretches that are known.
@@ -52,8 +49,8 @@ impl Variant {
 pub(crate) struct Library {
     /// By domain and tokens, as if a context began with them.
     variants: HashMap<BlockKey, (Domain, Vec<Variant>)>,
-    /// Bytes of pages that are held here alone.
-    bytes: u64,
+    /// Blocks that are held here.
+    held: Held,
 }
 
 /// Blocks that cover some tokens of a context.
@@ -64,27 +61,27 @@ pub(crate) fn blocks_of(span: &Range<usize>) -> Range<usize> {
 impl Library {
     /// Bytes of pages held here, that nobody else holds.
     pub fn reclaimable(&self) -> u64 {
-        if self.bytes == 0 {
-            return 0;
+        if self.held.bytes() == 0 {
+            0
+        } else {
+            self.blocks_of(|_| true).map(|block| self.held.reclaimable(block)).sum()
         }
-        let own = self.variants.values().flat_map(|(_, variants)| variants).flat_map(|variant| &variant.own);
-        own.map(SharedBlock::reclaimable).sum()
     }
 
     /// Blocks held here.
     pub fn blocks(&self) -> usize {
-        self.variants.values().flat_map(|(_, variants)| variants).map(|variant| variant.own.len()).sum()
+        self.blocks_of(|_| true).count()
     }
 
-    /// Blocks of a domain that are held here, and bytes of their pages.
-    pub fn held(&self, domain: Domain) -> (u64, u64) {
-        let of = self.variants.values().filter(|(of, _)| *of == domain).flat_map(|(_, variants)| variants);
-        of.fold((0, 0), |(blocks, bytes), variant| (blocks + variant.own.len() as u64, bytes + variant.bytes()))
+    /// Blocks of some domains that are held here.
+    pub fn blocks_of(&self, domains: impl Fn(&Domain) -> bool) -> impl Iterator<Item = &SharedBlock> {
+        let of = self.variants.values().filter(move |(of, _)| domains(of));
+        of.flat_map(|(_, variants)| variants).flat_map(|variant| &variant.own)
     }
 
     /// Bytes of pages held here.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.held.bytes()
     }
 
     /// A stretch that was computed as a part of a context; `keys` are its context's blocks in the tree, from the first.
@@ -115,12 +112,12 @@ impl Library {
         if !variant.own.is_empty() && !variants.is_empty() {
             return;
         }
-        self.bytes += variant.bytes();
+        variant.own.iter().for_each(|block| self.held.add(block));
         variants.push(variant);
         if variants.len() > VARIANTS
             && let Some(oldest) = (0..variants.len()).min_by_key(|&i| variants[i].used)
         {
-            self.bytes -= variants.remove(oldest).bytes();
+            variants.remove(oldest).own.iter().for_each(|block| self.held.remove(block));
         }
     }
 
@@ -175,12 +172,12 @@ impl Library {
     /// Whether anything went.
     fn retain(&mut self, mut keep: impl FnMut(Domain, &Variant) -> bool) -> bool {
         let mut gone = false;
-        let bytes = &mut self.bytes;
+        let held = &mut self.held;
         self.variants.retain(|_, (domain, variants)| {
             variants.retain(|variant| {
                 let stays = keep(*domain, variant);
                 if !stays {
-                    *bytes -= variant.bytes();
+                    variant.own.iter().for_each(|block| held.remove(block));
                     gone = true;
                 }
                 stays

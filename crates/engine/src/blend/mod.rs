@@ -70,7 +70,8 @@ impl Plan {
         let mut at = from;
         for (place, kept) in found {
             let Some(kept) = kept else {
-                plan.fresh.push(place);
+                // One that begins with what others have is known by that.
+                plan.fresh.extend(Some(place).filter(|place| place.start >= from));
                 continue;
             };
             if place.start > at {

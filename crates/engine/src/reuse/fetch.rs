@@ -11,6 +11,7 @@ use cachalot_store::tier::{Removed, Tenant};
 use cachalot_store::{BlockKey, Domain};
 
 use super::below::{Below, FetchId, Parts};
+use super::held::Held;
 use super::{Parcel, Reuse, Thread};
 use crate::Deletion;
 
@@ -204,11 +205,14 @@ impl Reuse {
 
     /// Blocks of a tenant, and bytes of their pages.
     pub fn shared_by(&self, tenant: Tenant) -> (u64, u64) {
-        let nodes = self.tree.iter().filter(|(_, node)| self.owners.get(&node.domain) == Some(&tenant));
-        let held =
-            self.owners.iter().filter(|(_, owner)| **owner == tenant).map(|(&domain, _)| self.library.held(domain));
-        let all = nodes.map(|(_, node)| (1, node.block.bytes())).chain(held);
-        all.fold((0, 0), |(blocks, bytes), (more, held)| (blocks + more, bytes + held))
+        let is_theirs = |domain: &Domain| self.owners.get(domain) == Some(&tenant);
+        let nodes = self.tree.iter().filter(|(_, node)| is_theirs(&node.domain)).map(|(_, node)| &node.block);
+        let (mut blocks, mut held) = (0, Held::default());
+        for block in nodes.chain(self.library.blocks_of(is_theirs)) {
+            blocks += 1;
+            held.add(block);
+        }
+        (blocks, held.bytes())
     }
 
     /// Ends what is below in order.

@@ -13,6 +13,7 @@ mod blend;
 mod config;
 mod explain;
 mod fetch;
+pub(crate) mod held;
 mod parcel;
 pub(crate) mod tree;
 

@@ -9,6 +9,7 @@ use cachalot_kv::SharedBlock;
 use cachalot_store::{BlockKey, Domain};
 
 use super::below::Parts;
+use super::held::Held;
 
 /// A node, for as long as nothing is removed.
 pub(crate) type NodeId = usize;
@@ -47,8 +48,7 @@ pub(crate) struct Tree {
     roots: HashMap<Domain, Vec<NodeId>>,
     /// Blocks that no other follows, by when they were last of use.
     leaves: BTreeSet<(u64, NodeId)>,
-    /// Bytes of all pages.
-    bytes: u64,
+    held: Held,
 }
 
 impl Tree {
@@ -71,12 +71,12 @@ impl Tree {
 
     /// Bytes of pages, those that sequences hold too included.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.held.bytes()
     }
 
     /// Bytes of pages that nobody else holds.
     pub fn reclaimable(&self) -> u64 {
-        self.nodes.iter().flatten().map(|node| node.block.reclaimable()).sum()
+        self.nodes.iter().flatten().map(|node| self.held.reclaimable(&node.block)).sum()
     }
 
     pub fn node(&self, id: NodeId) -> Option<&Node> {
@@ -165,9 +165,9 @@ impl Tree {
     ) -> bool {
         let key = domain.key(parent, tokens);
         if let Some(node) = self.by_key.get(&key).and_then(|&id| self.nodes[id].as_mut()) {
-            self.bytes -= node.block.bytes();
+            self.held.remove(&node.block);
             node.block.absorb(block);
-            self.bytes += node.block.bytes();
+            self.held.add(&node.block);
             return true;
         }
         let parent = match parent {
@@ -178,7 +178,7 @@ impl Tree {
             },
         };
         self.replace_beginnings(domain, parent, tokens, &block);
-        self.bytes += block.bytes();
+        self.held.add(&block);
         let depth = parent.and_then(|id| self.node(id)).map_or(0, |node| node.depth + 1);
         let (tokens, stored) = (tokens.to_vec(), Parts::default());
         let node = Node { key, domain, parent, depth, children: Vec::new(), tokens, block, stored, used: now };
@@ -213,10 +213,10 @@ impl Tree {
         covered.into_iter().for_each(|id| self.remove(id));
     }
 
-    /// Lets go of the block that was of use longest ago, of those that no other follows and whose bytes that frees. Bytes
+    /// Lets go of the block that was of use longest ago, of those that no other follows and that no sequence holds. Bytes
     /// freed; `None` where there is none.
     pub fn evict(&mut self) -> Option<u64> {
-        let free = |id: NodeId| self.node(id).map_or(0, |node| node.block.reclaimable());
+        let free = |id: NodeId| self.node(id).map_or(0, |node| self.held.reclaimable(&node.block));
         let (id, bytes) = self.leaves.iter().map(|&(_, id)| (id, free(id))).find(|&(_, bytes)| bytes > 0)?;
         self.remove(id);
         Some(bytes)
@@ -226,7 +226,7 @@ impl Tree {
     pub fn remove(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(id).and_then(Option::take) else { return };
         node.children.iter().for_each(|&child| self.remove(child));
-        self.bytes -= node.block.bytes();
+        self.held.remove(&node.block);
         self.by_key.remove(&node.key);
         self.leaves.remove(&(node.used, id));
         self.free.push(id);

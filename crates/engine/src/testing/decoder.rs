@@ -49,8 +49,13 @@ fn spec(context: usize) -> ModelSpec {
     }
 }
 
-/// A cache for [`HashDecoder`] of so many pages (of 64 tokens, for each of its two layers).
+/// A cache for [`HashDecoder`] of so many pages (of 64 tokens, for each of its two layers, of which the second has a window).
 pub(crate) fn cache(pages: u64) -> KvCache {
+    cache_with(pages, Some(40))
+}
+
+/// The same with another window, or none.
+pub(crate) fn cache_with(pages: u64, window: Option<usize>) -> KvCache {
     let rope = Arc::new(Rope::new(vec![1.0, 0.3, 0.1, 0.03], 1.0, 4096));
     let layer = |window| LayerGeometry {
         heads: 2,
@@ -62,7 +67,7 @@ pub(crate) fn cache(pages: u64) -> KvCache {
         rope: Some(rope.clone()),
         output: None,
     };
-    let layers = vec![layer(None), layer(Some(40))];
+    let layers = vec![layer(None), layer(window)];
     let team = Arc::new(Team::new(NonZeroUsize::MIN));
     let make = |budget| {
         KvCache::new(CacheConfig::new(layers.clone(), budget, KvFormat::default()), team.clone(), Isa::detect())

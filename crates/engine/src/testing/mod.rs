@@ -4,7 +4,7 @@ mod decoder;
 mod reference;
 mod vocabulary;
 
-pub(crate) use decoder::{HashDecoder, VOCAB, cache};
+pub(crate) use decoder::{HashDecoder, VOCAB, cache, cache_with};
 pub(crate) use reference::{Expected, expected};
 pub(crate) use vocabulary::ByteVocabulary;
 

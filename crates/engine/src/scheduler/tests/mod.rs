@@ -37,7 +37,11 @@ struct Bench {
 
 impl Bench {
     fn new(decoder: HashDecoder, pages: u64, config: EngineConfig) -> Bench {
-        let cache = Arc::new(cache(pages));
+        Bench::over(cache(pages), decoder, config)
+    }
+
+    fn over(cache: KvCache, decoder: HashDecoder, config: EngineConfig) -> Bench {
+        let cache = Arc::new(cache);
         // Tests of other things count all memory.
         let reuse = if config.reuse.every == ON {
             ReuseConfig { every: 128, ..config.reuse.clone() }
@@ -75,8 +79,9 @@ impl Bench {
         let cancelled = Arc::new(AtomicBool::new(false));
         let submitted = self.tick();
         let submission = Submission {
-            domain: self.reuse.domain(&plan, &request.tenant, None),
-            before: None,
+            domain: self.reuse.domain(&plan, &request.tenant, request.wish.edit),
+            before: (request.wish.before.as_ref())
+                .and_then(|before| self.reuse.domain(&plan, &request.tenant, before.edit)),
             plan,
             label: "f16".into(),
             constraint: None,

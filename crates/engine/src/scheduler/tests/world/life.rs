@@ -11,7 +11,9 @@ use super::ground::Ground;
 use super::lone::{Asked, Lone};
 use super::rng::Rng;
 use crate::Deletion;
+use crate::blend::{Before, Blend, EditId, Method, Wish};
 use crate::reuse::Parcel;
+use crate::testing::cache_with;
 
 const TENANTS: [&str; 3] = ["a", "b", "c"];
 /// Recipes of one life.
@@ -31,12 +33,13 @@ pub struct Counts {
     pub restarts: u64,
     pub deletions: u64,
     pub set_aside: u64,
+    pub moved: u64,
 }
 
 impl Counts {
     pub fn add(&mut self, other: &Counts) {
-        let Counts { answers, forks, reused, evicted, cancelled, imported, crashes, restarts, deletions, set_aside } =
-            other;
+        let Counts { answers, forks, reused, evicted, cancelled, imported, .. } = other;
+        let Counts { crashes, restarts, deletions, set_aside, moved, .. } = other;
         self.answers += answers;
         self.forks += forks;
         self.reused += reused;
@@ -47,6 +50,7 @@ impl Counts {
         self.restarts += restarts;
         self.deletions += deletions;
         self.set_aside += set_aside;
+        self.moved += moved;
     }
 }
 
@@ -86,7 +90,7 @@ pub struct World {
     pub trace: blake3::Hasher,
 }
 
-fn bench(rng: &mut Rng, ground: &Ground) -> Bench {
+fn bench(rng: &mut Rng, ground: &Ground, window: Option<usize>) -> Bench {
     // From what one request needs to what holds everything.
     let pages = [30, 44, 80, 2000][rng.below(4)];
     let config = EngineConfig {
@@ -94,7 +98,7 @@ fn bench(rng: &mut Rng, ground: &Ground) -> Bench {
         max_batch_tokens: [17, 64, 100, 512][rng.below(4)],
         ..EngineConfig::default()
     };
-    let mut bench = Bench::new(HashDecoder::new(600), pages, sharing(config));
+    let mut bench = Bench::over(cache_with(pages, window), HashDecoder::new(600), sharing(config));
     bench.scheduler.attach(ground.open(rng.next(), &bench.cache));
     bench
 }
@@ -103,7 +107,9 @@ impl World {
     pub fn new(seed: u64, write: WritePolicy) -> World {
         let mut rng = Rng(seed);
         let ground = Ground::new(seed, write);
-        let bench = bench(&mut rng, &ground);
+        // Without a window stretches can be moved.
+        let window = Some(40).filter(|_| rng.chance(0.4));
+        let bench = bench(&mut rng, &ground, window);
         let recipes = [(); KINDS].map(|()| RECIPES[rng.below(RECIPES.len())]);
         let mut world = World {
             plans: Vec::new(),
@@ -111,7 +117,7 @@ impl World {
             asked: Vec::new(),
             saved: Vec::new(),
             deleting: None,
-            lone: Lone::default(),
+            lone: Lone { window, ..Lone::default() },
             faults: [0.0, 0.05, 0.2][rng.below(3)],
             counts: Counts::default(),
             trace: blake3::Hasher::new(),
@@ -173,6 +179,11 @@ impl World {
             let at = self.rng.below(prompt.len());
             prompt[at] = self.rng.below(250) as u32;
         }
+        if self.rng.chance(0.3) {
+            let (at, more) = (self.rng.below(prompt.len()), 1 + self.rng.below(6));
+            let more = self.random(more);
+            prompt.splice(at..at, more);
+        }
         prompt.truncate(LONGEST - 40);
         if self.rng.chance(0.7) {
             let more = 1 + self.rng.below(40);
@@ -181,10 +192,31 @@ impl World {
         let n = [1, 1, 1, 2, 3][self.rng.below(5)];
         self.counts.forks += n as u64 - 1;
         let tokens = [0, 3, 12, 25][self.rng.below(4)] + self.rng.below(4);
-        let request = Request { n, tenant: tenant.into(), logprobs: Some(5), ..request(prompt.clone(), tokens) };
+        let wish = self.wish(tenant, recipe, &prompt);
+        let request = Request { n, tenant: tenant.into(), logprobs: Some(5), wish, ..request(prompt.clone(), tokens) };
         self.remember(Text { tenant, recipe, tokens: prompt });
         let client = self.bench.submit_with(request, self.plans[recipe].clone());
         self.asked.push(Asked::new(client, recipe));
+    }
+
+    /// What a request wants of stretches that others computed. The model has two layers, so methods compute all rows of both
+    /// again, and answers have the bits of a prompt that is computed whole, where nothing is encoded on the way.
+    fn wish(&mut self, tenant: &str, recipe: usize, prompt: &[u32]) -> Wish {
+        let mut ends: Vec<usize> = (1..prompt.len()).filter(|&at| prompt[at] % 24 == 0).chain([prompt.len()]).collect();
+        ends.dedup();
+        let starts = [0].into_iter().chain(ends.clone());
+        let chunks = starts.zip(ends).map(|(from, to)| from..to).collect();
+        let exact = !self.recipes[recipe].contains("int");
+        if !exact || self.rng.chance(0.2) {
+            return Wish { chunks, ..Wish::default() };
+        }
+        let blend = Some(Blend::of([Method::CacheBlend, Method::KvShare][self.rng.below(2)]));
+        let other = self.texts.iter().filter(|text| text.tenant == tenant && text.recipe == recipe);
+        let other = other.map(|text| Before { tokens: text.tokens.clone(), edit: None }).next_back();
+        let before = other.filter(|_| self.rng.chance(0.4));
+        let edit = before.as_ref().filter(|_| self.rng.chance(0.5));
+        let edit = edit.map(|before| EditId::of(&before.tokens, None, prompt, "cacheblend"));
+        Wish { blend, chunks, before, edit }
     }
 
     fn remember(&mut self, text: Text) {
@@ -210,11 +242,12 @@ impl World {
             let name = self.recipes[asked.recipe];
             let Some(answer) = asked.complete() else { continue };
             let usage = asked.usage.unwrap();
-            assert!(usage.cached_tokens < usage.prompt_tokens);
+            assert!(usage.cached_tokens + usage.moved_tokens < usage.prompt_tokens);
             let lone = self.lone.answer(&asked.request, asked.recipe, name);
             assert!(answer == lone, "{name}, {} tokens, {} cached", usage.prompt_tokens, usage.cached_tokens);
             self.counts.answers += 1;
             self.counts.reused += usage.cached_tokens as u64;
+            self.counts.moved += usage.moved_tokens as u64;
             self.trace.update(format!("{answer:?} {}", usage.cached_tokens).as_bytes());
             // Answers are gone on from.
             if let Some(ids) = answer.get(&0).filter(|_| self.rng.chance(0.5)) {
@@ -358,7 +391,7 @@ impl World {
 
     fn begin(&mut self) {
         self.deleting = None;
-        self.bench = bench(&mut self.rng, &self.ground);
+        self.bench = bench(&mut self.rng, &self.ground, self.lone.window);
         self.plan();
     }
 

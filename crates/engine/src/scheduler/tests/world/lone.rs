@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::sharing::plan;
 use super::super::*;
+use crate::testing::cache_with;
 
 /// Of each choice its tokens, with the bits of their log-probabilities and of those of the likeliest others.
 pub type Answer = BTreeMap<usize, Vec<(u32, Vec<u32>)>>;
@@ -64,13 +65,17 @@ type Question = (Vec<u32>, Option<usize>, usize, usize);
 
 /// Lone runs, each done once.
 #[derive(Default)]
-pub struct Lone(HashMap<Question, Answer>);
+pub struct Lone {
+    pub window: Option<usize>,
+    pub known: HashMap<Question, Answer>,
+}
 
 impl Lone {
     pub fn answer(&mut self, request: &Request, recipe: usize, name: &str) -> &Answer {
         let question = (request.prompt.clone(), request.max_tokens, request.n, recipe);
-        self.0.entry(question).or_insert_with(|| {
-            let mut bench = Bench::new(HashDecoder::new(600), 4000, EngineConfig::default());
+        let window = self.window;
+        self.known.entry(question).or_insert_with(|| {
+            let mut bench = Bench::over(cache_with(4000, window), HashDecoder::new(600), EngineConfig::default());
             let plan = plan(&bench.cache, name);
             let mut asked = Asked::new(bench.submit_with(request.clone(), plan), recipe);
             bench.run();
