@@ -3,11 +3,11 @@
 //! ```text
 //! cargo run --release -p cachalot-engine --example codec_quality -- MODEL PROFILE LEARN.txt[,LEARN.txt…] EVAL.txt[,EVAL.txt…]
 //! ```
-//! Of each window of 4,096 tokens (`WINDOWS` in all, 4 if absent, spread evenly over the texts) the first 2,048 are read with
+//! Of each window of 4,096 tokens (`WINDOWS` in all, 2 if absent, spread evenly over the texts) the first 2,048 are read with
 //! an f16 cache, whose blocks are encoded, decoded, and begun with; what the other 2,048 are predicted like is compared with
 //! the same on the blocks as they were. `q8_0` is ggml's, applied to the same pages. `PROFILE` is read, or if it does not exist,
-//! learned from the other texts (`LEARN` windows, 6 if absent) and written: steps of layers are found by writing each layer's
-//! keys and values alone, for `TUNE` windows (1 if absent, 0 for none).
+//! learned from the other texts (`LEARN` windows, 4 if absent) and written: steps of layers are found by writing each layer's
+//! keys and values alone, for `TUNE` windows (none if absent).
 
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView, widen_page};
 use cachalot_kernels::divergence::Row;
@@ -296,9 +296,9 @@ fn main() -> Result<(), Failure> {
     let known = match path.exists() {
         true => Profile::from_bytes(&std::fs::read(path)?)?,
         false => {
-            let windows = rig.windows(learn, number("LEARN", 6))?;
+            let windows = rig.windows(learn, number("LEARN", 4))?;
             let mut known = rig.learn(&windows)?;
-            let tune = number("TUNE", 1);
+            let tune = number("TUNE", 0);
             if tune > 0 {
                 known = rig.tune(known, &rig.windows(learn, 2 * tune)?[tune..])?;
             }
@@ -308,14 +308,17 @@ fn main() -> Result<(), Failure> {
     };
     println!("profile {} of {} bytes", known.digest(), known.to_bytes().len());
     let known = Arc::new(known);
-    let levels = |profile: Option<Arc<Profile>>| (1..=3).rev().filter_map(move |level| CacheGen::new(level, profile.clone()));
+    let levels =
+        |profile: Option<Arc<Profile>>| (1..=3).rev().filter_map(move |level| CacheGen::new(level, profile.clone()));
     let mut codecs: Vec<Box<dyn Codec>> = vec![Box::new(Lossless)];
     codecs.extend(levels(None).map(|codec| Box::new(codec) as Box<dyn Codec>));
     codecs.extend(levels(Some(known)).map(|codec| Box::new(codec) as Box<dyn Codec>));
-    let windows = rig.windows(eval, number("WINDOWS", 4))?;
+    let windows = rig.windows(eval, number("WINDOWS", 2))?;
     let dim = rig.loaded.model.layer_geometry()[0].head_dim;
-    let mut rows: Vec<(String, usize, f64, [f64; 2])> =
-        [("q8_0".to_owned(), 0, 0.0, [0.0; 2])].into_iter().chain(codecs.iter().map(|c| (c.name(), 0, 0.0, [0.0; 2]))).collect();
+    let mut rows: Vec<(String, usize, f64, [f64; 2])> = [("q8_0".to_owned(), 0, 0.0, [0.0; 2])]
+        .into_iter()
+        .chain(codecs.iter().map(|c| (c.name(), 0, 0.0, [0.0; 2])))
+        .collect();
     let mut whole = 0;
     for window in &windows {
         let exact = rig.pages(&window[..CONTEXT])?;
@@ -334,7 +337,9 @@ fn main() -> Result<(), Failure> {
         rows.iter_mut().enumerate().filter(|(at, _)| *at != 1).zip(found).for_each(|((_, row), kl)| row.2 += kl);
     }
     let q8 = rows[0].2;
-    println!("| codec | smaller than f16 | mean KL | to q8_0 | encode MB/s | decode MB/s |\n|---|---:|---:|---:|---:|---:|");
+    println!(
+        "| codec | smaller than f16 | mean KL | to q8_0 | encode MB/s | decode MB/s |\n|---|---:|---:|---:|---:|---:|"
+    );
     for (name, bytes, kl, seconds) in &rows {
         let (ratio, kl, to) = (whole as f64 / *bytes as f64, kl / windows.len() as f64, kl / q8);
         let [encode, decode] = seconds.map(|seconds| whole as f64 / seconds / 1e6);

@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn a_product_is_the_chain_of_its_terms_on_every_instruction_set() {
-        for (rows, inputs, width, turned) in [(64, 64, 64, false), (64, 64, 64, true), (5, 3, 48, true), (9, 1, 16, false)] {
+        for (rows, inputs, width, turned) in
+            [(64, 64, 64, false), (64, 64, 64, true), (5, 3, 48, true), (9, 1, 16, false)]
+        {
             let (data, from) = (numbers(rows * inputs, 7), numbers(inputs * width, 8));
             let (row, input) = if turned { (1, rows) } else { (inputs, 1) };
             let start = numbers(rows * width, 9);

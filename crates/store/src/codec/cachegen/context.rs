@@ -9,7 +9,7 @@ const MEMORY: u32 = 4;
 /// What a number adds of its usual size is `UNIT` times that; never more than [`TOP`].
 const UNIT: u32 = 16;
 const TOP: u32 = 255;
-/// What is remembered of numbers as large as usual: four fifths of the spread, as a normal distribution has it.
+/// What is remembered of numbers as large as usual: nearly four fifths of the spread, as a normal distribution has it.
 const USUAL: u32 = (UNIT * 4 / 5) << MEMORY;
 /// Classes that a token may differ by.
 const MOST: i32 = 4;
@@ -53,11 +53,11 @@ fn more() -> &'static [i8; 4096] {
     MORE.get_or_init(|| {
         let mut more = Box::new([0; 4096]);
         for (size, more) in more.iter_mut().enumerate() {
-            // 2^(1/3.5) and 2^(3/3.5), and so on, of the usual: thresholds in whole numbers.
-            const UP: [u32; 4] = [1131, 1680, 2496, 3709];
+            // Of 1024 parts of the usual, each 2^(2 / 3.5) from the next.
+            const UP: [u32; 4] = [1104, 1640, 2437, 3622];
             const DOWN: [u32; 4] = [928, 624, 420, 283];
             let size = size as u32 * 1024 / USUAL;
-            let up = UP.iter().filter(|&&threshold| size >= threshold * 1000 / 1024).count() as i32;
+            let up = UP.iter().filter(|&&threshold| size >= threshold).count() as i32;
             let down = DOWN.iter().filter(|&&threshold| size < threshold).count() as i32;
             *more = (up - down).clamp(-MOST, MOST) as i8;
         }

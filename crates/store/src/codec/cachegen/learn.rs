@@ -116,7 +116,8 @@ impl Learner {
         // Lanes of a layer have a step together, as large as their numbers are, and each as its errors matter.
         for heads in weights.values() {
             for side in 0..2 {
-                let of = |at: &(u16, u16)| lanes.get(at).map_or(1.0, |lane: &Lane| [&lane.keys, &lane.values][side].step);
+                let of =
+                    |at: &(u16, u16)| lanes.get(at).map_or(1.0, |lane: &Lane| [&lane.keys, &lane.values][side].step);
                 let logs = heads.iter().map(|(at, matter)| f64::from(of(at)).ln() + matter[side].ln());
                 let mean = (logs.sum::<f64>() / heads.len() as f64).exp();
                 for (at, matter) in heads {

@@ -111,9 +111,7 @@ fn write(basis: &Basis, level: f32, even: bool, y: &mut [f32], tokens: &Range<us
     let spreads: Vec<f32> = classes.iter().map(|&class| ((f32::from(class) - 4.0) / 2.0).exp2()).collect();
     let numbers = trellis::quantize(&halves, &spreads);
     let mut states = States::default();
-    for (((row, y), &mean), &usual) in
-        numbers.as_chunks().0.iter().zip(y.as_chunks_mut().0).zip(&means).zip(&usual)
-    {
+    for (((row, y), &mean), &usual) in numbers.as_chunks().0.iter().zip(y.as_chunks_mut().0).zip(&means).zip(&usual) {
         mean_and_numbers(row, mean.wrapping_mul(unit(usual)) as f32 * step, &steps, &mut states, y);
     }
     Some(Written { n, grids, classes, more, means, numbers })

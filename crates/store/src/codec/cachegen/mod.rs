@@ -49,7 +49,7 @@ pub const SINKS: u64 = 4;
 /// Steps of the levels without a profile, in spreads of a typical channel.
 const STEPS: [f32; 3] = [0.375, 0.1875, 0.093_75];
 /// The same with one, in spreads of a typical component.
-const LEARNED_STEPS: [f32; 3] = [0.375, 0.1875, 0.093_75];
+const LEARNED_STEPS: [f32; 3] = [0.5, 0.25, 0.125];
 
 const LOSSLESS: u8 = 0;
 // 1 and 2 were pages before there was a trellis, and are not read any more.

@@ -81,7 +81,8 @@ pub fn quantize(x: &[f32], spreads: &[f32]) -> Vec<i32> {
             let (even1, odd1, ke1, ko1) =
                 if odd { (b, a, sign * (k + 1), sign * k) } else { (a, b, sign * k, sign * (k + 1)) };
             let [c0, c1, c2, c3] = [costs[0][token], costs[1][token], costs[2][token], costs[3][token]];
-            let (a, b) = ([c0 + even0, c2 + even1, c0 + odd0, c2 + odd1], [c1 + odd0, c3 + odd1, c1 + even0, c3 + even1]);
+            let (a, b) =
+                ([c0 + even0, c2 + even1, c0 + odd0, c2 + odd1], [c1 + odd0, c3 + odd1, c1 + even0, c3 + even1]);
             let mut way = 0;
             for state in 0..4 {
                 way |= u8::from(b[state] < a[state]) << state;

@@ -114,6 +114,12 @@ pub fn tables() -> &'static [Table; TABLES] {
     ALL.get_or_init(|| Box::new(std::array::from_fn(make)))
 }
 
+/// The slots of all tables, one behind the other.
+pub fn slots() -> &'static [u32] {
+    static ALL: OnceLock<Vec<u32>> = OnceLock::new();
+    ALL.get_or_init(|| tables().iter().flat_map(|table| *table.slots).collect())
+}
+
 /// The index of the table of a class from 1 to [`DIRECT`]; `second` is 0 or 1.
 pub fn index(class: u8, second: u8) -> u8 {
     class - 1 + DIRECT * second

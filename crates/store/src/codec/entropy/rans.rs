@@ -1,9 +1,9 @@
 //! Range asymmetric numeral systems (Duda 2013), interleaved four times, over the distributions of [`super::family`].
 
 use super::super::layout::{Reader, corrupt};
-use super::family::{BITS, CLASSES, ESCAPE, TOTAL, index, split, table, tables};
-use cachalot_kernels::attention::PAGE_TOKENS;
+use super::family::{BITS, CLASSES, ESCAPE, TOTAL, index, slots, split, table, tables};
 use crate::StoreError;
+use cachalot_kernels::attention::PAGE_TOKENS;
 
 /// States that take turns.
 const LANES: usize = 4;
@@ -159,20 +159,17 @@ impl<'a> Decoder<'a> {
         seconds: &[u8; PAGE_TOKENS],
         symbols: &mut [i32; PAGE_TOKENS],
     ) -> Result<(), StoreError> {
-        let tables = tables();
+        let slots = slots();
         let mut states = self.states;
         let mut words = self.words;
-        // Where all classes have tables of their own there are no lowest bits.
-        let (mut most, mut escaped) = (0, false);
-        let rows = symbols.as_chunks_mut::<LANES>().0.iter_mut();
-        let how = classes.as_chunks::<LANES>().0.iter().zip(seconds.as_chunks::<LANES>().0);
-        for (four, (classes, seconds)) in rows.zip(how) {
-            for (((symbol, state), &class), &second) in four.iter_mut().zip(&mut states).zip(classes).zip(seconds) {
-                most = most.max(class);
-                let slots = &*tables[usize::from(index(split(class).0, second))].slots;
-                let slot = slots[(*state & (TOTAL - 1)) as usize];
+        let mut starts = [0_u32; PAGE_TOKENS];
+        for ((start, &class), &second) in starts.iter_mut().zip(classes).zip(seconds) {
+            *start = u32::from(index(split(class).0, second)) << BITS;
+        }
+        for (four, starts) in symbols.as_chunks_mut::<LANES>().0.iter_mut().zip(starts.as_chunks::<LANES>().0) {
+            for ((symbol, state), &start) in four.iter_mut().zip(&mut states).zip(starts) {
+                let slot = slots[(start | *state & (TOTAL - 1)) as usize];
                 *symbol = slot as i32 >> 24;
-                escaped |= *symbol == ESCAPE;
                 *state = ((slot >> 12 & 0xfff) + 1) * (*state >> BITS) + (slot & 0xfff);
                 if *state < LOW {
                     let (&word, rest) =
@@ -182,6 +179,9 @@ impl<'a> Decoder<'a> {
                 }
             }
         }
+        // Where all classes have tables of their own there are no lowest bits.
+        let most = classes.iter().fold(0, |most, &class| most.max(class));
+        let escaped = symbols.iter().fold(false, |escaped, &symbol| escaped | (symbol == ESCAPE));
         (self.states, self.words) = (states, words);
         if escaped {
             for symbol in symbols.iter_mut().filter(|symbol| **symbol == ESCAPE) {
