@@ -1,7 +1,7 @@
 """How small exact half-float keys and values can become, from sessions of one model:
 
     cachalot session save -m MODEL --dir s --file learn.txt learn    # and the same for test
-    python3 bench/lossless_bound.py LEARN.ckv… TEST.ckv --theta 100000 [--every 3]
+    python3 bench/lossless_bound.py LEARN.ckv… TEST.ckv --theta 100000 [--every 1]
 
 Bits an element, on the last session, of coders that know more and more: the distribution of sign and exponent in each channel
 (mantissas by their exponent); then what linear forecasts fitted on the other sessions take off: half the logarithm of how much
@@ -53,7 +53,7 @@ def left(x, y, given_x, given_y):  # log2 of spreads a channel, mean, of y's rem
 if __name__ == "__main__":
     parse = argparse.ArgumentParser()
     parse.add_argument("files", nargs="+")
-    parse.add_argument("--theta", type=float, default=1e5), parse.add_argument("--every", type=int, default=3)
+    parse.add_argument("--theta", type=float, default=1e5), parse.add_argument("--every", type=int, default=1)
     args = parse.parse_args()
     angles = args.theta ** (-np.arange(32) / 32)
     (*learned, (tk, tv)) = map(load, args.files)
