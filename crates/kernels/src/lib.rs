@@ -20,6 +20,7 @@ pub mod polar;
 pub mod simd;
 pub mod sparse;
 pub mod team;
+pub mod tile;
 pub mod transpose;
 pub mod triplets;
 

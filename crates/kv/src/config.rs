@@ -37,7 +37,7 @@ impl Output {
     }
 
     /// See [`Output::new`].
-    pub(crate) fn of_head(&self, head: usize) -> Vec<f32> {
+    pub fn of_head(&self, head: usize) -> Vec<f32> {
         (self.0)(head)
     }
 }

@@ -72,6 +72,11 @@ impl Rope {
         Rope { inv_freq, attention_factor, max_positions, table: RwLock::default(), tiles: RwLock::default() }
     }
 
+    /// Radians that each pair of channels turns by from one position to the next.
+    pub fn angles(&self) -> &[f32] {
+        &self.inv_freq
+    }
+
     /// Channels that are turned, from the first; those beyond stay as they are.
     pub fn rotated(&self) -> usize {
         2 * self.inv_freq.len()

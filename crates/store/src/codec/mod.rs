@@ -7,7 +7,7 @@ mod lossless;
 mod names;
 mod zstd;
 
-pub use cachegen::{CacheGen, Profile};
+pub use cachegen::{CacheGen, Learner, Profile};
 pub use lossless::Lossless;
 pub use names::{UnknownCodec, named};
 pub use zstd::Zstd;

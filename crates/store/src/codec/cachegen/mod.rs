@@ -1,49 +1,60 @@
 //! `cachegen-LEVEL`: lossy, for rest and flight (CacheGen, Liu et al., SIGCOMM 2024).
 //!
-//! From the paper: anchors every ten tokens that their neighbours are written against, levels of one grid, and arithmetic coding
-//! with distributions for each layer and channel that a profile has learned, or the page itself says. What differs, since it
-//! was measured to lose less for the same bytes (divergence of SmolLM2-135M over a context that was coded):
+//! From the paper: levels of one grid, and arithmetic coding with distributions for each layer and channel that a profile has
+//! learned, or the page itself says. What differs was measured to lose less for the same bytes (`bench/RESULTS.md`, CacheGen).
 //!
-//! - All layers have the same grid in proportion to their numbers. The paper's grids that become coarser from third to third
-//!   diverged by three tenths more.
-//! - One grid for all channels of a lane's keys. Attention adds up the errors of channels, so none deserves a finer grid than
-//!   another; large channels cost more bits instead of more error.
-//! - Values have a grid by token, in proportion to the token's size.
-//! - The first [`SINKS`] positions are exact: they receive attention from everywhere.
-//! - Anchors have the grid of the others, as every token is read alone, and a channel has them only where that is cheaper
-//!   than a mean: neighbours differ more from each other than from the mean where rotary position turns fast.
-//! - A profile knows means and spreads, and where it was told the angles of rotary position, turns the means with it; what a
-//!   page says of its channels are differences to that.
+//! With a profile (`learn.rs`, `learned.rs`):
 //!
-//! What is decoded are whole numbers times a step, so all machines give the same bytes. Pages that a recipe wrote, of eight-bit
-//! elements or with numbers that are not finite go the way of [`Lossless`].
+//! - Keys are written before rotary position, keys and values in components that have little to do with each other, and values
+//!   less what the keys of their token foretell (KVTC's principal components, within a page).
+//! - Directions that queries ask for, or that outputs take, have finer grids; layers have the grids that their measured
+//!   divergence asks for, not the paper's thirds.
+//! - Numbers are chosen by trellis (`trellis.rs`), and coded by how large their component usually is and how large the numbers of
+//!   their token were so far (`context.rs`).
+//!
+//! Without (`alone.rs`): anchors every ten tokens that their neighbours are written against where that is cheaper than a mean,
+//! and one grid for all channels of a lane's keys.
+//!
+//! Both: values have a grid by token, in proportion to the token's size, and the first [`SINKS`] positions are exact: they
+//! receive attention from everywhere.
+//!
+//! What is decoded are sums and products in a fixed order, so all machines give the same bytes. Pages that a recipe wrote, of
+//! eight-bit elements or with numbers that are not finite go the way of [`Lossless`].
 
-mod forecast;
+mod alone;
+mod context;
 mod grid;
+mod learn;
+mod learned;
 mod profile;
 mod rows;
+mod trellis;
+mod turn;
 
-pub use profile::{Channel, Lane, Profile};
+pub use learn::Learner;
+pub use profile::{Basis, Lane, Profile};
 
 use super::Lossless;
-use super::entropy::rans::{Decoder, Encoder};
 use super::layout::{Layout, Reader, Side, corrupt, header_of, put_header, take_header};
 use crate::{Codec, StoreError};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::page::{HEADER, Header, reseal};
-use forecast::{Forecast, Turn};
-use rows::Written;
+use learned::Known;
 use std::ops::Range;
 use std::sync::Arc;
+use turn::Turn;
 
 /// Positions from the start of a sequence that are exact.
 pub const SINKS: u64 = 4;
-/// Steps of the levels, in spreads of a typical channel.
+/// Steps of the levels without a profile, in spreads of a typical channel.
 const STEPS: [f32; 3] = [0.375, 0.1875, 0.093_75];
+/// The same with one, in spreads of a typical component.
+const LEARNED_STEPS: [f32; 3] = [0.5, 0.25, 0.125];
 
 const LOSSLESS: u8 = 0;
-const CODED: u8 = 1;
-const LEARNED: u8 = 2;
+// 1 and 2 were pages before there was a trellis, and are not read any more.
+const LEARNED: u8 = 3;
+const CODED: u8 = 4;
 
 /// See the module. Level 1 is the smallest, level 3 the best.
 #[derive(Clone, Debug)]
@@ -69,75 +80,18 @@ impl CacheGen {
         (1..=3).contains(&level).then_some(CacheGen { level, profile })
     }
 
-    fn lane(&self, header: &Header, layout: &Layout) -> Option<&[Lane; 2]> {
-        self.profile.as_ref()?.profile.lane(header.layer, header.head, layout.keys.channels)
+    fn known(&self, header: &Header, layout: &Layout) -> Option<Known<'_>> {
+        let Learned { profile, turn, .. } = self.profile.as_ref()?;
+        let channels = layout.keys.channels;
+        let lane = profile.lane(header.layer, header.head, channels)?;
+        Some(Known { lane, turn: turn.as_ref().filter(|turn| 2 * turn.pairs() <= channels) })
     }
-
-    /// How a side is written; none where it cannot be.
-    fn plan(&self, header: &Header, side: &Side, bytes: &[u8], lane: Option<&Lane>) -> Option<Plan> {
-        let x = grid::read(side, bytes)?;
-        let tokens = tokens(header);
-        let centres: Vec<(f32, f32)> = x.chunks(PAGE_TOKENS).map(|x| grid::centre(&x[tokens.clone()])).collect();
-        let spread = match lane {
-            Some(lane) => lane.spread,
-            // A page of constants has no spread, and every grid will do that has points for it.
-            None => grid::mean_spread(centres.iter().map(|centre| centre.1)).unwrap_or(1.0),
-        };
-        let n = grid::nearest(STEPS[usize::from(self.level) - 1] * spread);
-        let grids = match side.by_channel {
-            true => [grid::BELOW as u8; PAGE_TOKENS],
-            false => grid::token_grids(&x, &centres, tokens.clone()),
-        };
-        let steps = steps(n, &grids)?;
-        let mut points = grid::quantize(&x, &steps)?;
-        let forecast = self.forecast(header, side, lane, n, &steps)?;
-        forecast.take(&mut points);
-        let rows = points.chunks(PAGE_TOKENS).map(|row| rows::write(row, &tokens)).collect();
-        Some(Plan { n, grids, rows, expected: forecast.classes })
-    }
-
-    /// What is expected of a side; none where its grid is beyond all numbers.
-    fn forecast(
-        &self,
-        header: &Header,
-        side: &Side,
-        lane: Option<&Lane>,
-        n: i16,
-        steps: &[f32; PAGE_TOKENS],
-    ) -> Option<Forecast> {
-        let turn = self.profile.as_ref().and_then(|learned| learned.turn.as_ref()).filter(|_| side.by_channel);
-        let usual = grid::step(n)?;
-        Some(match lane {
-            Some(lane) => Forecast::of(lane, turn, header.start, steps, usual),
-            None => Forecast::none(side.channels),
-        })
-    }
-}
-
-/// How a side is written.
-struct Plan {
-    /// The grid.
-    n: i16,
-    /// By how much tokens differ from it.
-    grids: [u8; PAGE_TOKENS],
-    rows: Vec<Written>,
-    /// Classes of the rows.
-    expected: Vec<u8>,
 }
 
 /// Tokens that are on the grid: not the sinks, and none behind the last.
-fn tokens(header: &Header) -> Range<usize> {
+fn tokens_of(header: &Header) -> Range<usize> {
     let end = (header.tokens as usize).min(PAGE_TOKENS);
     (SINKS.saturating_sub(header.start) as usize).min(end)..end
-}
-
-/// Steps by token; none where a grid is beyond all numbers.
-fn steps(n: i16, grids: &[u8; PAGE_TOKENS]) -> Option<[f32; PAGE_TOKENS]> {
-    let mut steps = [0.0; PAGE_TOKENS];
-    for (step, &grid) in steps.iter_mut().zip(grids) {
-        *step = grid::step(n.checked_add(i16::from(grid) - grid::BELOW)?)?;
-    }
-    Some(steps)
 }
 
 /// The bytes of the elements of sinks, in the order of the page.
@@ -162,84 +116,54 @@ impl Codec for CacheGen {
 
     fn encode(&self, page: &[u8], out: &mut Vec<u8>) -> Result<(), StoreError> {
         let header = header_of(page)?;
-        let layout = Layout::of(&header, page.len());
-        let plans = layout.as_ref().and_then(|layout| {
-            let lane = self.lane(&header, layout);
-            let plan = |side: &Side, which: usize| {
-                self.plan(&header, side, &page[side.range.clone()], lane.map(|lane| &lane[which]))
+        let level = usize::from(self.level) - 1;
+        let coded = Layout::of(&header, page.len()).and_then(|layout| {
+            let (kind, coded) = match self.known(&header, &layout) {
+                Some(known) => {
+                    let tokens = tokens_of(&header);
+                    (LEARNED, learned::encode(&known, LEARNED_STEPS[level], &header, &layout, page, &tokens)?)
+                }
+                None => (CODED, alone::encode(STEPS[level], &header, &layout, page)?),
             };
-            Some((layout, [plan(&layout.keys, 0)?, plan(&layout.values, 1)?]))
+            Some((layout, kind, coded))
         });
-        let Some((layout, plans)) = plans else {
+        let Some((layout, kind, coded)) = coded else {
             out.push(LOSSLESS);
             return Lossless.encode(page, out);
         };
-        let lane = self.lane(&header, layout);
-        out.push(if lane.is_some() { LEARNED } else { CODED });
+        out.push(kind);
         // Without the checksum, which will be another.
         let mut bare = page[..HEADER].to_vec();
         bare[HEADER - 16..].fill(0);
         put_header(&bare, out);
-        let (mut coder, mut classes) = (Encoder::default(), Vec::new());
-        for (side, plan) in [&layout.keys, &layout.values].into_iter().zip(&plans) {
-            sinks(side, tokens(&header).start).for_each(|range| out.extend_from_slice(&page[range]));
-            out.extend_from_slice(&plan.n.to_le_bytes());
-            if !side.by_channel {
-                rows::put(&plan.grids.map(|grid| i32::from(grid) - i32::from(grid::BELOW)), &mut coder, &mut classes);
-            }
-            rows::put_all(&plan.rows, &plan.expected, &mut coder, &mut classes);
-            plan.rows.iter().for_each(|row| coder.row(row.row.class, &row.left));
-            out.append(&mut classes);
+        for side in [&layout.keys, &layout.values] {
+            sinks(side, tokens_of(&header).start).for_each(|range| out.extend_from_slice(&page[range]));
         }
-        coder.finish(out);
+        out.extend_from_slice(&coded);
         Ok(())
     }
 
     fn decode(&self, coded: &[u8], len: usize) -> Result<Vec<u8>, StoreError> {
         let mut from = Reader::new(coded);
-        let learned = match from.byte()? {
+        let kind = match from.byte()? {
             LOSSLESS => return Lossless.decode(from.rest(), len),
-            CODED => false,
-            LEARNED => true,
+            kind @ (CODED | LEARNED) => kind,
             other => return Err(corrupt(format!("a page of the unknown kind {other}"))),
         };
         let mut page = vec![0; len];
         let header = take_header(&mut from, &mut page)?;
         let layout = Layout::of(&header, len).ok_or_else(|| corrupt("a page that is not in plain elements"))?;
-        let lane = self.lane(&header, &layout).filter(|_| learned);
-        if learned && lane.is_none() {
-            return Err(corrupt("it was written with a profile that this codec does not have"));
+        let first = tokens_of(&header).start;
+        let places = || [&layout.keys, &layout.values].into_iter().flat_map(|side| sinks(side, first));
+        let exact: Vec<&[u8]> = places().map(|place| from.take(place.len())).collect::<Result<_, _>>()?;
+        if kind == LEARNED {
+            let known = self.known(&header, &layout);
+            let known = known.ok_or_else(|| corrupt("it was written with a profile that this codec does not have"))?;
+            learned::decode(&known, &header, &layout, &mut from, &mut page)?;
+        } else {
+            alone::decode(&header, &layout, &mut from, &mut page)?;
         }
-        let tokens = tokens(&header);
-        let mut sides = Vec::with_capacity(2);
-        for (which, side) in [&layout.keys, &layout.values].into_iter().enumerate() {
-            let exact: Vec<&[u8]> = sinks(side, tokens.start).map(|r| from.take(r.len())).collect::<Result<_, _>>()?;
-            let n = from.short()? as u16 as i16;
-            let grids = if side.by_channel { None } else { Some(from.byte()?) };
-            let classes = [from.byte()?, from.byte()?, from.byte()?];
-            sides.push((side, lane.map(|lane| &lane[which]), exact, n, classes, grids));
-        }
-        let mut decoder = Decoder::new(&mut from)?;
-        for (side, lane, exact, n, classes, of_grids) in sides {
-            let far = || corrupt("a grid beyond all numbers");
-            let mut grids = [0; PAGE_TOKENS];
-            if let Some(class) = of_grids {
-                decoder.row(class, &mut grids)?;
-            }
-            let grids = grids.map(|grid| grid.saturating_add(i32::from(grid::BELOW)).clamp(0, 255) as u8);
-            let steps = steps(n, &grids).ok_or_else(far)?;
-            let forecast = self.forecast(&header, side, lane, n, &steps).ok_or_else(far)?;
-            let rows = rows::take_all(&forecast.classes, &mut decoder, &classes)?;
-            let mut points = vec![0; side.len()];
-            for (points, &row) in points.chunks_exact_mut(PAGE_TOKENS).zip(&rows) {
-                decoder.row(row.class, points)?;
-                rows::restore(points, row, &tokens);
-            }
-            forecast.add(&mut points);
-            grid::write(side, &points, &steps, &mut page[side.range.clone()]);
-            sinks(side, tokens.start).zip(exact).for_each(|(to, bytes)| page[to].copy_from_slice(bytes));
-        }
-        decoder.end()?;
+        places().zip(exact).for_each(|(to, bytes)| page[to].copy_from_slice(bytes));
         reseal(&mut page);
         Ok(page)
     }

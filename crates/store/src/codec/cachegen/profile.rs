@@ -1,93 +1,80 @@
-//! What keys and values of a model are usually like: mean and spread of each channel of each lane.
+//! What keys and values of a model are usually like: for each lane a basis in which its numbers have little to do with each
+//! other, how large they are there, and what keys tell of values.
 //!
-//! The file: `KVCG`, version, number of angles, the angles, number of lanes (four bytes each); for each lane, in order of layer and head, these (two bytes
-//! each), its channels (four bytes), the usual spread of keys and of values, and mean and spread of every channel, keys first;
-//! 16 bytes of BLAKE3 over all before. Numbers are little-endian, floats have 32 bits.
+//! The file: `KVCG`, version, number of angles, the angles, number of lanes (four bytes each); for each lane, in order of layer
+//! and head, these (two bytes each), its channels (four bytes), keys, values and the forecast. A side is its step, the means of
+//! its channels, the spreads of its components, and the matrix `[component][channel]`; the forecast is a matrix `[component of
+//! values][component of keys]`. 16 bytes of BLAKE3 over all before. Numbers are little-endian, floats have 32 bits, those of
+//! matrices 16.
 
-use super::super::layout::{Layout, Reader, header_of};
-use super::forecast::Turn;
-use super::grid;
+use super::super::layout::Reader;
 use crate::StoreError;
-use cachalot_kernels::attention::PAGE_TOKENS;
+use half::f16;
 use std::collections::BTreeMap;
 
 const MAGIC: [u8; 4] = *b"KVCG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CHECKSUM: usize = 16;
+/// Channels of a head beyond which a file is not believed.
+const MOST: usize = 1024;
 
-/// What a channel is usually like.
-#[derive(Clone, Copy, Debug, PartialEq, Default)]
-pub struct Channel {
-    /// Its middle.
-    pub mean: f32,
-    /// Its distance from there.
-    pub spread: f32,
+/// Keys or values of a lane: `x = mean + Σ component · row`.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Basis {
+    /// What steps of levels are multiples of.
+    pub step: f32,
+    /// Of channels.
+    pub mean: Vec<f32>,
+    /// Of components; of values, those of what the forecast left.
+    pub spread: Vec<f32>,
+    /// `[component][channel]`; numbers of half precision.
+    pub rows: Vec<f32>,
+    /// `[component][channel]`: what takes channels to components.
+    pub analysis: Vec<f32>,
 }
 
-/// Keys or values of a lane.
+impl Basis {
+    /// None where the rows do not span all channels, or lengths do not fit.
+    pub fn new(step: f32, mean: Vec<f32>, spread: Vec<f32>, rows: Vec<f32>) -> Option<Basis> {
+        let d = mean.len();
+        if spread.len() != d || rows.len() != d * d || step <= 0.0 || spread.iter().any(|&spread| spread <= 0.0) {
+            return None;
+        }
+        let inverse = invert(&rows, d)?;
+        // Components of `x` are `x · rows⁻¹`.
+        let analysis = (0..d * d).map(|at| inverse[at % d * d + at / d] as f32).collect();
+        Some(Basis { step, mean, spread, rows, analysis })
+    }
+}
+
+/// A lane.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Lane {
-    /// Geometric mean of the spreads within a page.
-    pub spread: f32,
-    /// Every channel.
-    pub channels: Vec<Channel>,
+    /// Keys, before rotary position where the profile knows its angles.
+    pub keys: Basis,
+    /// Values.
+    pub values: Basis,
+    /// Components of values that components of keys foretell, `[of values][of keys]`.
+    pub forecast: Vec<f32>,
 }
 
-/// Keys and values of all lanes, learned from pages in plain elements.
+/// All lanes, learned from pages in plain elements; see [`super::Learner`].
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Profile {
-    angles: Vec<f32>,
-    lanes: BTreeMap<(u16, u16), [Lane; 2]>,
-}
-
-/// Sums over the pages of a lane's side.
-#[derive(Default)]
-struct Sums {
-    /// Of pages, medians, their squares, squares of spreads, by channel.
-    channels: Vec<[f64; 4]>,
-    /// Of logarithms of pages' mean spreads, and pages that have one.
-    spread: (f64, f64),
+    pub(super) angles: Vec<f32>,
+    pub(super) lanes: BTreeMap<(u16, u16), Lane>,
 }
 
 impl Profile {
-    /// From pages of the model: some thousand tokens are enough. Pages that a recipe wrote, or with numbers that are not
-    /// finite, teach nothing.
-    ///
-    /// `angles` are those of rotary position, in radians a position, of channel `i` with channel `i + angles.len()`. It is empty
-    /// where keys are kept before rotary position, or it is not known; pages then become somewhat larger.
+    /// Learns from pages alone: some thousand tokens are enough. Pages that a recipe wrote, or with numbers that are not finite,
+    /// teach nothing. `angles` as for [`super::Learner::new`], which also takes what queries and outputs tell.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] for bytes that are no page.
     pub fn learn<'a>(pages: &mut impl Iterator<Item = &'a [u8]>, angles: &[f32]) -> Result<Profile, StoreError> {
-        let turn = Turn::new(angles);
-        let mut sums: BTreeMap<(u16, u16), [Sums; 2]> = BTreeMap::new();
-        for page in pages {
-            let header = header_of(page)?;
-            let Some(layout) = Layout::of(&header, page.len()) else { continue };
-            let tokens = (header.tokens as usize).min(PAGE_TOKENS);
-            let lane = sums.entry((header.layer, header.head)).or_default();
-            for (side, sums) in [&layout.keys, &layout.values].into_iter().zip(lane) {
-                let Some(mut x) = grid::read(side, &page[side.range.clone()]) else { continue };
-                sums.channels.resize(side.channels, [0.0; 4]);
-                let centres = |x: &[f32]| -> Vec<(f32, f32)> {
-                    x.chunks(PAGE_TOKENS).map(|x| grid::centre(&x[..tokens])).collect()
-                };
-                if let Some(spread) = grid::mean_spread(centres(&x).iter().map(|centre| centre.1)) {
-                    sums.spread.0 += f64::from(spread.log2());
-                    sums.spread.1 += 1.0;
-                }
-                if let Some(turn) = turn.as_ref().filter(|_| side.by_channel) {
-                    turn.undo(header.start, &mut x);
-                }
-                let centres = centres(&x);
-                for (sum, &(median, spread)) in sums.channels.iter_mut().zip(&centres) {
-                    let (median, spread) = (f64::from(median), f64::from(spread));
-                    [1.0, median, median * median, spread * spread].iter().zip(sum).for_each(|(x, sum)| *sum += x);
-                }
-            }
-        }
-        let lanes = sums.into_iter().map(|(lane, sides)| (lane, sides.map(|sums| sums.lane())));
-        Ok(Profile { angles: angles.to_vec(), lanes: lanes.collect() })
+        let mut learner = super::Learner::new(angles);
+        pages.try_for_each(|page| learner.page(page))?;
+        Ok(learner.finish())
     }
 
     /// Angles of rotary position; see [`Profile::learn`].
@@ -95,10 +82,17 @@ impl Profile {
         &self.angles
     }
 
-    /// Keys and values of a lane, where it was learned with as many channels.
-    pub fn lane(&self, layer: u16, head: u16, channels: usize) -> Option<&[Lane; 2]> {
-        let lane = self.lanes.get(&(layer, head))?;
-        lane.iter().all(|side| side.channels.len() == channels && side.spread > 0.0).then_some(lane)
+    /// A lane, where it was learned with as many channels.
+    pub fn lane(&self, layer: u16, head: u16, channels: usize) -> Option<&Lane> {
+        self.lanes.get(&(layer, head)).filter(|lane| lane.keys.mean.len() == channels)
+    }
+
+    /// Multiplies the steps of a layer's keys and values: what was found to matter more is written finer.
+    pub fn scale(&mut self, layer: u16, keys: f32, values: f32) {
+        for (_, lane) in self.lanes.range_mut((layer, 0)..=(layer, u16::MAX)) {
+            lane.keys.step *= keys;
+            lane.values.step *= values;
+        }
     }
 
     /// The file; the same bytes for the same profile.
@@ -108,17 +102,19 @@ impl Profile {
         bytes.extend((self.angles.len() as u32).to_le_bytes());
         self.angles.iter().for_each(|angle| bytes.extend(angle.to_le_bytes()));
         bytes.extend((self.lanes.len() as u32).to_le_bytes());
-        for (&(layer, head), sides) in &self.lanes {
-            let channels = sides[0].channels.len().max(sides[1].channels.len());
+        let halves = |bytes: &mut Vec<u8>, x: &[f32]| {
+            x.iter().for_each(|&x| bytes.extend(f16::from_f32(x).to_le_bytes()));
+        };
+        for (&(layer, head), lane) in &self.lanes {
             bytes.extend(layer.to_le_bytes());
             bytes.extend(head.to_le_bytes());
-            bytes.extend((channels as u32).to_le_bytes());
-            sides.iter().for_each(|side| bytes.extend(side.spread.to_le_bytes()));
-            for side in sides {
-                let channels =
-                    side.channels.iter().copied().chain(std::iter::repeat(Channel::default())).take(channels);
-                channels.for_each(|c| [c.mean, c.spread].iter().for_each(|x| bytes.extend(x.to_le_bytes())));
+            bytes.extend((lane.keys.mean.len() as u32).to_le_bytes());
+            for side in [&lane.keys, &lane.values] {
+                let singles = [side.step].into_iter().chain(side.mean.iter().chain(&side.spread).copied());
+                singles.for_each(|x| bytes.extend(x.to_le_bytes()));
+                halves(&mut bytes, &side.rows);
             }
+            halves(&mut bytes, &lane.forecast);
         }
         let sum = blake3::hash(&bytes);
         bytes.extend(&sum.as_bytes()[..CHECKSUM]);
@@ -130,41 +126,32 @@ impl Profile {
     /// # Errors
     /// [`StoreError::Corrupt`] for anything that [`Profile::to_bytes`] cannot have written.
     pub fn from_bytes(bytes: &[u8]) -> Result<Profile, StoreError> {
-        let fail = |what: &str| StoreError::Corrupt { place: "codec profile".to_owned(), what: what.to_owned() };
         let body = bytes.len().checked_sub(CHECKSUM).ok_or_else(|| fail("shorter than its checksum"))?;
         let (body, sum) = bytes.split_at(body);
         if blake3::hash(body).as_bytes()[..CHECKSUM] != *sum {
             return Err(fail("its checksum does not match its contents"));
         }
         let mut from = Reader::new(body);
-        let mut four = || -> Result<[u8; 4], StoreError> {
-            let mut four = [0; 4];
-            four.copy_from_slice(from.take(4)?);
-            Ok(four)
-        };
-        if four()? != MAGIC || u32::from_le_bytes(four()?) != VERSION {
+        if from.take(4)? != MAGIC || word(&mut from)? != VERSION {
             return Err(fail("no profile of this version; learn it again"));
         }
-        let finite = |four: [u8; 4]| -> Result<f32, StoreError> {
-            let x = f32::from_le_bytes(four);
-            if x.is_finite() { Ok(x) } else { Err(fail("one of its numbers is not finite")) }
-        };
-        let mut angles = Vec::new();
-        for _ in 0..u32::from_le_bytes(four()?) {
-            angles.push(finite(four()?)?);
-        }
+        let count = word(&mut from)? as usize;
+        let angles = singles(&mut from, count)?;
         let mut lanes = BTreeMap::new();
-        for _ in 0..u32::from_le_bytes(four()?) {
-            let [a, b, c, d] = four()?;
-            let channels = u32::from_le_bytes(four()?);
-            let mut float = || finite(four()?);
-            let mut sides = [float()?, float()?].map(|spread| Lane { spread, channels: Vec::new() });
-            for side in &mut sides {
-                for _ in 0..channels {
-                    side.channels.push(Channel { mean: float()?, spread: float()? });
-                }
+        for _ in 0..word(&mut from)? {
+            let at = (from.short()? as u16, from.short()? as u16);
+            let d = word(&mut from)? as usize;
+            if d > MOST {
+                return Err(fail("a lane of too many channels"));
             }
-            lanes.insert((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])), sides);
+            let mut side = || {
+                let step = singles(&mut from, 1)?[0];
+                let (mean, spread) = (singles(&mut from, d)?, singles(&mut from, d)?);
+                let rows = halves(&mut from, d * d)?;
+                Basis::new(step, mean, spread, rows).ok_or_else(|| fail("a lane whose components are not all of it"))
+            };
+            let (keys, values) = (side()?, side()?);
+            lanes.insert(at, Lane { keys, values, forecast: halves(&mut from, d * d)? });
         }
         from.end()?;
         Ok(Profile { angles, lanes })
@@ -176,14 +163,51 @@ impl Profile {
     }
 }
 
-impl Sums {
-    fn lane(self) -> Lane {
-        let channels = self.channels.iter().map(|&[pages, medians, squares, spreads]| {
-            let mean = medians / pages;
-            let drift = (squares / pages - mean * mean).max(0.0);
-            Channel { mean: mean as f32, spread: (spreads / pages + drift).sqrt() as f32 }
-        });
-        let spread = if self.spread.1 > 0.0 { (self.spread.0 / self.spread.1).exp2() as f32 } else { 0.0 };
-        Lane { spread, channels: channels.collect() }
+fn fail(what: &str) -> StoreError {
+    StoreError::Corrupt { place: "codec profile".to_owned(), what: what.to_owned() }
+}
+
+fn word(from: &mut Reader<'_>) -> Result<u32, StoreError> {
+    Ok((from.short()? | from.short()? << 16) as u32)
+}
+
+fn finite(numbers: Vec<f32>) -> Result<Vec<f32>, StoreError> {
+    match numbers.iter().all(|x| x.is_finite()) {
+        true => Ok(numbers),
+        false => Err(fail("one of its numbers is not finite")),
     }
+}
+
+fn singles(from: &mut Reader<'_>, n: usize) -> Result<Vec<f32>, StoreError> {
+    finite(from.take(n.saturating_mul(4))?.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect())
+}
+
+fn halves(from: &mut Reader<'_>, n: usize) -> Result<Vec<f32>, StoreError> {
+    finite(from.take(2 * n)?.as_chunks().0.iter().map(|&x| f16::from_le_bytes(x).to_f32()).collect())
+}
+
+/// The inverse of a matrix `[d][d]` (Gauss and Jordan with row pivots); none of one that has none.
+fn invert(a: &[f32], d: usize) -> Option<Vec<f64>> {
+    let wide = 2 * d;
+    let mut rows: Vec<Vec<f64>> = (0..d)
+        .map(|r| {
+            let own = a[r * d..][..d].iter().map(|&x| f64::from(x));
+            own.chain((0..d).map(|c| f64::from(u8::from(c == r)))).collect()
+        })
+        .collect();
+    for at in 0..d {
+        let pivot = (at..d).max_by(|&a, &b| rows[a][at].abs().total_cmp(&rows[b][at].abs()))?;
+        rows.swap(at, pivot);
+        let own = std::mem::take(&mut rows[at]);
+        if own[at].abs() < 1e-9 {
+            return None;
+        }
+        let own: Vec<f64> = own.iter().map(|x| x / own[at]).collect();
+        for row in rows.iter_mut().filter(|row| !row.is_empty()) {
+            let factor = row[at];
+            row[at..wide].iter_mut().zip(&own[at..]).for_each(|(x, own)| *x -= factor * own);
+        }
+        rows[at] = own;
+    }
+    Some(rows.iter().flat_map(|row| row[d..].iter().copied()).collect())
 }

@@ -1,8 +1,9 @@
 //! Range asymmetric numeral systems (Duda 2013), interleaved four times, over the distributions of [`super::family`].
 
 use super::super::layout::{Reader, corrupt};
-use super::family::{BITS, CLASSES, TOTAL, split, table};
+use super::family::{BITS, CLASSES, ESCAPE, TOTAL, index, slots, split, table, tables};
 use crate::StoreError;
+use cachalot_kernels::attention::PAGE_TOKENS;
 
 /// States that take turns.
 const LANES: usize = 4;
@@ -27,23 +28,32 @@ impl Encoder {
         if class == 0 {
             return;
         }
+        symbols.iter().for_each(|&symbol| self.symbol(class, 0, symbol));
+    }
+
+    /// Appends a row each of whose symbols has a class, from 1 to [`CLASSES`], and a quantizer, 0 or 1.
+    pub fn mixed(&mut self, classes: &[u8; PAGE_TOKENS], seconds: &[u8; PAGE_TOKENS], symbols: &[i32; PAGE_TOKENS]) {
+        let all = symbols.iter().zip(classes).zip(seconds);
+        all.for_each(|((&symbol, &class), &second)| self.symbol(class, second, symbol));
+    }
+
+    fn symbol(&mut self, class: u8, second: u8, symbol: i32) {
         let (class, low) = split(class);
         let reach = table(class).reach;
-        for &symbol in symbols {
-            let high = symbol >> low;
-            if high.unsigned_abs() <= reach as u32 {
-                self.coded.push((class, (high + reach) as u8));
-            } else {
-                self.coded.push((class, (2 * reach + 1) as u8));
-                self.escaped.extend_from_slice(&high.to_le_bytes());
-            }
-            self.buffer |= u64::from(symbol as u32 & ((1 << low) - 1)) << self.filled;
-            self.filled += low;
-            while self.filled >= 8 {
-                self.low.push(self.buffer as u8);
-                self.buffer >>= 8;
-                self.filled -= 8;
-            }
+        let high = symbol >> low;
+        let index = index(class, second);
+        if high.unsigned_abs() <= reach as u32 {
+            self.coded.push((index, (high + reach) as u8));
+        } else {
+            self.coded.push((index, (2 * reach + 1) as u8));
+            self.escaped.extend_from_slice(&high.to_le_bytes());
+        }
+        self.buffer |= u64::from(symbol as u32 & ((1 << low) - 1)) << self.filled;
+        self.filled += low;
+        while self.filled >= 8 {
+            self.low.push(self.buffer as u8);
+            self.buffer >>= 8;
+            self.filled -= 8;
         }
     }
 
@@ -60,8 +70,8 @@ impl Encoder {
         // From the last symbol to the first, so that the decoder goes forward.
         let mut states = [LOW; LANES];
         let mut words: Vec<u16> = Vec::with_capacity(self.coded.len() / 3);
-        for (at, &(class, symbol)) in self.coded.iter().enumerate().rev() {
-            let table = table(class);
+        for (at, &(index, symbol)) in self.coded.iter().enumerate().rev() {
+            let table = &tables()[usize::from(index)];
             let (start, count) = (table.starts[usize::from(symbol)], table.count(usize::from(symbol)));
             let state = &mut states[at % LANES];
             if u64::from(*state) >= u64::from(count) << (32 - BITS) {
@@ -118,7 +128,7 @@ impl<'a> Decoder<'a> {
         for four in symbols.as_chunks_mut::<LANES>().0 {
             for (symbol, state) in four.iter_mut().zip(&mut states) {
                 let slot = slots[(*state & (TOTAL - 1)) as usize];
-                *symbol = (slot >> 24) as i32 - table.reach;
+                *symbol = slot as i32 >> 24;
                 *state = ((slot >> 12 & 0xfff) + 1) * (*state >> BITS) + (slot & 0xfff);
                 if *state < LOW {
                     let (&word, rest) =
@@ -129,13 +139,60 @@ impl<'a> Decoder<'a> {
             }
         }
         (self.states, self.words) = (states, words);
-        for symbol in symbols.iter_mut().filter(|symbol| **symbol > table.reach) {
+        for symbol in symbols.iter_mut().filter(|symbol| **symbol == ESCAPE) {
             let mut bytes = [0; 4];
             bytes.copy_from_slice(self.escaped.take(4)?);
             *symbol = i32::from_le_bytes(bytes);
         }
         if low > 0 {
             for symbol in symbols {
+                *symbol = symbol.wrapping_shl(low) | self.low_bits(low) as i32;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next row that [`Encoder::mixed`] took; classes are believed to be from 1 to [`CLASSES`].
+    pub fn mixed(
+        &mut self,
+        classes: &[u8; PAGE_TOKENS],
+        seconds: &[u8; PAGE_TOKENS],
+        symbols: &mut [i32; PAGE_TOKENS],
+    ) -> Result<(), StoreError> {
+        let slots = slots();
+        let mut states = self.states;
+        let mut words = self.words;
+        let mut starts = [0_u32; PAGE_TOKENS];
+        for ((start, &class), &second) in starts.iter_mut().zip(classes).zip(seconds) {
+            *start = u32::from(index(split(class).0, second)) << BITS;
+        }
+        for (four, starts) in symbols.as_chunks_mut::<LANES>().0.iter_mut().zip(starts.as_chunks::<LANES>().0) {
+            for ((symbol, state), &start) in four.iter_mut().zip(&mut states).zip(starts) {
+                let slot = slots[(start | *state & (TOTAL - 1)) as usize];
+                *symbol = slot as i32 >> 24;
+                *state = ((slot >> 12 & 0xfff) + 1) * (*state >> BITS) + (slot & 0xfff);
+                if *state < LOW {
+                    let (&word, rest) =
+                        words.split_first().ok_or_else(|| corrupt("the coder's words end too early"))?;
+                    *state = *state << 16 | u32::from(u16::from_le_bytes(word));
+                    words = rest;
+                }
+            }
+        }
+        // Where all classes have tables of their own there are no lowest bits.
+        let most = classes.iter().fold(0, |most, &class| most.max(class));
+        let escaped = symbols.iter().fold(false, |escaped, &symbol| escaped | (symbol == ESCAPE));
+        (self.states, self.words) = (states, words);
+        if escaped {
+            for symbol in symbols.iter_mut().filter(|symbol| **symbol == ESCAPE) {
+                let mut bytes = [0; 4];
+                bytes.copy_from_slice(self.escaped.take(4)?);
+                *symbol = i32::from_le_bytes(bytes);
+            }
+        }
+        if split(most).1 > 0 {
+            for (symbol, &class) in symbols.iter_mut().zip(classes) {
+                let low = split(class).1;
                 *symbol = symbol.wrapping_shl(low) | self.low_bits(low) as i32;
             }
         }
