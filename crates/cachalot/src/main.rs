@@ -40,7 +40,7 @@ enum Command {
     /// Save, load, list, show, fork, rewind and remove named sessions.
     Session(session::SessionCommand),
     /// Serve the OpenAI-compatible HTTP API.
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Measure prefill and decode speed at several depths, memory, and bytes moved.
     Bench(bench::BenchArgs),
     /// Show a model's architecture, what its KV cache costs, and how much context fits into this machine.
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Command::Batch(args) => batch::batch(args),
         Command::Chat(args) => session::chat(args),
         Command::Session(args) => session::session(args),
-        Command::Serve(args) => serve::serve(args),
+        Command::Serve(args) => serve::serve(*args),
         Command::Bench(args) => bench::bench(args),
         Command::Info(args) => info::info(args),
         Command::Kv(args) => kv::kv(args),

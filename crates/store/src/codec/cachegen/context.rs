@@ -41,7 +41,7 @@ impl Context {
         }
         let scale = if octaves < 0 { HALVES[half] << 1 } else { HALVES[half] >> octaves.min(16) };
         for (size, &symbol) in self.0.iter_mut().zip(symbols) {
-            let now = (u64::from(symbol.unsigned_abs()) * u64::from(scale * UNIT) >> 16).min(TOP.into()) as u32;
+            let now = ((u64::from(symbol.unsigned_abs()) * u64::from(scale * UNIT)) >> 16).min(TOP.into()) as u32;
             *size = *size - (*size >> MEMORY) + now;
         }
     }

@@ -16,6 +16,9 @@ use cachalot_kv::encode::math::dense::{eigen, multiply, transpose};
 use half::f16;
 use std::collections::BTreeMap;
 
+/// A lane, layer and head, with what its keys and values weigh.
+type Weighed = ((u16, u16), [f64; 2]);
+
 /// Of the mean that matters, what every direction matters at least.
 const LEAST: f64 = 0.02;
 /// Smallest variance, of the largest.
@@ -106,7 +109,7 @@ impl Learner {
     /// The profile. Lanes without tokens are not in it.
     pub fn finish(self) -> Profile {
         let mut lanes = BTreeMap::new();
-        let mut weights: BTreeMap<u16, Vec<((u16, u16), [f64; 2])>> = BTreeMap::new();
+        let mut weights: BTreeMap<u16, Vec<Weighed>> = BTreeMap::new();
         for (&at, sums) in &self.lanes {
             if let Some((lane, matter)) = sums.lane(self.turn.as_ref()) {
                 weights.entry(at.0).or_default().push((at, matter));
