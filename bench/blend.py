@@ -1,8 +1,8 @@
 """Documents in another order, and a text edited in its middle, through the server: time to the first token, divergence from the
 exact cache, and whether answers are right. Prints Markdown tables.
 
-A trial has documents of its own, each with a sentence that no other has. They are read once, in one order; then asked for in
-another, with one more that is new, once with each method. Divergence is what the server reports of its own answer
+A trial has documents of its own, each with a sentence that no other has. They are read once, in one order or each by itself; then
+asked for in another order, with one more that is new, once with each method. Divergence is what the server reports of its own answer
 (`"kv": {"report": true}`): the mean KL of its tokens' distributions from those of a cache that is computed whole.
 """
 
@@ -73,7 +73,8 @@ def rag(server, args, texts):
         codes = {city: texts.code() for city in cities}
         sentence = {city: f"The secret code of {city} is {codes[city]}." for city in cities}
         known = [texts.document(args.words, sentence[city]) for city in cities[:-1]]
-        chat(server, known, "Say hello.", {"reuse": "exact"}, 1)
+        for read in [[document] for document in known] if args.apart else [known]:
+            chat(server, read, "Say hello.", {"reuse": "exact"}, 1)
         order = list(range(args.documents))
         while order == sorted(order):
             texts.random.shuffle(order)
@@ -138,6 +139,7 @@ def main():
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--edits", type=int, default=5, help="trials of an edited text")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS, help="with `exact` among them")
+    parser.add_argument("--apart", action="store_true", help="documents are read one by one, each in a prompt of its own")
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--words", type=int, default=600, help="of a document; 600 are about 800 tokens")
     parser.add_argument("--answer", type=int, default=16, help="tokens of an answer")
