@@ -202,7 +202,8 @@ impl World {
     /// What a request wants of stretches that others computed. The model has two layers, so methods compute all rows of both
     /// again, and answers have the bits of a prompt that is computed whole, where nothing is encoded on the way.
     fn wish(&mut self, tenant: &str, recipe: usize, prompt: &[u32]) -> Wish {
-        let mut ends: Vec<usize> = (1..prompt.len()).filter(|&at| prompt[at] % 24 == 0).chain([prompt.len()]).collect();
+        let mut ends: Vec<usize> =
+            (1..prompt.len()).filter(|&at| prompt[at].is_multiple_of(24)).chain([prompt.len()]).collect();
         ends.dedup();
         let starts = [0].into_iter().chain(ends.clone());
         let chunks = starts.zip(ends).map(|(from, to)| from..to).collect();
