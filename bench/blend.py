@@ -146,7 +146,9 @@ def main():
     parser.add_argument("--kv", default="f16")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    for name, measure in [("Documents in another order", rag), ("Edits", edits)]:
+    for name, measure, trials in [("Documents in another order", rag, args.trials), ("Edits", edits, args.edits)]:
+        if trials == 0:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             with Server(args, "--kv", args.kv, "--kv-sessions", folder) as server:
                 rows = measure(server, args, Texts(args.text, args.seed))

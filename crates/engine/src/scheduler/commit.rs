@@ -39,8 +39,10 @@ impl Scheduler {
             }
         };
         let (rows, step) = (batch.rows(), now.saturating_sub(batch.planned));
+        // Rows that are mended go through some of the layers, or alone through all.
         if let ([part], []) = (&batch.parts[..], &batch.replays[..])
             && rows > 1
+            && part.kv.is_whole()
         {
             // Advanced already.
             self.reuse.observe_prefill(rows, part.kv.len().saturating_sub(rows), step);
@@ -105,7 +107,9 @@ impl Scheduler {
             let passing = kv.pass_rows() > 0;
             sequence.kv = Some(kv);
             if let Some(group) = self.groups.get_mut(&part.ticket.request) {
-                let done = if passing { sequence.prompt } else { sequence.computed().min(sequence.prompt) };
+                // Passes over a context come when it has been read; what is mended has not been.
+                let read = passing && sequence.kv.as_ref().is_some_and(|kv| kv.moved() == 0);
+                let done = if read { sequence.prompt } else { sequence.computed().min(sequence.prompt) };
                 group.prompt_progress(done, now);
                 if sequence.generated() == 0 && sequence.pending() == 0 {
                     self.counters.prompt_tokens += sequence.prompt as u64;
