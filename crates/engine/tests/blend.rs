@@ -2,27 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::num::NonZeroUsize;
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
+mod common;
 
 use cachalot_engine::blend::{Before, EditId, Wish};
 use cachalot_engine::{Blend, Engine, EngineConfig, Event, Request, Sampling, Usage};
-use cachalot_kernels::{Isa, Team};
-use cachalot_model::{LoadOptions, Loaded, Model};
+use cachalot_kernels::Isa;
+use common::{loaded, team};
 use std::ops::Range;
-
-fn team(threads: usize) -> Arc<Team> {
-    Arc::new(Team::new(NonZeroUsize::new(threads).unwrap()))
-}
-
-fn loaded() -> &'static Loaded {
-    static CALF: LazyLock<Loaded> = LazyLock::new(|| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf");
-        Model::load(&path, &LoadOptions::new(team(2))).unwrap()
-    });
-    &CALF
-}
 
 fn engine() -> Engine {
     let config = EngineConfig { kv_budget_bytes: 64 << 20, max_batch_tokens: 100, ..EngineConfig::default() };

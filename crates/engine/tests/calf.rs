@@ -2,28 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::num::NonZeroUsize;
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
+mod common;
 
 use cachalot_engine::{
     ConstraintSpec, Engine, EngineConfig, ErrorKind, Event, FinishReason, Generation, Request, Sampling,
 };
-use cachalot_kernels::{Isa, Team};
+use cachalot_kernels::Isa;
 use cachalot_model::tokenizer::Specials;
-use cachalot_model::{LoadOptions, Loaded, Model};
-
-fn team(threads: usize) -> Arc<Team> {
-    Arc::new(Team::new(NonZeroUsize::new(threads).unwrap()))
-}
-
-fn loaded() -> &'static Loaded {
-    static CALF: LazyLock<Loaded> = LazyLock::new(|| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf");
-        Model::load(&path, &LoadOptions::new(team(2))).unwrap()
-    });
-    &CALF
-}
+use common::{loaded, team};
 
 /// An engine whose cache holds `tokens` tokens.
 fn engine(tokens: usize, config: EngineConfig) -> Engine {
