@@ -49,11 +49,19 @@ impl Folders {
         if folder.exists() { files(&folder) } else { Vec::new() }
     }
 
-    /// Files anywhere that have these bytes in them.
+    /// Files anywhere that have these bytes in them. Looks again where one went, or got its name, meanwhile.
     fn with(&self, text: &str) -> Vec<PathBuf> {
-        let mut found = files(self.dir.path());
-        found.retain(|path| contains(&std::fs::read(path).unwrap(), text.as_bytes()));
-        found
+        loop {
+            let found = files(self.dir.path());
+            let read: Result<Vec<Vec<u8>>, _> = found.iter().map(std::fs::read).collect();
+            match read {
+                Ok(read) => {
+                    let has = |bytes: &[u8]| contains(bytes, text.as_bytes());
+                    return found.into_iter().zip(read).filter(|(_, bytes)| has(bytes)).map(|(path, _)| path).collect();
+                }
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+            }
+        }
     }
 }
 
