@@ -24,12 +24,7 @@ pub fn chat(
     eprintln!("{}; {HELP}", ready.loaded.name);
     let mut editor = rustyline::DefaultEditor::new()?;
     loop {
-        let line = match editor.readline("> ") {
-            Ok(line) => line,
-            Err(ReadlineError::Interrupted) => continue,
-            Err(ReadlineError::Eof) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(line) = line(&mut editor)? else { return Ok(()) };
         match line.trim() {
             "" => continue,
             "/quit" | "/exit" => return Ok(()),
@@ -60,6 +55,18 @@ pub fn chat(
                     }
                 }
             }
+        }
+    }
+}
+
+/// What is typed next; `None` at the end of the input. An interrupt empties the line.
+pub fn line(editor: &mut rustyline::DefaultEditor) -> Result<Option<String>, Failure> {
+    loop {
+        match editor.readline("> ") {
+            Ok(line) => return Ok(Some(line)),
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => return Ok(None),
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -410,8 +410,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Between steps: goes on to the next rows that are mended; where there are none seals the pages that are full, lets go of those that fell out of a window and of what was reserved
-    /// but not used.
+    /// Between steps: goes on to the next rows that are mended; where there are none, seals the pages that are full, lets go of
+    /// those that fell out of a window and of what was reserved but not used.
     pub fn settle(&self, seq: &mut SequenceKv) {
         seq.spare.clear();
         self.go_on_mending(seq);

@@ -26,7 +26,7 @@ fn blocks(rig: &Rig, recipe: &str, tokens: &[u32]) -> Vec<SharedBlock> {
 }
 
 fn kept(blocks: &[SharedBlock], span: Range<usize>) -> Piece<'_> {
-    Piece::Kept { blocks: blocks.iter().collect(), first: 0, span }
+    Piece::Kept { blocks, first: 0, span }
 }
 
 fn tokens(name: &str, count: usize, seed: usize) -> Vec<u32> {

@@ -1,16 +1,16 @@
 //! `cachalot chat`: a chat in the terminal that may be gone on with another day.
 
-use super::desk::{Desk, SessionKvArgs};
+use super::desk::{Desk, DeskArgs};
 use super::engine::say;
-use super::folder::{FolderArgs, now};
+use super::folder::now;
 use crate::Failure;
-use crate::args::{ModelArgs, SamplingArgs};
+use crate::args::SamplingArgs;
+use crate::chat::line;
 use crate::run::timings;
 use cachalot_engine::Request;
 use cachalot_engine::session::{Session, SessionError, SessionName};
 use cachalot_model::template::{ChatTemplate, Message};
 use clap::Args;
-use rustyline::error::ReadlineError;
 use std::io::Write;
 use std::time::Instant;
 
@@ -22,11 +22,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "NAME")]
     session: SessionName,
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    kv: SessionKvArgs,
-    #[command(flatten)]
-    folder: FolderArgs,
+    desk: DeskArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// The system's turn, where the session is new.
@@ -41,7 +37,7 @@ pub struct ChatArgs {
 }
 
 pub fn chat(args: ChatArgs) -> Result<(), Failure> {
-    let desk = Desk::open(&args.model, &args.kv, &args.folder, &args.session)?;
+    let desk = Desk::open(&args.desk, &args.session)?;
     ChatTemplate::require(desk.ready.loaded.template.as_ref())?;
     let guard = desk.lock(&args.session);
     let begun = Instant::now();
@@ -69,12 +65,7 @@ pub fn chat(args: ChatArgs) -> Result<(), Failure> {
     };
     let mut editor = rustyline::DefaultEditor::new()?;
     loop {
-        let line = match editor.readline("> ") {
-            Ok(line) => line,
-            Err(ReadlineError::Interrupted) => continue,
-            Err(ReadlineError::Eof) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(line) = line(&mut editor)? else { return Ok(()) };
         let text = match line.trim() {
             "" => continue,
             "/quit" | "/exit" => return Ok(()),

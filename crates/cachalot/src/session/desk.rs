@@ -47,6 +47,17 @@ impl SessionKvArgs {
     }
 }
 
+/// What an engine with sessions is made of.
+#[derive(Args, Clone)]
+pub struct DeskArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub kv: SessionKvArgs,
+    #[command(flatten)]
+    pub folder: FolderArgs,
+}
+
 /// An engine with sessions.
 pub struct Desk {
     pub ready: Ready,
@@ -58,20 +69,15 @@ pub struct Desk {
 
 impl Desk {
     /// For a session by name, which need not be there.
-    pub fn open(
-        model: &ModelArgs,
-        kv: &SessionKvArgs,
-        folder: &FolderArgs,
-        name: &SessionName,
-    ) -> Result<Desk, Failure> {
-        let shelf = folder.shelf()?;
+    pub fn open(args: &DeskArgs, name: &SessionName) -> Result<Desk, Failure> {
+        let shelf = args.folder.shelf()?;
         let there = match shelf.read(TENANT, name) {
             Ok(kept) => Some(kept.session.recipe),
             Err(SessionError::Unknown { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let kv = kv.over(there.as_deref())?;
-        let ready = load::load(model)?;
+        let kv = args.kv.over(there.as_deref())?;
+        let ready = load::load(&args.model)?;
         let engine = load::engine(&ready, &kv, 1, 1)?;
         let config = session_config(&ready);
         let sessions = Sessions::new(engine.handle(), shelf, config);

@@ -1,12 +1,11 @@
 //! `save` and `load`: what needs a model.
 
 use super::TENANT;
-use super::desk::{Desk, SessionKvArgs};
-use super::folder::{FolderArgs, now};
-use crate::args::ModelArgs;
+use super::desk::{Desk, DeskArgs};
+use super::folder::now;
 use crate::run::Answer;
 use crate::{Failure, size};
-use cachalot_engine::session::{Restored, Session, SessionError, SessionName, Turn};
+use cachalot_engine::session::{Restored, Session, SessionError, SessionName};
 use cachalot_engine::{Request, Sampling};
 use cachalot_model::template::Message;
 use cachalot_model::tokenizer::Specials;
@@ -21,11 +20,7 @@ pub struct SaveArgs {
     /// Its name: letters, digits and -_.:@, at most 100.
     name: SessionName,
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    kv: SessionKvArgs,
-    #[command(flatten)]
-    folder: FolderArgs,
+    desk: DeskArgs,
     #[command(flatten)]
     what: What,
     /// Replace a session of this name.
@@ -52,11 +47,7 @@ pub struct LoadArgs {
     /// The session.
     name: SessionName,
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    kv: SessionKvArgs,
-    #[command(flatten)]
-    folder: FolderArgs,
+    desk: DeskArgs,
     /// Go on with this: the user's next turn of a conversation, or more text of a plain prompt.
     #[arg(short, long)]
     prompt: Option<String>,
@@ -69,7 +60,7 @@ pub struct LoadArgs {
 }
 
 pub fn save(args: SaveArgs) -> Result<(), Failure> {
-    if !args.replace && args.folder.shelf()?.has(TENANT, &args.name) {
+    if !args.replace && args.desk.folder.shelf()?.has(TENANT, &args.name) {
         return Err(SessionError::Exists { name: args.name.to_string() }.into());
     }
     let desk = Desk::open_new(&args)?;
@@ -109,13 +100,13 @@ pub fn save(args: SaveArgs) -> Result<(), Failure> {
 impl Desk {
     /// For a session that replaces another, whose recipe is no concern.
     fn open_new(args: &SaveArgs) -> Result<Desk, Failure> {
-        let mut kv = args.kv.clone();
-        kv.kv.get_or_insert_default();
-        Desk::open(&args.model, &kv, &args.folder, &args.name).or_else(|error| match error.downcast_ref() {
+        let mut desk = args.desk.clone();
+        desk.kv.kv.get_or_insert_default();
+        Desk::open(&desk, &args.name).or_else(|error| match error.downcast_ref() {
             // A damaged session can be replaced.
             Some(SessionError::Damaged { .. }) => {
-                args.folder.shelf()?.remove(TENANT, &args.name)?;
-                Desk::open(&args.model, &kv, &args.folder, &args.name)
+                desk.folder.shelf()?.remove(TENANT, &args.name)?;
+                Desk::open(&desk, &args.name)
             }
             _ => Err(error),
         })
@@ -128,7 +119,7 @@ fn plain(desk: &Desk, text: &str) -> Result<Session, Failure> {
     if tokenizer.add_bos() && tokens.first().copied() != tokenizer.bos() {
         tokens.splice(..0, tokenizer.bos());
     }
-    let turns = vec![Turn::of(&Message::new("text", text), 0..tokens.len())];
+    let turns = Session::turns_of_text(text.to_owned(), tokens.len());
     Ok(Session { tokens, turns, ..Session::default() })
 }
 
@@ -141,7 +132,7 @@ fn read(path: &PathBuf) -> Result<String, Failure> {
 }
 
 pub fn load(args: LoadArgs) -> Result<(), Failure> {
-    let desk = Desk::open(&args.model, &args.kv, &args.folder, &args.name)?;
+    let desk = Desk::open(&args.desk, &args.name)?;
     let guard = desk.lock(&args.name);
     let begun = Instant::now();
     let (mut session, restored) = desk.load(&guard)?;

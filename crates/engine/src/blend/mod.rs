@@ -17,7 +17,6 @@ mod scope;
 
 use std::ops::Range;
 
-use cachalot_kv::SharedBlock;
 use cachalot_kv::mend::Piece;
 
 pub(crate) use library::{Kept, Library, blocks_of};
@@ -98,10 +97,7 @@ impl Part {
     fn piece(&self) -> Piece<'_> {
         match self {
             Part::New(tokens) => Piece::New(*tokens),
-            Part::Kept(Kept { blocks, first, span }) => {
-                let blocks: Vec<&SharedBlock> = blocks.iter().collect();
-                Piece::Kept { blocks, first: *first, span: span.clone() }
-            }
+            Part::Kept(Kept { blocks, first, span }) => Piece::Kept { blocks, first: *first, span: span.clone() },
         }
     }
 }

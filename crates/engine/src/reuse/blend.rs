@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kv::{KvCache, KvError, SequenceKv, SharedBlock};
+use cachalot_kv::{KvCache, KvError, SequenceKv};
 use cachalot_store::Domain;
 
 use super::{Reuse, Thread};
@@ -29,7 +29,8 @@ impl Reuse {
     /// request does not want that or nothing is there.
     ///
     /// # Errors
-    /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`] where there is no room; the sequence is as it was.
+    /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`] where there is no room, [`KvError::Misuse`] where pages are missing that
+    /// a sliding window has let go of; the sequence is as it was.
     pub fn blend(
         &mut self,
         cache: &KvCache,
@@ -49,12 +50,10 @@ impl Reuse {
         let whole = |kept: &Kept| cache.first_damaged(&kept.blocks.iter().collect::<Vec<_>>()).is_none();
         let found = found.into_iter().map(|(place, kept)| (place, kept.filter(whole))).collect();
         let plan = Plan::new(kv.len(), found);
-        let pieces = plan.pieces();
-        if plan.is_empty() || !cache.can_assemble(kv, &pieces) {
+        if plan.is_empty() {
             return Ok(0);
         }
-        cache.assemble(kv, &pieces, &select)?;
-        drop(pieces);
+        cache.assemble(kv, &plan.pieces(), &select)?;
         thread.fresh = plan.fresh;
         // Those after the same edit are given what it made of the prompt.
         (thread.reduced, thread.computed) = (thread.wish.edit.is_none(), kv.len());
@@ -87,13 +86,12 @@ impl Reuse {
     ) -> Vec<(Range<usize>, Option<Kept>)> {
         let there = self.tree.find(domain, before);
         self.tree.touch(&there.path, self.clock);
-        let blocks: Vec<SharedBlock> =
-            there.path.iter().filter_map(|&id| self.tree.node(id)).map(|node| node.block.clone()).collect();
+        let blocks = self.tree.along(&there.path);
         let common = matches::matches(&before[..there.tokens], prompt).into_iter();
         let common = common.filter(|m| m.new.end > places.start && m.new.start < places.end);
         let kept = common.map(|m| {
             let first = m.old.start / PAGE_TOKENS;
-            let blocks = blocks.get(blocks_of(&m.old)).unwrap_or_default().to_vec();
+            let blocks = blocks.get(blocks_of(&m.old)).unwrap_or_default().iter().map(|&block| block.clone()).collect();
             clip(m.new, Some(Kept { blocks, first, span: m.old }), places)
         });
         kept.filter(|(_, kept)| kept.is_some()).collect()

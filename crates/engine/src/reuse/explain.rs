@@ -1,7 +1,7 @@
 //! Why a prompt is computed as far as it is.
 
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kv::{KvCache, SequenceKv, SharedBlock};
+use cachalot_kv::{KvCache, SequenceKv};
 
 use super::{Reuse, Thread, usable};
 
@@ -65,8 +65,7 @@ impl Reuse {
     /// Why `tokens` would be computed as far as they would. `kv` is an empty sequence that is to take them.
     pub fn explain(&self, cache: &KvCache, kv: &SequenceKv, thread: &Thread, tokens: &[u32]) -> Explanation {
         let found = thread.domain.map(|domain| self.tree.find(domain, tokens)).unwrap_or_default();
-        let blocks: Vec<&SharedBlock> =
-            found.path.iter().filter_map(|&id| self.tree.node(id)).map(|node| &node.block).collect();
+        let blocks = self.tree.along(&found.path);
         let most = found.tokens.min(tokens.len().saturating_sub(1));
         let allowed = most.min(kv.unobserved());
         let reusable = usable(cache, kv, &blocks, allowed).unwrap_or(0);

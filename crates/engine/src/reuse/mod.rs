@@ -219,8 +219,7 @@ impl Reuse {
             let found = self.tree.find(thread.before.unwrap_or(domain), tokens);
             begun.matched = begun.matched.max(found.tokens);
             let most = found.tokens.min(tokens.len().saturating_sub(1)).min(kv.unobserved());
-            let blocks: Vec<&SharedBlock> =
-                found.path.iter().filter_map(|&id| self.tree.node(id)).map(|node| &node.block).collect();
+            let blocks = self.tree.along(&found.path);
             let Some(at) = usable(cache, kv, &blocks, most) else { break };
             let used = &found.path[..at.div_ceil(PAGE_TOKENS)];
             if let Some(bad) = self.damaged(cache, used) {
@@ -257,9 +256,7 @@ impl Reuse {
 
     /// The first of some blocks whose bytes are not those that were sealed.
     fn damaged(&self, cache: &KvCache, path: &[usize]) -> Option<usize> {
-        let blocks: Vec<&SharedBlock> =
-            path.iter().filter_map(|&id| self.tree.node(id)).map(|node| &node.block).collect();
-        cache.first_damaged(&blocks).map(|index| path[index])
+        cache.first_damaged(&self.tree.along(path)).map(|index| path[index])
     }
 
     /// After a step, before the cache settles: the blocks that `kv` has now of `tokens` are there for others.

@@ -62,11 +62,16 @@ impl Tree {
         self.leaves.first().map(|&(used, _)| used)
     }
 
+    /// The blocks of a path.
+    pub fn along(&self, path: &[NodeId]) -> Vec<&SharedBlock> {
+        path.iter().filter_map(|&id| self.node(id)).map(|node| &node.block).collect()
+    }
+
     /// Blocks by their names, which are of use now.
     pub fn blocks(&mut self, keys: &[BlockKey], now: u64) -> Vec<SharedBlock> {
         let path: Vec<NodeId> = keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect();
         self.touch(&path, now);
-        path.iter().filter_map(|&id| self.node(id)).map(|node| node.block.clone()).collect()
+        self.along(&path).into_iter().cloned().collect()
     }
 
     /// Bytes of pages, those that sequences hold too included.

@@ -66,6 +66,11 @@ impl Session {
         if self.is_text() { Vec::new() } else { self.turns.iter().map(Turn::message).collect() }
     }
 
+    /// What is said where a session is a plain prompt of so many tokens.
+    pub fn turns_of_text(text: String, tokens: usize) -> Vec<Turn> {
+        vec![Turn::of(&Message::new("text", text), 0..tokens)]
+    }
+
     /// Whether it is a plain prompt and no conversation.
     pub fn is_text(&self) -> bool {
         self.turns.first().is_some_and(|turn| turn.role == "text")

@@ -15,7 +15,7 @@ pub enum Piece<'a> {
     /// Tokens that were computed elsewhere.
     Kept {
         /// Blocks of the context they stood in, one after the other.
-        blocks: Vec<&'a SharedBlock>,
+        blocks: &'a [SharedBlock],
         /// Number of the first of them in that context.
         first: usize,
         /// Positions of the tokens there; the blocks cover them.

@@ -156,7 +156,8 @@ impl Above {
 
 impl SequenceKv {
     /// What the next steps must read before anything else: the rest of a pass over the `context`, or the next rows that are
-    /// mended in it, as tokens; nothing where neither is under way. Rows of a pass through upper layers have tokens too, which are not looked at.
+    /// mended in it, as tokens; nothing where neither is under way. Rows of a pass through upper layers have tokens too, which
+    /// are not looked at.
     pub fn pass_tokens(&self, context: &[u32]) -> Vec<u32> {
         if let Some(rows) = self.mended() {
             return rows.iter().map(|&row| context.get(row as usize).copied().unwrap_or_default()).collect();

@@ -4,8 +4,7 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use cachalot_engine::blend::{Before, Blend, EditId, Method, Wish};
-use cachalot_engine::session::{Guard, Restored, Session, SessionError, Turn};
-use cachalot_model::template::Message;
+use cachalot_engine::session::{Guard, Restored, Session, SessionError};
 use serde_json::{Value, json};
 use std::ops::Range;
 use std::sync::Arc;
@@ -135,7 +134,7 @@ fn apply(state: &AppState, service: &SessionService, before: &Session, edit: &Ed
         after.tokens = state.backend.encode_text(&text).map_err(|reason| {
             ApiError::invalid("replace", format!("The text cannot be given to this model: {reason}."))
         })?;
-        after.turns = vec![Turn::of(&Message::new("text", text), 0..after.tokens.len())];
+        after.turns = Session::turns_of_text(text, after.tokens.len());
         return Ok(after);
     }
     let messages = after.messages();

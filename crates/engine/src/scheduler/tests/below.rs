@@ -201,10 +201,10 @@ fn a_tenant_that_is_deleted_leaves_nothing_in_pool_or_below() {
     bench.run();
 }
 
-#[test]
-fn a_fetch_that_never_ends_keeps_no_pages() {
+/// What one life computed is on its way up in the next ones when `then` happens.
+fn while_it_is_fetched(seed: u64, mut then: impl FnMut(&mut Bench, &Disk)) {
     let disk = Disk::default();
-    let text = random(&mut Dice::new(4), 400);
+    let text = random(&mut Dice::new(seed), 400);
     for life in 0..12 {
         let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
         bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, life, 0.0));
@@ -212,10 +212,7 @@ fn a_fetch_that_never_ends_keeps_no_pages() {
         if life == 0 {
             drain(&mut bench);
         } else {
-            // Some of it has come, and then nobody looks any more.
-            (0..2).for_each(|_| _ = bench.step());
-            let now = bench.tick();
-            bench.scheduler.cancel_all(now);
+            then(&mut bench, &disk);
         }
         bench.scheduler.close_below(Duration::ZERO);
         bench.run();
@@ -223,28 +220,27 @@ fn a_fetch_that_never_ends_keeps_no_pages() {
 }
 
 #[test]
+fn a_fetch_that_never_ends_keeps_no_pages() {
+    while_it_is_fetched(4, |bench, _| {
+        // Some of it has come, and then nobody looks any more.
+        (0..2).for_each(|_| _ = bench.step());
+        let now = bench.tick();
+        bench.scheduler.cancel_all(now);
+    });
+}
+
+#[test]
 fn what_is_on_its_way_up_does_not_bring_a_deleted_tenant_back() {
-    let disk = Disk::default();
-    let text = random(&mut Dice::new(5), 400);
-    for life in 0..12 {
-        let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
-        bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, life, 0.0));
-        let _client = bench.submit(request(text.clone(), 5));
-        if life == 0 {
-            drain(&mut bench);
-        } else {
-            let kept = disk.lock().unwrap().clone();
-            (0..2).for_each(|_| _ = bench.step());
+    while_it_is_fetched(5, |bench, disk| {
+        let kept = disk.lock().unwrap().clone();
+        (0..2).for_each(|_| _ = bench.step());
+        let now = bench.tick();
+        bench.scheduler.delete_tenant(Tenant::named(""), Box::new(drop), now);
+        while bench.scheduler.is_busy_below() {
             let now = bench.tick();
-            bench.scheduler.delete_tenant(Tenant::named(""), Box::new(drop), now);
-            while bench.scheduler.is_busy_below() {
-                let now = bench.tick();
-                bench.scheduler.poll_below(now);
-            }
-            assert_eq!(bench.scheduler.shared_by(Tenant::named("")), (0, 0), "life {life}");
-            *disk.lock().unwrap() = kept;
+            bench.scheduler.poll_below(now);
         }
-        bench.scheduler.close_below(Duration::ZERO);
-        bench.run();
-    }
+        assert_eq!(bench.scheduler.shared_by(Tenant::named("")), (0, 0));
+        *disk.lock().unwrap() = kept;
+    });
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use cachalot_engine::session::{Session, SessionError, Turn};
+use cachalot_engine::session::{Session, SessionError};
 use cachalot_model::template::Message;
 use serde_json::json;
 
@@ -122,6 +122,6 @@ fn parse(state: &AppState, service: &SessionService, body: &[u8]) -> Result<Aske
 fn of_prompt(state: &AppState, one: Prompt) -> Result<Session, ApiError> {
     let text = prompt::text_of(state, &one);
     let tokens = prompt::of_text(state, one, "The prompt")?;
-    let turns = vec![Turn::of(&Message::new("text", text), 0..tokens.len())];
+    let turns = Session::turns_of_text(text, tokens.len());
     Ok(Session { turns, tokens, ..Session::default() })
 }
