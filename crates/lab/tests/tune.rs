@@ -6,7 +6,7 @@ mod support;
 use cachalot_lab::candidate;
 use cachalot_lab::quality::{QualitySettings, measure};
 use cachalot_lab::tasks;
-use cachalot_lab::tune::{Aim, Found, Goal, TuneSettings, tune};
+use cachalot_lab::tune::{Aim, Choice, Found, Goal, TuneSettings, tune};
 use support::{subject, text};
 
 fn settings(aim: Aim) -> TuneSettings {
@@ -18,6 +18,8 @@ fn settings(aim: Aim) -> TuneSettings {
         windows: 2,
         questions: 5,
         spend: 9_000,
+        heads: false,
+        choice: Choice::default(),
         method: "streamingllm".into(),
         profiles: Vec::new(),
         chunk: 128,
@@ -70,6 +72,16 @@ fn a_recipe_is_what_its_notes_say() {
     let (chance, _) = found.evidence.chance.as_ref().unwrap();
     assert!(chance.spent <= found.evidence.spent + 4 * 512 && bytes <= chance.bytes, "{bytes} {}", chance.bytes);
     assert!(found.recipe.contains("Wanted: the smallest cache at 1024 tokens"), "{}", found.recipe);
+}
+
+/// Heads of a layer that have widths of their own are what the recipe says, too.
+#[test]
+fn heads_can_have_widths_of_their_own() {
+    let settings = TuneSettings { heads: true, ..settings(Aim::Smallest { kl: 0.01 }) };
+    let found = found(&settings).unwrap();
+    assert!(found.evidence.held.kl <= 0.01 && found.recipe.contains("heads = "), "{}", found.recipe);
+    let recipe = candidate::from_toml(&found.recipe, "found", &[]).unwrap();
+    assert_eq!(recipe.cache(&subject(), 0).unwrap().bytes_for_tokens(1024), found.evidence.chosen.bytes);
 }
 
 #[test]

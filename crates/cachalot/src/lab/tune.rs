@@ -4,9 +4,9 @@ use super::describe;
 use crate::args::ModelArgs;
 use crate::{Failure, load, size};
 use cachalot_lab::tasks::{self, Source};
-use cachalot_lab::tune::{self, Aim, Goal, Stage, TuneSettings};
+use cachalot_lab::tune::{self, Aim, Choice, Goal, Stage, TuneSettings};
 use cachalot_lab::{LabError, Subject, Text, candidate};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +46,12 @@ pub struct TuneArgs {
     /// Tokens that the search may compute, all recipes together.
     #[arg(long, default_value_t = 400_000)]
     spend: u64,
+    /// What has widths of its own.
+    #[arg(long, value_enum, default_value_t = Units::Layer, value_name = "WHAT")]
+    widths_by: Units,
+    /// How the small changes that are tried are chosen of many.
+    #[arg(long, value_enum, default_value_t = Search::Errors, value_name = "HOW")]
+    search: Search,
     /// How tokens are chosen where not all stay.
     #[arg(long, default_value = "kvzip", value_name = "METHOD")]
     keep: String,
@@ -72,6 +78,24 @@ pub struct TuneArgs {
     out: PathBuf,
 }
 
+/// What has widths of its own.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Units {
+    /// Whole layers.
+    Layer,
+    /// Single KV heads.
+    Head,
+}
+
+/// How small changes are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Search {
+    /// Those from which most is to be expected by what was measured so far (Bayesian).
+    Expected,
+    /// Those that the attention errors of layers or heads speak for (evolution).
+    Errors,
+}
+
 pub fn tune(args: &TuneArgs) -> Result<(), Failure> {
     let aim = match (args.max_kl, args.max_bytes) {
         (Some(kl), _) => Aim::Smallest { kl },
@@ -92,6 +116,11 @@ pub fn tune(args: &TuneArgs) -> Result<(), Failure> {
         windows: args.windows,
         questions: args.questions,
         spend: args.spend,
+        heads: args.widths_by == Units::Head,
+        choice: match args.search {
+            Search::Expected => Choice::Expected,
+            Search::Errors => Choice::Errors,
+        },
         method: args.keep.clone(),
         profiles,
         chunk: args.chunk,

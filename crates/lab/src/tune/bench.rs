@@ -1,8 +1,8 @@
 //! Settings measured on the model.
 
+use super::aim::{Bench, Seen};
 use super::groups::Sensitivity;
-use super::search::Bench;
-use super::space::{KEYS, Setting, VALUES, even};
+use super::space::{KEYS, Setting, Units, VALUES, even};
 use crate::quality::{Item, ItemName, Named, Record, Run, RunSettings, measure_item};
 use crate::{Candidate, LabError, Subject, candidate};
 use cachalot_kv::profile::Profile;
@@ -17,6 +17,8 @@ pub struct ModelBench<'a> {
     pub settings: RunSettings,
     /// Windows, half of each context.
     pub windows: Vec<Vec<u32>>,
+    /// What has widths of its own.
+    pub units: Units,
     /// How tokens are chosen where not all stay.
     pub method: String,
     /// Profiles, for methods that need one.
@@ -38,7 +40,7 @@ impl ModelBench<'_> {
         if let Some(known) = self.made.get(setting) {
             return Ok(known.clone());
         }
-        let text = setting.recipe(&self.method, &setting.name(), "under trial", &[]);
+        let text = setting.recipe(&self.units, &self.method, &setting.name(), "under trial", &[]);
         let made = candidate::from_toml(&text, "a setting", &self.profiles)?;
         self.made.insert(setting.clone(), made.clone());
         Ok(made)
@@ -67,12 +69,11 @@ impl ModelBench<'_> {
         Named { name, item: Item::Window { tokens, context } }
     }
 
-    /// Errors of every layer at every rung, keys and values by themselves, from one reading each.
+    /// Errors of every unit at every rung, keys and values by themselves, from one reading each.
     ///
     /// # Errors
     /// Where the reference fails, or a rung does not go together with the model.
     pub fn sensitivity(&mut self) -> Result<Sensitivity, LabError> {
-        let layers = self.subject.layers.len();
         let alone = |side: &str, stages: &[&str]| {
             let list = stages.iter().map(|stage| format!("{stage:?}")).collect::<Vec<_>>().join(", ");
             let text = format!("name = \"rung\"\n[encode]\n{side} = [{list}]");
@@ -90,11 +91,18 @@ impl ModelBench<'_> {
             if let Some(reason) = &record.failure {
                 return Err(LabError::Settings(format!("a rung does not go together with this model: {reason}")));
             }
-            let square = |heads: &Vec<f64>| heads.iter().map(|e| e * e).sum::<f64>() / heads.len().max(1) as f64;
-            errors.push(record.heads.iter().map(square).collect());
+            let square = |heads: &[f64]| heads.iter().map(|e| e * e).sum::<f64>() / heads.len().max(1) as f64;
+            let of = |(layer, head): (usize, Option<usize>)| {
+                let all = &record.heads[layer];
+                // Query heads that read the KV head.
+                let group = all.len() / self.subject.layers[layer].kv_heads.max(1);
+                square(head.map_or(&all[..], |head| &all[head * group..(head + 1) * group]))
+            };
+            errors.push(self.units.iter().map(of).collect());
         }
-        let by_layer = |errors: &[Vec<f64>]| -> Vec<Vec<f64>> {
-            (0..layers).map(|layer| errors.iter().map(|rung| rung[layer]).collect()).collect()
+        let count = self.units.count();
+        let by_unit = |errors: &[Vec<f64>]| -> Vec<Vec<f64>> {
+            (0..count).map(|unit| errors.iter().map(|rung| rung[unit]).collect()).collect()
         };
         let (keys, values) = errors.split_at(KEYS.len());
         let bits = |setting: &Setting, bench: &mut Self| -> Result<f64, LabError> {
@@ -104,7 +112,7 @@ impl ModelBench<'_> {
         };
         // Bits of one side from settings that differ in it alone; the other side has its finest.
         let finest = KEYS.len() - 1;
-        let all = |pair| Setting::uniform(layers, pair, super::space::BUDGETS.len() - 1);
+        let all = |pair| Setting::uniform(count, pair, super::space::BUDGETS.len() - 1);
         let both = bits(&all(even(finest)), self)?;
         let (mut key_bits, mut value_bits) = (Vec::new(), Vec::new());
         for rung in 0..KEYS.len() {
@@ -113,7 +121,7 @@ impl ModelBench<'_> {
             let pair = super::space::Pair { keys: finest, values: rung };
             value_bits.push(2.0 * bits(&all(pair), self)? - both);
         }
-        Ok(Sensitivity { keys: by_layer(keys), values: by_layer(values), key_bits, value_bits })
+        Ok(Sensitivity { keys: by_unit(keys), values: by_unit(values), key_bits, value_bits })
     }
 }
 
@@ -123,10 +131,11 @@ impl Bench for ModelBench<'_> {
         Ok(cache.bytes_for_tokens(self.tokens))
     }
 
-    fn divergence(&mut self, settings: &[Setting], limit: f64) -> Result<Vec<f64>, LabError> {
+    fn divergence(&mut self, settings: &[Setting], limit: f64) -> Result<Vec<Seen>, LabError> {
         let recipes = settings.iter().map(|setting| self.candidate(setting)).collect::<Result<Vec<_>, _>>()?;
         let all: f64 = self.windows.iter().map(|window| (window.len() - window.len() / 2 - 1) as f64).sum();
         let mut sums = vec![0.0; recipes.len()];
+        let mut seen = vec![0; recipes.len()];
         for index in 0..self.windows.len() {
             // Divergence is never negative: a sum that is too large already stays so.
             let open: Vec<usize> = (0..recipes.len()).filter(|&i| sums[i] <= limit * all).collect();
@@ -136,13 +145,15 @@ impl Bench for ModelBench<'_> {
             let some: Vec<Arc<dyn Candidate>> = open.iter().map(|&i| recipes[i].clone()).collect();
             let records = self.measure(&self.window(index), &some)?;
             for (&i, record) in open.iter().zip(&records[1..]) {
+                seen[i] += 1;
                 match &record.window {
                     Some(window) => sums[i] += window.blocks.iter().map(|block| block[1]).sum::<f64>(),
                     None => sums[i] = f64::INFINITY,
                 }
             }
         }
-        Ok(sums.into_iter().map(|sum| sum / all).collect())
+        let windows = self.windows.len();
+        Ok(sums.into_iter().zip(seen).map(|(sum, seen)| Seen { kl: sum / all, whole: seen == windows }).collect())
     }
 
     fn spent(&self) -> u64 {

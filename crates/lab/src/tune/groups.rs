@@ -1,12 +1,12 @@
-//! Which pairs of a layer are worth trying, and which layers are alike: KVTuner's two reductions of the search (Li et al.,
-//! 2025).
+//! Which pairs of a unit (a layer, or a head of one) are worth trying, and which units are alike: KVTuner's two reductions of
+//! the search (Li et al., 2025).
 
 use super::space::{KEYS, Pair, VALUES};
 
-/// What pairs cost a layer, and what they take.
+/// What pairs cost a unit, and what they take.
 #[derive(Clone, Debug)]
 pub struct Sensitivity {
-    /// Squared relative errors of the attention output, `[layer][rung]`, of the keys alone.
+    /// Squared relative errors of the attention output, `[unit][rung]`, of the keys alone.
     pub keys: Vec<Vec<f64>>,
     /// Of the values alone.
     pub values: Vec<Vec<f64>>,
@@ -17,9 +17,9 @@ pub struct Sensitivity {
 }
 
 impl Sensitivity {
-    /// Squared relative error of a layer: errors of keys and values are as good as independent.
-    pub fn error(&self, layer: usize, pair: Pair) -> f64 {
-        self.keys[layer][pair.keys] + self.values[layer][pair.values]
+    /// Squared relative error of a unit: errors of keys and values are as good as independent.
+    pub fn error(&self, unit: usize, pair: Pair) -> f64 {
+        self.keys[unit][pair.keys] + self.values[unit][pair.values]
     }
 
     /// Bits per key and value.
@@ -27,43 +27,43 @@ impl Sensitivity {
         (self.key_bits[pair.keys] + self.value_bits[pair.values]) / 2.0
     }
 
-    /// Pairs of a layer that no other beats in bits without a greater error, from few bits to many.
-    fn front(&self, layer: usize) -> Vec<Pair> {
+    /// Pairs of a unit that no other beats in bits without a greater error, from few bits to many.
+    fn front(&self, unit: usize) -> Vec<Pair> {
         let mut pairs: Vec<Pair> =
             (0..KEYS.len()).flat_map(|keys| (0..VALUES.len()).map(move |values| Pair { keys, values })).collect();
         pairs.sort_by(|&a, &b| {
-            self.bits(a).total_cmp(&self.bits(b)).then(self.error(layer, a).total_cmp(&self.error(layer, b)))
+            self.bits(a).total_cmp(&self.bits(b)).then(self.error(unit, a).total_cmp(&self.error(unit, b)))
         });
         let mut least = f64::INFINITY;
         pairs.retain(|&pair| {
-            let better = self.error(layer, pair) < least;
-            least = least.min(self.error(layer, pair));
+            let better = self.error(unit, pair) < least;
+            least = least.min(self.error(unit, pair));
             better
         });
         pairs
     }
 }
 
-/// Layers that are set alike.
+/// Units that are set alike.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
-    /// The layers.
-    pub layers: Vec<usize>,
+    /// The units.
+    pub units: Vec<usize>,
     /// Pairs that are worth trying, from few bits to many.
     pub pairs: Vec<Pair>,
 }
 
-/// At most `most` groups: layers with the same front are together first, then those whose errors are closest.
+/// At most `most` groups: units with the same front are together first, then those whose errors are closest.
 pub fn groups(sensitivity: &Sensitivity, most: usize) -> Vec<Group> {
-    let layers = sensitivity.keys.len();
+    let units = sensitivity.keys.len();
     let mut groups: Vec<Group> =
-        (0..layers).map(|layer| Group { layers: vec![layer], pairs: sensitivity.front(layer) }).collect();
+        (0..units).map(|unit| Group { units: vec![unit], pairs: sensitivity.front(unit) }).collect();
     let curve = |group: &Group| -> Vec<f64> {
-        let of = |layer: &usize| {
-            let own = sensitivity.keys[*layer].iter().chain(&sensitivity.values[*layer]);
+        let of = |unit: &usize| {
+            let own = sensitivity.keys[*unit].iter().chain(&sensitivity.values[*unit]);
             own.map(|error| (error + 1e-12).ln()).collect::<Vec<f64>>()
         };
-        let curves: Vec<Vec<f64>> = group.layers.iter().map(of).collect();
+        let curves: Vec<Vec<f64>> = group.units.iter().map(of).collect();
         (0..curves[0].len()).map(|i| curves.iter().map(|curve| curve[i]).sum::<f64>() / curves.len() as f64).collect()
     };
     while groups.len() > most.max(1) {
@@ -73,7 +73,7 @@ pub fn groups(sensitivity: &Sensitivity, most: usize) -> Vec<Group> {
             for b in a + 1..groups.len() {
                 let apart: f64 = curves[a].iter().zip(&curves[b]).map(|(x, y)| (x - y) * (x - y)).sum();
                 // Ward's: merging large groups costs more.
-                let (m, n) = (groups[a].layers.len() as f64, groups[b].layers.len() as f64);
+                let (m, n) = (groups[a].units.len() as f64, groups[b].units.len() as f64);
                 let fronts = if groups[a].pairs == groups[b].pairs { 1.0 } else { 4.0 };
                 let cost = fronts * apart * m * n / (m + n);
                 if cost < best.0 {
@@ -83,8 +83,8 @@ pub fn groups(sensitivity: &Sensitivity, most: usize) -> Vec<Group> {
         }
         let other = groups.remove(best.2);
         let group = &mut groups[best.1];
-        group.layers.extend(other.layers);
-        group.layers.sort_unstable();
+        group.units.extend(other.units);
+        group.units.sort_unstable();
         group.pairs.extend(other.pairs);
         let bits = |pair: &Pair| sensitivity.bits(*pair);
         group.pairs.sort_by(|a, b| bits(a).total_cmp(&bits(b)).then(a.cmp(b)));
@@ -96,9 +96,9 @@ pub fn groups(sensitivity: &Sensitivity, most: usize) -> Vec<Group> {
 /// From the coarsest pairs to the finest, one group at a time: each step takes off the most error for its bits.
 pub fn ladder(sensitivity: &Sensitivity, groups: &[Group]) -> Vec<Vec<usize>> {
     let error = |group: &Group, at: usize| -> f64 {
-        group.layers.iter().map(|&layer| sensitivity.error(layer, group.pairs[at])).sum()
+        group.units.iter().map(|&unit| sensitivity.error(unit, group.pairs[at])).sum()
     };
-    let bits = |group: &Group, at: usize| sensitivity.bits(group.pairs[at]) * group.layers.len() as f64;
+    let bits = |group: &Group, at: usize| sensitivity.bits(group.pairs[at]) * group.units.len() as f64;
     let mut at = vec![0; groups.len()];
     let mut steps = vec![at.clone()];
     loop {
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn layers_alike_are_together() {
         let groups = groups(&made(&[100.0, 1.0, 1.1, 0.9, 120.0, 1.0], 4.0), 2);
-        let mut layers: Vec<Vec<usize>> = groups.into_iter().map(|group| group.layers).collect();
+        let mut layers: Vec<Vec<usize>> = groups.into_iter().map(|group| group.units).collect();
         layers.sort();
         assert_eq!(layers, [vec![0, 4], vec![1, 2, 3, 5]]);
     }
@@ -166,14 +166,14 @@ mod tests {
         let groups = groups(&sensitivity, 2);
         let ladder = ladder(&sensitivity, &groups);
         let sum = |at: &Vec<usize>, of: &dyn Fn(usize, Pair) -> f64| -> f64 {
-            groups.iter().zip(at).map(|(group, &at)| of(group.layers[0], group.pairs[at])).sum()
+            groups.iter().zip(at).map(|(group, &at)| of(group.units[0], group.pairs[at])).sum()
         };
         assert!(ladder.is_sorted_by(|a, b| {
             sum(a, &|layer, pair| sensitivity.error(layer, pair))
                 > sum(b, &|layer, pair| sensitivity.error(layer, pair))
                 && sum(a, &|_, pair| sensitivity.bits(pair)) < sum(b, &|_, pair| sensitivity.bits(pair))
         }));
-        let first = groups.iter().position(|group| group.layers == [0]).unwrap();
+        let first = groups.iter().position(|group| group.units == [0]).unwrap();
         // A hundred times the error is worth more than three bits.
         assert!(ladder.iter().all(|at| at[first] >= at[1 - first]), "{ladder:?}");
         let last = ladder.last().unwrap();

@@ -1,20 +1,24 @@
 //! A quality budget in, a recipe out.
 //!
-//! [`space`]: what can be set. [`bench`]: settings measured on the model. First every layer is looked at by itself: the error of
-//! its attention at every width, all layers at once. [`groups`] leaves out pairs of widths that no layer wants and puts layers
-//! together that are alike. [`search`] walks along what these errors say, and then tries small changes. What is found is held
-//! against text and questions that the search has not seen; only what holds there is written.
+//! [`space`]: what can be set, of layers or of single heads: units. [`bench`]: settings measured on the model. First every unit is
+//! looked at by itself: the error of its attention at every width, all at once. [`groups`] leaves out pairs of widths that no
+//! unit wants and puts units together that are alike. [`search`] walks along what these errors say, and then tries small
+//! changes, those first of which [`surrogate`] expects most. What is found is held against text and questions that the search
+//! has not seen; only what holds there is written.
 
+mod aim;
 mod bench;
 mod groups;
 mod search;
 mod space;
+mod surrogate;
 mod verify;
 
+pub use aim::{Aim, Bench, Seen, Tried};
 pub use bench::ModelBench;
 pub use groups::{Group, Sensitivity, groups, ladder};
-pub use search::{Aim, Bench, Search, Tried};
-pub use space::{BUDGETS, KEYS, Pair, Setting, VALUES};
+pub use search::{Choice, Search};
+pub use space::{BUDGETS, KEYS, Pair, Setting, Units, VALUES};
 pub use verify::{Evidence, Goal, Held, TaskLoss};
 
 use crate::quality::RunSettings;
@@ -25,7 +29,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Groups of layers that are set alike.
+/// Groups of units that are set alike.
 const GROUPS: usize = 8;
 /// Settings that are held against what the search has not seen, best first.
 const FINALISTS: usize = 8;
@@ -46,6 +50,10 @@ pub struct TuneSettings {
     pub questions: usize,
     /// Tokens that the search may compute.
     pub spend: u64,
+    /// Whether single heads have widths of their own, or whole layers.
+    pub heads: bool,
+    /// How small changes are chosen.
+    pub choice: Choice,
     /// How tokens are chosen where not all stay.
     pub method: String,
     /// Profiles, for methods that need one.
@@ -71,7 +79,7 @@ pub struct Found {
 /// What happens during a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Every layer by itself.
+    /// Every layer or head by itself.
     Sensitivity,
     /// The search: tokens spent, of so many.
     Search(u64, u64),
@@ -98,6 +106,11 @@ pub fn tune(
     for (i, window) in windows.into_iter().enumerate() {
         if i % 2 == 0 { seen.push(window) } else { held.push(window) }
     }
+    let layers = &subject.layers;
+    let units = match settings.heads {
+        true => Units::heads(layers.iter().map(|layer| layer.kv_heads)),
+        false => Units::layers(layers.len()),
+    };
     let bench = |windows: Vec<Vec<u32>>| ModelBench {
         subject,
         settings: RunSettings {
@@ -110,6 +123,7 @@ pub fn tune(
             recipes_alone: false,
         },
         windows,
+        units: units.clone(),
         method: settings.method.clone(),
         profiles: settings.profiles.clone(),
         tokens: settings.context,
@@ -123,7 +137,7 @@ pub fn tune(
     let (aim, limit) = (settings.goal.aim, settings.spend);
     let mut progress = |spent| observe(Stage::Search(spent, limit));
     let mut search = Search::new(aim, &mut own, &groups, limit, &mut progress);
-    search.run(&sensitivity, &mut Random::of_item(settings.seed, 0))?;
+    search.run(&sensitivity, settings.choice, &mut Random::of_item(settings.seed, 0))?;
     let tried = search.tried();
     let spent = own.spent;
     let mut chance = None;
@@ -170,7 +184,8 @@ pub fn tune(
             by_chance: chance.map(|tried| tried.len()),
         };
         let name = chosen.setting.name();
-        let recipe = chosen.setting.recipe(&settings.method, &name, &evidence.summary(), &evidence.notes(settings));
+        let recipe =
+            chosen.setting.recipe(&units, &settings.method, &name, &evidence.summary(), &evidence.notes(settings));
         return Ok(Found { recipe, evidence });
     }
     reasons.dedup();

@@ -1,6 +1,7 @@
-//! What can be set: how many bits keys and values of each layer get, and how many tokens stay.
+//! What can be set: how many bits keys and values of each layer or head get, and how many tokens stay.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Stages of the keys, from coarse to fine.
@@ -38,19 +39,46 @@ pub const fn even(rung: usize) -> Pair {
     Pair { keys: rung, values: rung }
 }
 
+/// What has widths of its own: layers, or single KV heads of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Units(Vec<(usize, Option<usize>)>);
+
+impl Units {
+    /// Whole layers.
+    pub fn layers(layers: usize) -> Units {
+        Units((0..layers).map(|layer| (layer, None)).collect())
+    }
+
+    /// Single heads, of which each layer has so many.
+    pub fn heads(of_layers: impl IntoIterator<Item = usize>) -> Units {
+        let layers = of_layers.into_iter().enumerate();
+        Units(layers.flat_map(|(layer, heads)| (0..heads).map(move |head| (layer, Some(head)))).collect())
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Layer of each, and head where they are heads.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Option<usize>)> + '_ {
+        self.0.iter().copied()
+    }
+}
+
 /// One point of the space.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Setting {
-    /// Of each layer.
-    pub layers: Vec<Pair>,
+    /// Of each unit.
+    pub pairs: Vec<Pair>,
     /// Index into [`BUDGETS`].
     pub budget: usize,
 }
 
 impl Setting {
-    /// The same for all layers.
-    pub fn uniform(layers: usize, pair: Pair, budget: usize) -> Setting {
-        Setting { layers: vec![pair; layers], budget }
+    /// The same for all units.
+    pub fn uniform(units: usize, pair: Pair, budget: usize) -> Setting {
+        Setting { pairs: vec![pair; units], budget }
     }
 
     /// Whether all of a context stays.
@@ -64,7 +92,7 @@ impl Setting {
     }
 
     /// As the text of a recipe file; tokens are chosen by `method` where not all stay, and `notes` are its deviations.
-    pub fn recipe(&self, method: &str, name: &str, summary: &str, notes: &[String]) -> String {
+    pub fn recipe(&self, units: &Units, method: &str, name: &str, summary: &str, notes: &[String]) -> String {
         let mut text = String::new();
         let list = |stages: &[&str]| stages.iter().map(|stage| format!("{stage:?}")).collect::<Vec<_>>().join(", ");
         let _ = writeln!(text, "name = {name:?}");
@@ -79,23 +107,39 @@ impl Setting {
         let most = self.most_common();
         let stages = |pair: Pair| format!("k = [{}]\nv = [{}]", list(KEYS[pair.keys]), list(VALUES[pair.values]));
         let _ = writeln!(text, "\n[encode]\n{}", stages(most));
-        let mut others: Vec<Pair> = self.layers.iter().copied().filter(|pair| *pair != most).collect();
-        others.sort();
-        others.dedup();
-        for pair in others {
-            let of = self.layers.iter().enumerate().filter(|(_, own)| **own == pair);
-            let layers = of.map(|(layer, _)| layer.to_string()).collect::<Vec<_>>().join(", ");
-            let _ = writeln!(text, "\n[[encode.rules]]\nlayers = {layers:?}\n{}", stages(pair));
+        for (pair, layers, heads) in self.rules(units, most) {
+            let numbers = |list: &[usize]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let _ = writeln!(text, "\n[[encode.rules]]\nlayers = {:?}", numbers(&layers));
+            if !heads.is_empty() {
+                let _ = writeln!(text, "heads = {:?}", numbers(&heads));
+            }
+            let _ = writeln!(text, "{}", stages(pair));
         }
         text
     }
 
+    /// Layers, and heads of them where they are not set as wholes, that have another pair than most.
+    fn rules(&self, units: &Units, most: Pair) -> Vec<(Pair, Vec<usize>, Vec<usize>)> {
+        // Heads of each layer by pair; the same heads of several layers stand in one rule.
+        let mut of: BTreeMap<(Pair, usize), Vec<usize>> = BTreeMap::new();
+        for ((layer, head), &pair) in units.iter().zip(&self.pairs) {
+            if pair != most {
+                of.entry((pair, layer)).or_default().extend(head);
+            }
+        }
+        let mut rules: BTreeMap<(Pair, Vec<usize>), Vec<usize>> = BTreeMap::new();
+        for ((pair, layer), heads) in of {
+            rules.entry((pair, heads)).or_default().push(layer);
+        }
+        rules.into_iter().map(|((pair, heads), layers)| (pair, layers, heads)).collect()
+    }
+
     /// In words, for people.
     pub fn words(&self) -> String {
-        let mean = |bits: &dyn Fn(usize) -> usize| {
-            (0..self.layers.len()).map(bits).sum::<usize>() as f64 / self.layers.len().max(1) as f64
+        let mean = |bits: &dyn Fn(&Pair) -> usize| {
+            self.pairs.iter().map(bits).sum::<usize>() as f64 / self.pairs.len().max(1) as f64
         };
-        let (keys, values) = (mean(&|layer| self.layers[layer].keys), mean(&|layer| self.layers[layer].values));
+        let (keys, values) = (mean(&|pair| pair.keys), mean(&|pair| pair.values));
         format!(
             "{:.0}% of the tokens; keys on rung {keys:.1} and values on rung {values:.1} of {} and {} in the mean",
             100.0 * BUDGETS[self.budget],
@@ -105,8 +149,8 @@ impl Setting {
     }
 
     fn most_common(&self) -> Pair {
-        let count = |pair: &Pair| self.layers.iter().filter(|other| *other == pair).count();
-        self.layers.iter().copied().max_by_key(|pair| (count(pair), *pair)).unwrap_or(even(KEYS.len() - 1))
+        let count = |pair: &Pair| self.pairs.iter().filter(|other| *other == pair).count();
+        self.pairs.iter().copied().max_by_key(|pair| (count(pair), *pair)).unwrap_or(even(KEYS.len() - 1))
     }
 }
 
@@ -118,11 +162,15 @@ mod tests {
     #[test]
     fn settings_are_recipes() {
         let mut setting = Setting::uniform(6, even(2), 7);
-        setting.layers[0] = even(4);
-        setting.layers[5] = even(4);
-        setting.layers[3] = Pair { keys: 1, values: 0 };
+        setting.pairs[0] = even(4);
+        setting.pairs[5] = even(4);
+        setting.pairs[3] = Pair { keys: 1, values: 0 };
         let parse = |setting: &Setting| {
-            Recipe::from_toml(&setting.recipe("kvzip", "tuned", "a \"test\"", &["Found.".into()]), "x").unwrap()
+            Recipe::from_toml(
+                &setting.recipe(&Units::layers(6), "kvzip", "tuned", "a \"test\"", &["Found.".into()]),
+                "x",
+            )
+            .unwrap()
         };
         let recipe = parse(&setting);
         assert!(recipe.keep.is_none() && recipe.encode.rules.len() == 2);
@@ -130,7 +178,21 @@ mod tests {
         assert_eq!(parse(&Setting { budget: 2, ..setting.clone() }).keep.unwrap().budget.to_string(), "0.34");
         assert_ne!(setting.name(), Setting { budget: 2, ..setting.clone() }.name());
         for rung in 0..KEYS.len() {
-            parse(&Setting::uniform(2, even(rung), 0));
+            parse(&Setting::uniform(6, even(rung), 0));
         }
+    }
+
+    #[test]
+    fn heads_have_rules_of_their_own() {
+        let units = Units::heads([2, 2, 6]);
+        let mut setting = Setting::uniform(units.count(), even(2), 7);
+        // Head 1 of the first two layers, heads 0 and 3 of the third.
+        for unit in [1, 3, 4, 7] {
+            setting.pairs[unit] = Pair { keys: 3, values: 2 };
+        }
+        let recipe = Recipe::from_toml(&setting.recipe(&units, "kvzip", "tuned", "a test", &[]), "x").unwrap();
+        let rules: Vec<(String, String)> =
+            recipe.encode.rules.iter().map(|rule| (rule.layers.to_string(), rule.heads.to_string())).collect();
+        assert_eq!(rules, [("2".into(), "0, 3".into()), ("0, 1".into(), "1".into())], "{rules:?}");
     }
 }

@@ -1,8 +1,8 @@
 //! What a search has found, held against text and questions that it has not seen.
 
 use super::TuneSettings;
+use super::aim::{Aim, Tried};
 use super::bench::ModelBench;
-use super::search::{Aim, Tried};
 use super::space::Setting;
 use crate::quality::{Answer, Item, ItemName, Named, Record, Scores, WindowScore, rows};
 use crate::statistics::{Interval, paired};
