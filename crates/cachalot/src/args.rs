@@ -1,7 +1,7 @@
 //! Arguments that several commands share.
 
 use crate::size;
-use cachalot_engine::Sampling;
+use cachalot_engine::{Beam, Sampling};
 use cachalot_kernels::Isa;
 use cachalot_kv::recipe::expression::Files;
 use cachalot_kv::{Recipe, RecipeError};
@@ -74,12 +74,23 @@ pub struct SamplingArgs {
     /// Subtracted from logits of tokens for every time the answer has them.
     #[arg(long, allow_negative_numbers = true)]
     pub frequency_penalty: Option<f32>,
+    /// Search for the answer that is most likely as a whole with so many beams, instead of drawing tokens.
+    #[arg(long, value_name = "WIDTH")]
+    pub beams: Option<usize>,
+    /// With beams: above 0 favours long answers, below 0 short ones.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, requires = "beams", value_name = "POWER")]
+    pub length_penalty: f32,
     /// Makes a sampled answer repeatable.
     #[arg(long)]
     pub seed: Option<u64>,
 }
 
 impl SamplingArgs {
+    /// The search for the most likely answer, if it is wanted.
+    pub fn beam(&self) -> Option<Beam> {
+        self.beams.map(|width| Beam { width, length_penalty: self.length_penalty, ..Beam::default() })
+    }
+
     /// The arguments over the model's defaults.
     pub fn over(&self, model: &GenerationDefaults) -> Sampling {
         let off = Sampling::default();

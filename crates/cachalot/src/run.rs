@@ -57,6 +57,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
     let handle = engine.handle();
     let request = Request {
         sampling: args.sampling.over(&ready.loaded.generation),
+        beam: args.sampling.beam(),
         max_tokens: args.max_tokens,
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,

@@ -17,6 +17,7 @@
 //! - [`observe`]: the table of metrics.
 
 pub mod batching;
+pub mod beam;
 pub mod blend;
 pub mod config;
 pub mod constraint;
@@ -39,6 +40,7 @@ pub mod stop;
 mod testing;
 pub mod text;
 
+pub use beam::{Beam, Stopping};
 pub use blend::{Blend, EditId, Scope};
 pub use config::{EngineConfig, EngineStats};
 pub use constraint::ConstraintSpec;

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::EngineError;
+use crate::beam::Beam;
 use crate::blend::Wish;
 use crate::constraint::ConstraintSpec;
 use crate::replay::{KvReport, ReportSpec};
@@ -29,6 +30,8 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// Choices, each with its own random stream; the prompt is computed once.
     pub n: usize,
+    /// Search for the most likely texts instead of drawing tokens; `n` of them are told when they are complete.
+    pub beam: Option<Beam>,
     /// Log-probabilities of each token, with this many alternatives (at most 20).
     pub logprobs: Option<usize>,
     /// How its keys and values are kept: a recipe's name or an expression; `None` for the engine's own.
@@ -59,6 +62,7 @@ impl Default for Request {
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             n: 1,
+            beam: None,
             logprobs: None,
             kv: None,
             tenant: String::new(),
@@ -103,6 +107,12 @@ impl Request {
         }
         if self.n == 0 || self.n > MAX_CHOICES {
             return Err(EngineError::invalid("n", self.n, format!("between 1 and {MAX_CHOICES}")));
+        }
+        if let Some(beam) = &self.beam {
+            beam.validate(self.n)?;
+            if self.report.is_some() {
+                return Err(EngineError::invalid("kv.report", "with beam search", "only where tokens are drawn"));
+            }
         }
         if self.logprobs.is_some_and(|n| n > MAX_TOP_LOGPROBS) {
             let n = self.logprobs.unwrap_or_default();

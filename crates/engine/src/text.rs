@@ -30,6 +30,8 @@ pub trait TextStream: Send {
     fn push(&mut self, id: u32) -> String;
     /// What an end in the middle of a character leaves.
     fn finish(&mut self) -> String;
+    /// The same once more, to go on in another way.
+    fn branch(&self) -> Box<dyn TextStream>;
 }
 
 impl Vocabulary for Tokenizer {
@@ -63,6 +65,10 @@ impl TextStream for StreamDecoder {
     fn finish(&mut self) -> String {
         StreamDecoder::finish(self)
     }
+
+    fn branch(&self) -> Box<dyn TextStream> {
+        Box::new(self.clone())
+    }
 }
 
 /// The text of one choice: decoded, and searched for stop texts.
@@ -74,6 +80,11 @@ pub(crate) struct TextOutput {
 impl TextOutput {
     pub(crate) fn new(vocabulary: &dyn Vocabulary, starts_text: bool, stop: &[String]) -> TextOutput {
         TextOutput { stream: vocabulary.stream(starts_text), stop: StopMatcher::new(stop) }
+    }
+
+    /// The same once more, to go on in another way.
+    pub(crate) fn branch(&self) -> TextOutput {
+        TextOutput { stream: self.stream.branch(), stop: self.stop.clone() }
     }
 
     /// The text to send for this token.

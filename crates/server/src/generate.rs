@@ -130,6 +130,7 @@ pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -
         max_tokens: common.max_tokens,
         stop: common.stop.clone(),
         n: common.n,
+        beam: common.beam,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
         wish: Wish { blend: common.reuse.clone(), chunks: common.chunks.clone(), ..Wish::default() },

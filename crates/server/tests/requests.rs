@@ -386,6 +386,28 @@ async fn a_prompt_must_leave_room_in_the_context() {
 }
 
 #[tokio::test]
+async fn beam_search_is_asked_for_as_in_vllm() {
+    let c = client(Fake::default());
+    let asked =
+        json!({"use_beam_search": true, "n": 2, "best_of": 4, "length_penalty": 0.5, "early_stopping": "never"});
+    assert_eq!(c.complete(asked).await.status, 200);
+    let beam = c.fake.only().beam.unwrap();
+    assert_eq!((beam.width, beam.length_penalty, beam.stopping), (4, 0.5, cachalot_engine::Stopping::Never));
+    let c = client(Fake::default());
+    assert_eq!(c.chat(json!({"use_beam_search": true, "n": 3})).await.status, 200);
+    assert_eq!(c.fake.only().beam.map(|beam| (beam.width, beam.stopping)), Some((3, Default::default())));
+    let c = client(Fake::default());
+    assert_eq!(c.chat(json!({"use_beam_search": false, "best_of": 1})).await.status, 200);
+    assert_eq!(c.fake.only().beam, None);
+    let c = client(Fake::default());
+    both_refuse(&c, json!({"best_of": 3}), "best_of", "unsupported_value").await;
+    both_refuse(&c, json!({"use_beam_search": true, "n": 3, "best_of": 2}), "best_of", "invalid_value").await;
+    both_refuse(&c, json!({"use_beam_search": 1}), "use_beam_search", "invalid_type").await;
+    both_refuse(&c, json!({"use_beam_search": true, "early_stopping": 2}), "early_stopping", "invalid_type").await;
+    both_refuse(&c, json!({"use_beam_search": true, "length_penalty": 1000}), "length_penalty", "invalid_value").await;
+}
+
+#[tokio::test]
 async fn chunks_and_how_they_are_used_are_read_or_refused() {
     let marked = json!([{"role": "user", "content": [
         {"type": "text", "text": "one", "cache": "chunk"},

@@ -59,6 +59,7 @@ pub fn chat(args: ChatArgs) -> Result<(), Failure> {
     eprintln!("{}; {HELP}", desk.ready.loaded.name);
     let request = Request {
         sampling: args.sampling.over(&desk.ready.loaded.generation),
+        beam: args.sampling.beam(),
         max_tokens: args.max_tokens,
         starts_text: true,
         ..Request::default()

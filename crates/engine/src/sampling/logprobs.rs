@@ -37,19 +37,26 @@ pub fn token_logprobs(logits: &[f32], chosen: u32, top: usize) -> Option<TokenLo
     let at = |logit: f32| (f64::from(logit) - norm) as f32;
     let logprob = at(*logits.get(chosen as usize)?);
     let top = top.min(logits.len()).min(MAX_TOP_LOGPROBS);
+    let best = highest(logits, top);
+    let top = best.into_iter().map(|(logit, id)| TopLogprob { id, logprob: at(logit) }).collect();
+    Some(TokenLogprobs { logprob, top })
+}
+
+/// The highest logits with their ids, highest first, lowest id first among equals.
+pub(super) fn highest(logits: &[f32], count: usize) -> Vec<(f32, u32)> {
+    let count = count.min(logits.len());
     // A running list of the best: one comparison for nearly every logit, and no copy of the vocabulary.
-    let mut best: Vec<(f32, u32)> = Vec::with_capacity(top + 1);
+    let mut best: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
     for (logit, id) in logits.iter().copied().zip(0u32..) {
-        let full = best.len() == top;
-        if top == 0 || (full && best.last().is_some_and(|last| logit <= last.0)) {
+        let full = best.len() == count;
+        if count == 0 || (full && best.last().is_some_and(|last| logit <= last.0)) {
             continue;
         }
         let place = best.partition_point(|other| by_logit_then_id(other, &(logit, id)).is_lt());
         best.insert(place, (logit, id));
-        best.truncate(top);
+        best.truncate(count);
     }
-    let top = best.into_iter().map(|(logit, id)| TopLogprob { id, logprob: at(logit) }).collect();
-    Some(TokenLogprobs { logprob, top })
+    best
 }
 
 #[cfg(test)]

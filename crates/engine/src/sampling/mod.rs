@@ -111,29 +111,55 @@ impl Sampler {
     ) -> Result<u32, EngineError> {
         check_finite(logits)?;
         let sampling = &*self.sampling;
-        let plain = !self.history.is_active() && sampling.logit_bias.is_empty() && allowed.is_none();
-        let logits = if plain {
-            logits
-        } else {
-            scratch.adjusted.clear();
-            scratch.adjusted.extend_from_slice(logits);
-            self.history.apply(sampling, &mut scratch.adjusted);
-            for &(id, bias) in &sampling.logit_bias {
-                if let Some(logit) = scratch.adjusted.get_mut(id as usize) {
-                    *logit += bias;
-                }
-            }
-            if let Some(mask) = allowed {
-                mask.apply(&mut scratch.adjusted);
-            }
-            &scratch.adjusted
-        };
+        let Scratch { adjusted, candidates } = scratch;
+        let logits = self.adjusted(logits, allowed, adjusted);
         let token = if sampling.temperature == 0.0 {
             filter::argmax(logits)
         } else {
-            filter::draw(logits, sampling, self.stream.uniform(self.generated), &mut scratch.candidates)
+            filter::draw(logits, sampling, self.stream.uniform(self.generated), candidates)
         };
         token.ok_or(EngineError::NoTokenAllowed)
+    }
+
+    /// The most likely tokens with their log-probabilities, most likely first, after penalties, bias and mask but whatever the
+    /// temperature: at most `count`, and none that is masked.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub fn best(
+        &self,
+        logits: &[f32],
+        allowed: Option<&TokenMask>,
+        count: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(u32, f64)>, EngineError> {
+        check_finite(logits)?;
+        let logits = self.adjusted(logits, allowed, &mut scratch.adjusted);
+        let best = logprobs::highest(logits, count);
+        let norm = log_sum_exp(logits);
+        let best = best.into_iter().filter(|(logit, _)| *logit > f32::NEG_INFINITY);
+        let best: Vec<(u32, f64)> = best.map(|(logit, id)| (id, f64::from(logit) - norm)).collect();
+        if best.is_empty() { Err(EngineError::NoTokenAllowed) } else { Ok(best) }
+    }
+
+    /// Logits with penalties, bias and mask; in `adjusted` if there are any.
+    fn adjusted<'a>(&self, logits: &'a [f32], allowed: Option<&TokenMask>, adjusted: &'a mut Vec<f32>) -> &'a [f32] {
+        let sampling = &*self.sampling;
+        if !self.history.is_active() && sampling.logit_bias.is_empty() && allowed.is_none() {
+            return logits;
+        }
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        self.history.apply(sampling, adjusted);
+        for &(id, bias) in &sampling.logit_bias {
+            if let Some(logit) = adjusted.get_mut(id as usize) {
+                *logit += bias;
+            }
+        }
+        if let Some(mask) = allowed {
+            mask.apply(adjusted);
+        }
+        adjusted
     }
 
     /// Notes that `token` was generated: penalties count it and the next draw is another one.

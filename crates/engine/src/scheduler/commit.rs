@@ -137,6 +137,9 @@ impl Scheduler {
             }
             return self.end_choices(ticket, forks, Ending::Reason(FinishReason::Length), now);
         };
+        if self.groups.get(&sequence.ticket.request).is_some_and(|group| group.beams.is_some()) {
+            return self.beam_reached(sequence, logits, now);
+        }
         let mut sequence = sequence;
         let siblings = self.fork(&mut sequence, now);
         for sequence in std::iter::once(sequence).chain(siblings) {

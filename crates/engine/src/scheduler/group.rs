@@ -8,6 +8,7 @@ use std::time::Duration;
 use cachalot_store::tier::Tenant;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::beams::Beams;
 use super::replays::Watch;
 use super::{Ending, Submission};
 use crate::constraint::Constraint;
@@ -34,6 +35,8 @@ pub(super) struct Group {
     pub moments: Moments,
     /// Whether it will be compared with the exact cache, and what is there for that.
     pub watch: Option<Watch>,
+    /// Where the most likely texts are searched for.
+    pub beams: Option<Beams>,
     /// When the last choice was complete.
     ended: Duration,
     prompt_tokens: usize,
@@ -85,6 +88,8 @@ impl Group {
             constraint,
             moments: Moments { submitted, ..Moments::default() },
             watch,
+            // Where nothing is to be generated there is nothing to search for.
+            beams: request.beam.filter(|_| limit > 0).map(|beam| Beams::new(beam, limit)),
             ended: submitted,
             prompt_tokens: request.prompt.len(),
             kept_share: None,

@@ -10,13 +10,14 @@
 //!   youngest is set aside: its cache is freed, it goes back to its place in the queue and will compute its tokens again.
 //!   The oldest is never set aside, so everybody finishes.
 //! - **Replays** compare answers with the exact cache in what all of that leaves over; see [`crate::replay`].
-//! - **Choices** (`n` above one) compute their prompt once and fork its cache.
+//! - **Choices** (`n` above one) compute their prompt once and fork its cache; beams fork at every step.
 //!
 //! Kernels and cache give a row the same bits in any batch and any chunk, and random draws belong to a sequence and a
 //! position; so the text of a sequence depends on nothing here, only its time does.
 
 mod background;
 mod batch;
+mod beams;
 mod commit;
 mod group;
 mod plan;
@@ -137,7 +138,9 @@ impl Scheduler {
         let wish = Arc::new(submission.request.wish.clone());
         let spans = submission.request.spans.clone().into();
         let limit = self.limits.check(&submission.request, &self.cache, &plan);
-        let watch = limit.is_ok().then(|| self.replays.watch(&submission)).flatten();
+        let beam = submission.request.beam;
+        let watched = limit.is_ok() && beam.is_none();
+        let watch = watched.then(|| self.replays.watch(&submission)).flatten();
         let (mut group, prompt) = Group::new(submission, *limit.as_ref().unwrap_or(&0), watch);
         if let Err(error) = limit {
             group.send(Event::Error(error));
@@ -145,6 +148,7 @@ impl Scheduler {
             return group.done();
         }
         let ticket = Ticket { request: self.requests, choice: 0 };
+        let places = beam.filter(|_| group.beams.is_some()).map_or(group.n, |beam| beam.width);
         self.requests += 1;
         self.waiting.push_back(Sequence {
             ticket,
@@ -158,7 +162,7 @@ impl Scheduler {
             kv: None,
             logits: None,
             record: self.replays.record(group.watch.as_ref(), group.seed, 0),
-            forks: group.n.saturating_sub(1),
+            forks: places.saturating_sub(1),
             last_token: None,
             thread: Thread::new(domain, &tenant, wish).after(before),
         });
@@ -333,6 +337,10 @@ impl Scheduler {
     }
 
     fn end_choices(&mut self, ticket: Ticket, forks: usize, ending: Ending, now: Duration) {
+        // Beams are no choices: without one of them the search says nothing.
+        if self.groups.get(&ticket.request).is_some_and(|group| group.beams.is_some()) {
+            return self.end_request(ticket.request, ending, now);
+        }
         let Some(group) = self.groups.get_mut(&ticket.request) else { return };
         let reason = group.announce(ending, ticket.request);
         let mut last = false;

@@ -91,6 +91,7 @@ impl Scheduler {
     /// their prompts beside what those in the batch still need. With an empty batch the first one enters in any case.
     fn admit(&mut self, now: Duration) {
         let mut occupied: usize = self.running.iter().map(|sequence| 1 + sequence.forks).sum();
+        occupied += self.parked_beams();
         let mut promised: Option<u64> = None;
         while let Some(head) = self.waiting.front() {
             let places = (1 + head.forks).min(self.limits.max_batch);
@@ -157,6 +158,8 @@ impl Scheduler {
                 Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if youngest > index => {
                     self.set_aside(youngest);
                 }
+                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. })
+                    if self.let_go_of_parked(if first { 0 } else { ticket.request }) => {}
                 Err(KvError::OutOfBudget { needed, budget, .. }) if first => {
                     // Alone, and still too large: it was checked when it came, so somebody else holds the memory.
                     let error = EngineError::KvTooSmall { prompt, needed, budget };

@@ -46,6 +46,7 @@ impl Vocabulary for ByteVocabulary {
     }
 }
 
+#[derive(Clone)]
 struct Bytes {
     words: Vec<Vec<u8>>,
     pending: Vec<u8>,
@@ -66,5 +67,8 @@ impl TextStream for Bytes {
     }
     fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+    fn branch(&self) -> Box<dyn TextStream> {
+        Box::new(self.clone())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use cachalot_engine::Blend;
+use cachalot_engine::{Beam, Blend, Stopping};
 use serde_json::Value;
 
 use super::fields::{Fields, number_in, unknown_token};
@@ -44,6 +44,8 @@ pub struct Common {
     pub max_tokens: Option<usize>,
     /// Choices per prompt.
     pub n: usize,
+    /// Search for the most likely texts instead of drawing tokens.
+    pub beam: Option<Beam>,
     /// Strings that end a choice; never empty strings.
     pub stop: Vec<String>,
     /// Answer as server-sent events.
@@ -78,11 +80,13 @@ impl Common {
     pub fn parse(fields: &Fields<'_>, limits: &Limits) -> Result<Common, ApiError> {
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let recipe = kv::recipe(fields, limits)?;
+        let n = fields.count("n", 1, MAX_CHOICES)?.unwrap_or(1);
         Ok(Common {
             model: fields.string("model")?.map(str::to_string),
             sampling: SamplingFields::parse(fields, limits)?,
             max_tokens: fields.count("max_tokens", 1, i32::MAX as u32)?,
-            n: fields.count("n", 1, MAX_CHOICES)?.unwrap_or(1),
+            n,
+            beam: beam(fields, n)?,
             stop: stops(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
@@ -116,6 +120,37 @@ impl SamplingFields {
             logit_bias: logit_bias(fields, limits)?,
         })
     }
+}
+
+/// vLLM's fields of beam search: `best_of` is the number of beams, `n` of texts.
+fn beam(fields: &Fields<'_>, n: usize) -> Result<Option<Beam>, ApiError> {
+    let wanted = fields.boolean("use_beam_search")?.unwrap_or(false);
+    let width = fields.count("best_of", 1, MAX_CHOICES)?;
+    let length_penalty = fields.number("length_penalty", -100.0, 100.0)?;
+    let stopping = match fields.get("early_stopping") {
+        None | Some(Value::Bool(false)) => Stopping::Hopeless,
+        Some(Value::Bool(true)) => Stopping::Early,
+        Some(Value::String(word)) if word == "never" => Stopping::Never,
+        Some(other) => return Err(ApiError::wrong_type("early_stopping", "true, false or \"never\"", other)),
+    };
+    if !wanted {
+        if width.is_some_and(|width| width != n) {
+            return Err(ApiError::unsupported(
+                "best_of",
+                "'best_of' other than 'n' is for beam search here ('use_beam_search': true); else ask for 'n' with \
+                 'logprobs' and choose.",
+            ));
+        }
+        return Ok(None);
+    }
+    let width = width.unwrap_or(n);
+    if width < n {
+        return Err(ApiError::invalid(
+            "best_of",
+            format!("Invalid value for 'best_of': {width} beams do not give n = {n} texts."),
+        ));
+    }
+    Ok(Some(Beam { width, length_penalty: length_penalty.unwrap_or(1.0), stopping }))
 }
 
 fn stops(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {

@@ -59,14 +59,6 @@ impl CompletionRequest {
                 ),
             ));
         }
-        if let Some(best_of) = fields.count("best_of", 1, MAX_CHOICES)?
-            && best_of != common.n
-        {
-            return Err(ApiError::unsupported(
-                "best_of",
-                "'best_of' other than 'n' is not supported by this server; ask for 'n' with 'logprobs' and choose.",
-            ));
-        }
         if fields.string("suffix")?.is_some_and(|s| !s.is_empty()) {
             return Err(ApiError::unsupported("suffix", "'suffix' is not supported by this server."));
         }

@@ -1,3 +1,4 @@
+mod beams;
 mod below;
 mod limits;
 mod replays;

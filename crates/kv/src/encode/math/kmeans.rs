@@ -46,29 +46,56 @@ pub fn train(rows: &[f32], dims: usize, count: usize, iterations: usize, seed: u
     words
 }
 
+/// Rows whose distances are summed up together when the next word is drawn.
+const BLOCK: usize = 128;
+
 /// First words: rows drawn with a chance that grows with the squared distance to those drawn before (k-means++, Arthur
 /// and Vassilvitskii, 2007).
 fn seeds(rows: &[&[f32]], dims: usize, count: usize, rng: &mut Rng) -> Vec<f32> {
     let mut words = Vec::with_capacity(count * dims);
-    let mut distances = vec![1.0f64; rows.len()];
+    if rows.is_empty() {
+        return vec![0.0; count * dims];
+    }
+    // Channel by channel within blocks, so that distances are vectors of rows; the last block is filled up with nothing.
+    let mut blocks = vec![0.0f32; rows.len().div_ceil(BLOCK) * BLOCK * dims];
+    for (i, row) in rows.iter().enumerate() {
+        let block = &mut blocks[i / BLOCK * BLOCK * dims..][..BLOCK * dims];
+        row.iter().enumerate().for_each(|(j, &x)| block[j * BLOCK + i % BLOCK] = x);
+    }
+    let mut distances = vec![1.0f32; blocks.len() / dims];
+    distances[rows.len()..].fill(0.0);
+    let sum = |block: &[f32]| block.iter().map(|&d| f64::from(d)).sum::<f64>();
+    let mut sums: Vec<f64> = distances.chunks_exact(BLOCK).map(sum).collect();
     while words.len() < count * dims {
-        let total: f64 = distances.iter().sum();
+        let total: f64 = sums.iter().sum();
         if total <= 0.0 {
             break;
         }
         let mut left = rng.uniform() * total;
-        let pick = distances.iter().position(|d| {
-            left -= d;
+        let block = sums.iter().position(|sum| {
+            left -= sum;
             left < 0.0
         });
-        let word = rows[pick.unwrap_or(rows.len() - 1)];
+        // Rounding may leave a little at the end.
+        let block = block.unwrap_or(sums.len() - 1);
+        left += sums[block];
+        let within = distances[block * BLOCK..][..BLOCK].iter().position(|&d| {
+            left -= f64::from(d);
+            left < 0.0
+        });
+        let word = rows[(block * BLOCK + within.unwrap_or(0)).min(rows.len() - 1)];
         if words.is_empty() {
-            distances.fill(f64::INFINITY);
+            distances[..rows.len()].fill(f32::INFINITY);
         }
         words.extend_from_slice(word);
-        for (row, least) in rows.iter().zip(&mut distances) {
-            let distance: f64 = row.iter().zip(word).map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum();
-            *least = least.min(distance);
+        let of_blocks = distances.chunks_exact_mut(BLOCK).zip(blocks.chunks_exact(BLOCK * dims)).zip(&mut sums);
+        for ((least, block), total) in of_blocks {
+            let mut far = [0.0f32; BLOCK];
+            for (channel, x) in block.chunks_exact(BLOCK).zip(word) {
+                far.iter_mut().zip(channel).for_each(|(far, y)| *far += (y - x) * (y - x));
+            }
+            least.iter_mut().zip(&far).for_each(|(least, far)| *least = least.min(*far));
+            *total = sum(least);
         }
     }
     words.resize(count * dims, 0.0);
