@@ -192,6 +192,9 @@ pub struct Usage {
     /// Further tokens of the prompt whose cache came from another context, whether some layers of them were computed again or
     /// not: answers are not those of a prompt that is computed whole.
     pub moved_tokens: usize,
+    /// Of those, rows of the first choice that were computed again in the last layers or all of them, and of its prompt while
+    /// its answer was generated.
+    pub recomputed_tokens: usize,
     /// The share of the keys and values of the first choice that its recipe kept when it last reduced them, mean of all
     /// heads and layers; absent where it was not reduced.
     pub kept_share: Option<f64>,

@@ -41,6 +41,7 @@ impl Scheduler {
                 continue;
             }
             self.begin_shared(index);
+            self.refresh(index);
             let Some(sequence) = self.running.get(index) else { break };
             let pending = sequence.pending();
             let rows = if pending == 1 { 1 } else { pending.min(prompt_rows) };

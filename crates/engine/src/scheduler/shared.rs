@@ -70,6 +70,17 @@ impl Scheduler {
         }
     }
 
+    /// Before the next token of an answer: some moved rows may be computed again first.
+    pub(super) fn refresh(&mut self, index: usize) {
+        if let Some(sequence) = self.running.get_mut(index)
+            && sequence.generated() > 0
+            && sequence.pending() == 1
+            && let Some(kv) = &mut sequence.kv
+        {
+            self.cache.refresh(kv);
+        }
+    }
+
     /// Rows of a prompt that a step may have so that it ends where others may want to go on.
     pub(super) fn rows_to_stop(&self, sequence: &Sequence) -> usize {
         let from = sequence.computed();
