@@ -84,7 +84,8 @@ pub fn disorder<K: Eq>(before: &[K], now: &[K]) -> f64 {
     if n < 2 {
         return 0.0;
     }
-    let discordant = (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))).filter(|&(i, j)| places[i] > places[j]).count();
+    let discordant =
+        (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))).filter(|&(i, j)| places[i] > places[j]).count();
     discordant as f64 / (n * (n - 1) / 2) as f64
 }
 
@@ -116,7 +117,8 @@ mod tests {
 
     #[test]
     fn other_chunks_cost_the_impact_and_a_turned_order_all_of_it() {
-        let context = Context::new(&mass(&[0.5, 0.1, 0.9, 0.3], &[0.6, 0.8, 0.4], 2.2), &["a", "b", "c"], &[10, 20, 30]);
+        let context =
+            Context::new(&mass(&[0.5, 0.1, 0.9, 0.3], &[0.6, 0.8, 0.4], 2.2), &["a", "b", "c"], &[10, 20, 30]);
         // Disjoint: β' = 0.
         for alpha in [0.3, 1.0] {
             assert_eq!(context.overhead(&["x", "y"], alpha), alpha * context.impact);

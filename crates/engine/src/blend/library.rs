@@ -3,6 +3,8 @@
 //! A stretch whose context was computed whole lies in the tree of prefixes and is only pointed at here; it goes when its blocks
 //! go. One that was new in a context put together from others is nobody's prefix, so its pages are held here.
 
+mod choice;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -10,9 +12,11 @@ use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::SharedBlock;
 use cachalot_store::{BlockKey, Domain};
 
-use super::craft::{Context, gain};
+use super::craft::Context;
 use crate::reuse::held::Held;
 use crate::reuse::tree::Tree;
+
+pub(crate) use choice::Choice;
 
 /// Contexts that one stretch is known in, at most: Cache-Craft (Agarwal et al., 2025) keeps several, too.
 const VARIANTS: usize = 4;
@@ -25,17 +29,6 @@ pub(crate) struct Kept {
     pub first: usize,
     /// Its positions there.
     pub span: Range<usize>,
-}
-
-/// A variant of a stretch for one prompt.
-#[derive(Debug)]
-pub(crate) struct Choice {
-    variant: usize,
-    /// The share of it that is computed again.
-    pub overhead: f64,
-    /// Its tokens that are, counted from its first.
-    pub rows: Vec<u32>,
-    used: u64,
 }
 
 /// A stretch in one context.
@@ -182,34 +175,6 @@ impl Library {
             self.variants.remove(&key);
         }
         found
-    }
-
-    /// Variants of a stretch with these tokens, and the one of them that is cheapest to mend behind the chunks `before` it.
-    pub fn look(
-        &self,
-        tree: &Tree,
-        domain: Domain,
-        tokens: &[u32],
-        (before, alpha): (&[BlockKey], f64),
-    ) -> (usize, Option<Choice>) {
-        let variants = self.variants.get(&domain.key(None, tokens)).map_or(&[][..], |(_, variants)| variants);
-        let there = variants.iter().enumerate().filter(|(_, v)| v.tokens == tokens && v.is_there(tree));
-        let choices = there.clone().filter_map(|(variant, v)| {
-            let context = v.context.as_ref()?;
-            let overhead = context.overhead(before, alpha);
-            Some(Choice { variant, overhead, rows: context.rows(overhead), used: v.used })
-        });
-        let cheapest = choices.min_by(|a, b| a.overhead.total_cmp(&b.overhead).then(b.used.cmp(&a.used)));
-        (there.count(), cheapest)
-    }
-
-    /// Takes a variant that [`Library::look`] has chosen.
-    pub fn take(&mut self, tree: &mut Tree, domain: Domain, tokens: &[u32], choice: &Choice, now: u64) -> Option<Kept> {
-        let (_, variants) = self.variants.get_mut(&domain.key(None, tokens))?;
-        let variant = variants.get_mut(choice.variant)?;
-        variant.used = now;
-        variant.score += gain(choice.overhead, tokens.len());
-        Some(variant.kept(tree, now))
     }
 
     /// When what is held here was last of use, of that which was so longest ago.

@@ -10,8 +10,8 @@
 //! - [`cut`]: where to cut a prompt whose client marks nothing.
 //! - [`matches`]: what an edited text has in common with what it was.
 
-pub mod cut;
 pub mod craft;
+pub mod cut;
 mod library;
 pub mod matches;
 mod method;

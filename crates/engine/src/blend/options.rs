@@ -75,8 +75,14 @@ mod tests {
         assert_eq!(refresh("kvshare(every=7)"), Some(Refresh { every: 7, rows: 8 }));
         assert_eq!((refresh("kvshare(rows=0)"), refresh("kvshare")), (None, None));
         for text in [
-            "cache-craft(rows=3)", "cacheblend(alpha=1)", "cache-craft(alpha=-1)", "cache-craft(alpha=NaN)",
-            "kvshare(every=0)", "kvshare(rows=1.5)", "kvshare(rows=1e9)", "kvshare(share=0.1,)",
+            "cache-craft(rows=3)",
+            "cacheblend(alpha=1)",
+            "cache-craft(alpha=-1)",
+            "cache-craft(alpha=NaN)",
+            "kvshare(every=0)",
+            "kvshare(rows=1.5)",
+            "kvshare(rows=1e9)",
+            "kvshare(share=0.1,)",
         ] {
             assert!(text.parse::<Blend>().is_err(), "{text}");
         }

@@ -72,7 +72,14 @@ impl Reuse {
 
     /// Looks at those chunks of a prompt that are computed whole, where the request's method wants to know what they depend on.
     /// Without room for that nothing is learned.
-    pub(super) fn watch(&self, cache: &KvCache, kv: &mut SequenceKv, thread: &Thread, prompt: &[u32], fresh: &[Range<usize>]) {
+    pub(super) fn watch(
+        &self,
+        cache: &KvCache,
+        kv: &mut SequenceKv,
+        thread: &Thread,
+        prompt: &[u32],
+        fresh: &[Range<usize>],
+    ) {
         let chunks = thread.chunks(prompt);
         if let Err(error) = cache.watch_chunks(kv, &chunks, |chunk| chunk.len() >= LEAST && fresh.contains(chunk)) {
             tracing::debug!(%error, "what chunks depend on is not looked at");
@@ -95,3 +102,6 @@ impl Reuse {
         thread.contexts = contexts.collect();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ mod config;
 mod explain;
 mod fetch;
 pub(crate) mod held;
+mod moved;
+mod order;
 mod parcel;
 pub(crate) mod tree;
 
@@ -31,6 +33,8 @@ pub use config::ReuseConfig;
 pub use explain::{Explanation, Stop};
 pub(crate) use fetch::Wanted;
 use fetch::{Lower, Stage};
+pub use moved::{Chunk, Moved};
+pub use order::Order;
 pub use parcel::Parcel;
 use tree::Tree;
 

@@ -9,9 +9,30 @@ use cachalot_kv::SequenceKv;
 use super::sequence::Ticket;
 use super::{Scheduler, Sequence};
 use crate::observe;
-use crate::reuse::{Thread, Wanted};
+use crate::reuse::{Order, Thread, Wanted};
 
 impl Scheduler {
+    /// Who leaves the queue next. Those who were in the batch before come first in any order.
+    pub(super) fn next_waiting(&self, now: Duration) -> Option<(usize, &Sequence)> {
+        let rank = |sequence: &Sequence| {
+            let moments = self.groups.get(&sequence.ticket.request).map(|group| &group.moments);
+            if moments.is_none_or(|moments| moments.admitted.is_some()) {
+                return f64::INFINITY;
+            }
+            let waited = moments.map_or(Duration::ZERO, |moments| now.saturating_sub(moments.submitted));
+            Order::rank(self.reuse.hits(&sequence.thread, &sequence.tokens), sequence.tokens.len(), waited)
+        };
+        let index = match self.reuse.order() {
+            Order::HitRate if self.waiting.len() > 1 => {
+                let ranks = self.waiting.iter().take(Order::COMPARED).map(rank).enumerate();
+                // Of several that are alike the oldest.
+                ranks.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))?.0
+            }
+            _ => 0,
+        };
+        Some((index, self.waiting.get(index)?))
+    }
+
     /// Whether an older sequence is about to compute what this one begins with, so that waiting is cheaper than computing
     /// it twice. The older one never waits for a younger one, so somebody always gets on.
     pub(super) fn waits_for_another(&mut self, index: usize) -> bool {

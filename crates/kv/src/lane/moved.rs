@@ -1,7 +1,7 @@
 //! Rows that come from pages of other lanes, at other positions.
 
-use super::{Entry, Lane, Slot};
 use super::share::Forms;
+use super::{Entry, Lane, Slot};
 use crate::Rope;
 use crate::encode::{read_keys, read_values};
 use crate::page::{SealedPage, SealedView};

@@ -13,7 +13,6 @@ mod stale;
 
 use crate::pool::ledger::{Purpose, Reservation};
 use crate::{KvCache, KvError, SequenceKv};
-use cachalot_kernels::attention::PAGE_TOKENS;
 pub use assemble::Piece;
 pub use stale::Refresh;
 pub(crate) use stale::Stale;
@@ -140,19 +139,6 @@ impl Mend {
         }
     }
 
-    /// Moved rows once more, whose pages were opened for that; nothing where there are none.
-    fn again(cache: &KvCache, rows: Vec<u32>) -> Option<Mend> {
-        let nothing = cache.ledger().reserve(Purpose::Scratch, 0).ok().filter(|_| !rows.is_empty())?;
-        let mut opened: Vec<usize> = rows.iter().map(|&row| row as usize / PAGE_TOKENS).collect();
-        opened.dedup();
-        Some(Mend { opened, ..Mend::of(Vec::new(), rows, nothing) })
-    }
-
-    /// Moved rows among those of this pass.
-    fn moved_rows(&self) -> usize {
-        self.rows.iter().filter(|row| self.new.binary_search(row).is_err()).count()
-    }
-
     /// Layers of this pass, of so many.
     fn layers(&self, layers: usize) -> Range<usize> {
         let first = self.stage.checked_sub(1).map_or(0, |before| self.filters[before].0 + 1);
@@ -255,16 +241,8 @@ impl KvCache {
         if mend.next() {
             return;
         }
-        seq.recomputed += done;
-        let (opened, left) = (std::mem::take(&mut mend.opened), std::mem::take(&mut mend.left));
-        let first = opened.is_empty();
-        seq.mend = None;
-        let len = seq.len;
-        for page in opened.into_iter().filter(|page| (page + 1) * PAGE_TOKENS <= len) {
-            seq.lanes.iter_mut().for_each(|lane| lane.close(page));
-        }
-        if let (true, Some(stale)) = (first, &mut seq.stale) {
-            stale.fill(left);
+        if let Some(mend) = seq.mend.take() {
+            mend.end(seq, done);
         }
         self.release(seq);
     }

@@ -53,7 +53,8 @@ impl Stale {
         let product = |i: usize| self.received[i] * f64::from(self.deviations[i]);
         let mut order: Vec<usize> = (0..self.positions.len()).filter(|&i| product(i) > 0.0).collect();
         order.sort_by(|&a, &b| product(b).total_cmp(&product(a)).then(a.cmp(&b)));
-        let mut chosen: Vec<usize> = order.into_iter().filter(|&i| may(self.positions[i])).take(self.refresh.rows).collect();
+        let mut chosen: Vec<usize> =
+            order.into_iter().filter(|&i| may(self.positions[i])).take(self.refresh.rows).collect();
         chosen.sort_unstable();
         let rows = chosen.iter().map(|&i| self.positions[i]).collect();
         for i in chosen.into_iter().rev() {
@@ -62,6 +63,33 @@ impl Stale {
             self.received.remove(i);
         }
         rows
+    }
+}
+
+impl Mend {
+    /// Moved rows once more, whose pages were opened for that; nothing where there are none.
+    pub(super) fn again(cache: &KvCache, rows: Vec<u32>) -> Option<Mend> {
+        let nothing = cache.ledger().reserve(Purpose::Scratch, 0).ok().filter(|_| !rows.is_empty())?;
+        let mut opened: Vec<usize> = rows.iter().map(|&row| row as usize / PAGE_TOKENS).collect();
+        opened.dedup();
+        Some(Mend { opened, ..Mend::of(Vec::new(), rows, nothing) })
+    }
+
+    /// Moved rows among those of this pass.
+    pub(super) fn moved_rows(&self) -> usize {
+        self.rows.iter().filter(|row| self.new.binary_search(row).is_err()).count()
+    }
+
+    /// What it leaves: `done` moved rows of it went through the last layer.
+    pub(super) fn end(self, seq: &mut SequenceKv, done: usize) {
+        seq.recomputed += done;
+        let (len, first) = (seq.len, self.opened.is_empty());
+        for page in self.opened.into_iter().filter(|page| (page + 1) * PAGE_TOKENS <= len) {
+            seq.lanes.iter_mut().for_each(|lane| lane.close(page));
+        }
+        if let (true, Some(stale)) = (first, &mut seq.stale) {
+            stale.fill(self.left);
+        }
     }
 }
 
@@ -97,7 +125,9 @@ impl KvCache {
         if due {
             stale.since = Some(len);
             // Pages that others have are theirs.
-            let rows = stale.take(|row| (row as usize) < len && seq.lanes.iter().all(|lane| lane.reopens(row as usize / PAGE_TOKENS)));
+            let rows = stale.take(|row| {
+                (row as usize) < len && seq.lanes.iter().all(|lane| lane.reopens(row as usize / PAGE_TOKENS))
+            });
             for &row in &rows {
                 seq.lanes.iter_mut().for_each(|lane| lane.reopen(row as usize / PAGE_TOKENS));
             }

@@ -44,7 +44,7 @@ pub(crate) struct Part {
     pub to: Vec<f64>,
     /// Of each row, to all stretches before it.
     pub outside: Vec<f64>,
-    /// Position of the first row; the others follow as in `positions`.
+    /// Positions of the rows.
     pub positions: Vec<usize>,
 }
 
@@ -119,7 +119,12 @@ impl KvCache {
     ///
     /// # Errors
     /// [`KvError::OutOfBudget`] where there is no room for the sums; nothing is looked at then.
-    pub fn watch_chunks(&self, seq: &mut SequenceKv, spans: &[Range<usize>], wanted: impl Fn(&Range<usize>) -> bool) -> Result<(), KvError> {
+    pub fn watch_chunks(
+        &self,
+        seq: &mut SequenceKv,
+        spans: &[Range<usize>],
+        wanted: impl Fn(&Range<usize>) -> bool,
+    ) -> Result<(), KvError> {
         let wanted = spans.iter().map(wanted).collect();
         seq.chunks = Chunks::new(spans, wanted, &self.config().layers, self.ledger())?;
         Ok(())

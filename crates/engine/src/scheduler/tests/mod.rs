@@ -1,5 +1,6 @@
 mod below;
 mod limits;
+mod order;
 mod replays;
 mod shadows;
 mod sharing;
