@@ -119,6 +119,17 @@ def edits(server, args, texts):
     return rows
 
 
+def looks(server, args, texts):
+    """What it costs to see how documents depend on each other while they are computed: new documents each time."""
+    rows = {method: [] for method in ["exact", "cache-craft"]}
+    for trial in range(args.looks):
+        for method in list(rows)[::1 if trial % 2 == 0 else -1]:
+            documents = [texts.document(args.words, "Nothing is secret.") for _ in range(args.documents)]
+            rows[method].append(result(chat(server, documents, "Say hello.", {"reuse": method}, 1), "-"))
+            print(json.dumps({"trial": trial, "looks": method, **rows[method][-1]}), flush=True)
+    return rows
+
+
 def table(rows):
     exact = [row["seconds"] for row in rows["exact"]]
     lines = ["| reuse | tokens | of them moved | computed again | time to exact | KL mean | KL largest mean | same top token | right |",
@@ -143,6 +154,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--edits", type=int, default=5, help="trials of an edited text")
+    parser.add_argument("--looks", type=int, default=3, help="trials of documents that are looked at while they are computed")
     parser.add_argument("--methods", type=lambda text: re.split(r",\s*(?![^(]*\))", text), default=METHODS,
                         help="with `exact` among them")
     parser.add_argument("--apart", action="store_true", help="documents are read one by one, each in a prompt of its own")
@@ -152,7 +164,8 @@ def main():
     parser.add_argument("--kv", default="f16")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    for name, measure, trials in [("Documents in another order", rag, args.trials), ("Edits", edits, args.edits)]:
+    for name, measure, trials in [("Documents in another order", rag, args.trials), ("Edits", edits, args.edits),
+                                  ("Computed whole, and looked at", looks, args.looks)]:
         if trials == 0:
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -96,7 +96,7 @@ fn what_is_computed_again_is_what_was_said_and_grows_with_what_differs() {
     rig.compute(&[&a, &b, &c], "cache-craft");
     // Behind none of those that stood before it, behind one of them, and behind both in the other order.
     let rows = |rig: &mut Rig, parts: &[&[u32]]| {
-        let done = rig.compute(parts, "cache-craft");
+        let done = rig.compute(parts, "cache-craft(alpha=0.5)");
         assert_eq!((done.moved, done.recomputed), (done.explained.moved_tokens, done.explained.recomputed_tokens));
         let of_c = done.explained.chunks.iter().find(|chunk| chunk.to - chunk.from == c.len()).unwrap();
         let rows = of_c.rows.clone().unwrap();
@@ -107,10 +107,10 @@ fn what_is_computed_again_is_what_was_said_and_grows_with_what_differs() {
     let one = rows(&mut rig, &[&a, &c]);
     let turned = rows(&mut rig, &[&b, &a, &c]);
     assert!(0 < one && one < alone && alone == turned, "{one} {alone} {turned}");
-    // Half of it at least where all is new: the impact is no less.
-    assert!((66..118).contains(&alone), "{alone}");
+    // The impact is between a half and one; so much of half of it where all is new.
+    assert!((33..=66).contains(&alone), "{alone}");
     // Half the factor, half the rows.
-    let half = rig.compute(&[&d, &c], "cache-craft(alpha=0.5)").explained;
+    let half = rig.compute(&[&d, &c], "cache-craft(alpha=0.25)").explained;
     assert!(half.chunks[1].rows.as_ref().unwrap().len().abs_diff(alone.div_ceil(2)) <= 1);
     // The first chunk stood behind nothing: it is as it was, wherever it goes.
     let first = rig.compute(&[&d, &a], "cache-craft").explained;
@@ -135,17 +135,20 @@ fn a_chunk_that_would_nearly_all_be_computed_is_computed_and_known_there_too() {
         assert_eq!(again.logits, Rig::whole(&[&chunks[i], &c]));
     }
     // A third, in a prompt that begins with what is moved: it belongs to no beginning, and is held for itself.
-    let third = rig.compute(&[&chunks[0], &chunks[1], &c], everything);
-    assert_eq!((third.moved, third.explained.chunks[2].moved_tokens), (chunks[0].len() + chunks[1].len(), 0));
+    rig.compute(&[&chunks[2]], everything);
+    let third = rig.compute(&[&chunks[2], &c], everything);
+    assert_eq!((third.moved, third.explained.chunks[1].moved_tokens), (chunks[2].len(), 0));
     assert!(rig.reuse.library.blocks() > 0);
-    let again = rig.compute(&[&chunks[0], &chunks[1], &c], everything);
+    let again = rig.compute(&[&chunks[2], &c], everything);
     assert_eq!((again.moved, again.recomputed), (third.moved + c.len(), 0));
+    // Behind one of them and others, as much of what it leaned on is there.
+    assert_eq!(rig.compute(&[&chunks[0], &chunks[6], &c], everything).recomputed, 0);
     // Of more than four the least used goes; the newest stays.
-    for i in 2..5 {
+    for i in 3..6 {
         rig.compute(&[&chunks[0], &c], everything);
         rig.compute(&[&chunks[i], &c], everything);
         let again = rig.compute(&[&chunks[i], &c], everything);
-        assert_eq!((again.recomputed, again.explained.chunks[1].variants), (0, 4.min(i + 2)));
+        assert_eq!((again.recomputed, again.explained.chunks[1].variants), (0, 4));
     }
     let most_used = rig.compute(&[&chunks[0], &c], everything);
     assert_eq!((most_used.moved, most_used.recomputed), (chunks[0].len() + c.len(), 0));
