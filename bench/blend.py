@@ -10,13 +10,14 @@ import argparse
 import http.client
 import json
 import random
+import re
 import statistics
 import tempfile
 
 from served import Server
 
 METHODS = ["pie", "cacheblend(share=0.05)", "cacheblend", "cacheblend(share=0.3)", "cacheblend-gradual", "kvshare",
-           "cacheblend(share=1)", "exact"]
+           "kvshare(share=0.15, every=4, rows=16)", "cacheblend(share=1)", "cache-craft", "cache-craft(alpha=0.5)", "exact"]
 CITIES = ["Vienna", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Tunis", "Accra", "Dakar", "Sofia", "Hanoi"]
 
 
@@ -62,7 +63,7 @@ def result(answer, code):
     details = answer["usage"]["prompt_tokens_details"]
     report = answer.get("kv", {}).get("report", {})
     return {"seconds": answer["timings"]["time_to_first_token_ms"] / 1e3, "tokens": answer["usage"]["prompt_tokens"],
-            "moved": details.get("kv_moved_tokens", 0), "right": code in answer["choices"][0]["message"]["content"],
+            "moved": details.get("kv_moved_tokens", 0), "again": details.get("kv_recomputed_tokens", 0), "right": code in answer["choices"][0]["message"]["content"],
             "report": report}
 
 
@@ -74,7 +75,8 @@ def rag(server, args, texts):
         sentence = {city: f"The secret code of {city} is {codes[city]}." for city in cities}
         known = [texts.document(args.words, sentence[city]) for city in cities[:-1]]
         for read in [[document] for document in known] if args.apart else [known]:
-            chat(server, read, "Say hello.", {"reuse": "exact"}, 1)
+            # Computed whole, since nobody had them before; seen how they depend on each other.
+            chat(server, read, "Say hello.", {"reuse": "cache-craft"}, 1)
         order = list(range(args.documents))
         while order == sorted(order):
             texts.random.shuffle(order)
@@ -98,7 +100,8 @@ def edits(server, args, texts):
         text = texts.document(args.documents * args.words, "REPLACED")
         before, after = text.split("REPLACED")
         was, now = "Nobody had heard of any secret code by then.", f"The secret code of {city} is {code}."
-        for method in args.methods:
+        # An edit has no chunks.
+        for method in [method for method in args.methods if not method.startswith("cache-craft")]:
             # A beginning of its own, or what the method before left would be found.
             document = f"{texts.code()}: {before}{was}{after}"
             name = f"edit-{trial}"
@@ -110,22 +113,35 @@ def edits(server, args, texts):
             body = {"messages": question, "temperature": 0, "max_tokens": args.answer,
                     "kv": {"session": name, "report": {"share": 1}}}
             row = result(post(server, "/v1/chat/completions", body), code)
-            rows[method].append({**row, "seconds": edit["seconds"], "moved": edit["moved_tokens"]})
+            rows[method].append({**row, "seconds": edit["seconds"], "moved": edit["moved_tokens"],
+                                 "again": edit["recomputed_tokens"]})
             print(json.dumps({"trial": trial, "edit": method, **rows[method][-1]}), flush=True)
+    return rows
+
+
+def looks(server, args, texts):
+    """What it costs to see how documents depend on each other while they are computed: new documents each time."""
+    rows = {method: [] for method in ["exact", "cache-craft"]}
+    for trial in range(args.looks):
+        for method in list(rows)[::1 if trial % 2 == 0 else -1]:
+            documents = [texts.document(args.words, "Nothing is secret.") for _ in range(args.documents)]
+            rows[method].append(result(chat(server, documents, "Say hello.", {"reuse": method}, 1), "-"))
+            print(json.dumps({"trial": trial, "looks": method, **rows[method][-1]}), flush=True)
     return rows
 
 
 def table(rows):
     exact = [row["seconds"] for row in rows["exact"]]
-    lines = ["| reuse | tokens | of them moved | time to exact | KL mean | KL largest mean | same top token | right |",
-             "|---|---:|---:|---:|---:|---:|---:|---:|"]
-    for method, list_ in rows.items():
+    lines = ["| reuse | tokens | of them moved | computed again | time to exact | KL mean | KL largest mean | same top token | right |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    for method, list_ in ((method, list_) for method, list_ in rows.items() if list_):
         middle = lambda f: statistics.median(f(row) for row in list_)
         ratio = statistics.median(row["seconds"] / whole for row, whole in zip(list_, exact))
         kl = [row["report"].get("kl_mean", 0.0) for row in list_]
         top = [row["report"].get("top1_agreement", 1.0) for row in list_]
         right = sum(row["right"] for row in list_)
-        lines.append(f"| {method} | {middle(lambda r: r['tokens']):.0f} | {middle(lambda r: r['moved']):.0f} | {ratio:.2f} | "
+        lines.append(f"| {method} | {middle(lambda r: r['tokens']):.0f} | {middle(lambda r: r['moved']):.0f} | "
+                     f"{middle(lambda r: r['again'] / max(r['moved'], 1)):.1%} | {ratio:.2f} | "
                      f"{statistics.mean(kl):.4f} | {max(kl):.4f} | {statistics.mean(top):.3f} | {right} of {len(list_)} |")
     return "\n".join(lines)
 
@@ -138,7 +154,9 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--edits", type=int, default=5, help="trials of an edited text")
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS, help="with `exact` among them")
+    parser.add_argument("--looks", type=int, default=3, help="trials of documents that are looked at while they are computed")
+    parser.add_argument("--methods", type=lambda text: re.split(r",\s*(?![^(]*\))", text), default=METHODS,
+                        help="with `exact` among them")
     parser.add_argument("--apart", action="store_true", help="documents are read one by one, each in a prompt of its own")
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--words", type=int, default=600, help="of a document; 600 are about 800 tokens")
@@ -146,7 +164,8 @@ def main():
     parser.add_argument("--kv", default="f16")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    for name, measure, trials in [("Documents in another order", rag, args.trials), ("Edits", edits, args.edits)]:
+    for name, measure, trials in [("Documents in another order", rag, args.trials), ("Edits", edits, args.edits),
+                                  ("Computed whole, and looked at", looks, args.looks)]:
         if trials == 0:
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ use crate::args::{KvArgs, ModelArgs};
 use crate::load::Ready;
 use crate::tiers::TierArgs;
 use crate::{Failure, load, session, size};
+use cachalot_engine::reuse::Order;
 use cachalot_engine::session::{SessionConfig, Sessions, Shelf};
 use cachalot_engine::{Blend, EngineHandle, ReplayConfig, ReuseConfig};
 use cachalot_kv::KvFormat;
@@ -95,13 +96,17 @@ pub struct ReuseArgs {
     #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
     kv_reuse_every: usize,
     /// Use stretches of prompts that were computed in other contexts, and compute those rows anew that this method says
-    /// (`cacheblend`, `cacheblend(share=0.2)`, `cacheblend-gradual`, `kvshare`, `pie`): answers are no longer those of a prompt that
+    /// (`cacheblend`, `cacheblend(share=0.2)`, `cacheblend-gradual`, `kvshare`, `cache-craft(alpha=1)`, `pie`): answers are no longer those of a prompt that
     /// is computed whole. Requests may ask for it themselves, or for `exact`.
     #[arg(long, value_name = "METHOD", conflicts_with = "no_kv_reuse")]
     kv_reuse_chunks: Option<Blend>,
     /// Find such stretches by their content in prompts whose clients mark none.
     #[arg(long, requires = "kv_reuse_chunks")]
     kv_reuse_cut: bool,
+    /// Which of the requests that wait is next: by `arrival`, or by `hit-rate`, the share of a prompt that is there already; ten
+    /// seconds of waiting count as much as all of it.
+    #[arg(long, default_value_t, value_name = "ORDER")]
+    schedule: Order,
 }
 
 impl ReuseArgs {
@@ -109,6 +114,7 @@ impl ReuseArgs {
         ReuseConfig {
             enabled: !self.no_kv_reuse,
             every: self.kv_reuse_every.max(64),
+            order: self.schedule,
             blend: self.kv_reuse_chunks.clone().map(|blend| Blend { auto: self.kv_reuse_cut, ..blend }),
             ..ReuseConfig::default()
         }

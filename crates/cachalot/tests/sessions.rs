@@ -284,3 +284,56 @@ fn a_stopped_servers_folders_forget_one_and_keep_the_others() {
         assert!(error.contains(why), "{error}");
     }
 }
+
+#[test]
+fn a_text_in_the_middle_of_a_session_is_replaced_and_the_session_goes_on() {
+    let desk = Desk::new();
+    let lines: String =
+        (0..30).map(|i| format!("On day {i} the ship lay in the harbour of port {}. ", i % 7)).collect();
+    let text = desk.write("log.txt", &lines);
+    let made = desk.json(&["save", "log", "--file", &text]);
+    let number = |json: &Value, field: &str| json[field].as_u64().unwrap();
+    let (find, replace) = ("On day 12 the ship", "On the twelfth day the old ship");
+    let said = desk.json(&["edit", "log", "--find", find, "--replace", replace, "--reuse", "cacheblend(share=0.3)"]);
+    assert_eq!((&said["reuse"], &said["exact"]), (&json!("cacheblend(share=0.3)"), &json!(false)));
+    assert_eq!(number(&said, "tokens_before"), number(&made, "tokens"));
+    let parts = ["cached_tokens", "moved_tokens", "computed_tokens"].map(|field| number(&said, field));
+    assert_eq!(parts.iter().sum::<u64>(), number(&said, "tokens"));
+    assert!(parts[1] > 100 && parts[2] < 40 && number(&said, "recomputed_tokens") > 0, "{said}");
+    let shown = desk.json(&["show", "log"]);
+    assert_eq!(shown["messages"][0]["content"], lines.replace(find, replace));
+    // Another process goes on with it.
+    let loaded = desk.json(&["load", "log"]);
+    assert!(number(&loaded, "restored_tokens") + 64 > number(&said, "tokens"), "{loaded}");
+    let back = desk.json(&["edit", "log", "--turn", "0", "--find", replace, "--replace", find, "--reuse", "exact"]);
+    assert_eq!((&back["exact"], &back["tokens"]), (&json!(true), &made["tokens"]));
+    let before = desk.json(&["show", "log"]);
+    for (find, more, why) in [
+        ("nowhere", &[][..], "no such text"),
+        ("the harbour", &[], "30 places"),
+        ("day 12", &["--turn", "3"], "no turn 3"),
+        ("", &[], "empty"),
+        ("day 12", &["--reuse", "guess"], "guess"),
+        ("day 12", &["--reuse", "cache-craft"], "cache-craft"),
+    ] {
+        let arguments = [&["edit", "log", "--find", find, "--replace", "x"], more].concat();
+        let code = if more == ["--reuse", "guess"] { 2 } else { 1 };
+        let error = desk.fails(&arguments, code);
+        assert!(error.contains(why), "{error}");
+    }
+    assert_eq!(desk.json(&["show", "log"])["messages"], before["messages"]);
+    // A conversation.
+    let chat = json!([
+        {"role": "user", "content": format!("{lines} Where was it?")},
+        {"role": "assistant", "content": "In the harbour of port 3."},
+        {"role": "user", "content": "Thank you."},
+    ]);
+    let chat = desk.write("chat.json", &chat.to_string());
+    desk.json(&["save", "talk", "--messages", &chat]);
+    let said =
+        desk.json(&["edit", "talk", "--find", "On day 3 the ship", "--replace", "On day 3 the boat", "--reuse", "pie"]);
+    assert!(number(&said, "moved_tokens") > 100 && said["turn"] == 0, "{said}");
+    let shown = desk.json(&["show", "talk"]);
+    assert_eq!(shown["messages"].as_array().unwrap().len(), 3);
+    assert!(shown["messages"][0]["content"].as_str().unwrap().contains("day 3 the boat"));
+}

@@ -14,6 +14,7 @@ use cachalot_store::tier::Tenant;
 use cachalot_store::{Block, Identity};
 use tokio::sync::{mpsc::unbounded_channel, oneshot};
 
+use crate::blend::{Blend, Method, Wish};
 use crate::constraint::ConstraintFactory;
 use crate::deletion::{Closed, Deletion, Doors};
 use crate::generation::Generation;
@@ -224,9 +225,24 @@ impl EngineHandle {
     /// # Errors
     /// Of the recipe; [`EngineError::ShuttingDown`].
     pub async fn explain(&self, tokens: Vec<u32>, scope: Scope<'_>) -> Result<Explanation, EngineError> {
+        self.explain_with(tokens, scope, Wish { blend: Some(Blend::of(Method::Exact)), ..Wish::default() }).await
+    }
+
+    /// The same of a request that wants stretches moved, and what would be.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::explain`]; [`EngineError::InvalidParameter`] where its chunks are not in the prompt.
+    pub async fn explain_with(
+        &self,
+        tokens: Vec<u32>,
+        scope: Scope<'_>,
+        mut wish: Wish,
+    ) -> Result<Explanation, EngineError> {
+        wish.blend = wish.blend.or_else(|| self.shared.reuse.blend.clone());
+        crate::request::check_stretches("kv.chunks", &wish.chunks, tokens.len())?;
         let plan = self.shared.recipes.plan(scope.kv)?;
         let domain = self.shared.reuse.domain(&plan, scope.tenant, scope.edit);
-        self.ask(move |scheduler| scheduler.explain(&tokens, &plan, domain)).await?
+        self.ask(move |scheduler| scheduler.explain(&tokens, &plan, domain, wish)).await?
     }
 
     /// Asks the thread that steps, between two steps.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::EngineError;
 use crate::beam::Beam;
-use crate::blend::Wish;
+use crate::blend::{Method, Wish};
 use crate::constraint::ConstraintSpec;
 use crate::replay::{KvReport, ReportSpec};
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling, TokenLogprobs};
@@ -89,17 +89,12 @@ impl Request {
             return Err(EngineError::UnknownToken { index, id, vocab });
         }
         for (name, stretches) in [("kv.spans", &self.spans), ("kv.chunks", &self.wish.chunks)] {
-            let mut end = 0;
-            for span in stretches {
-                if span.start < end || span.is_empty() || span.end > self.prompt.len() {
-                    let allowed = format!(
-                        "stretches of the prompt's {} tokens, none empty, each after the one before",
-                        self.prompt.len()
-                    );
-                    return Err(EngineError::invalid(name, format!("{}..{}", span.start, span.end), allowed));
-                }
-                end = span.end;
-            }
+            check_stretches(name, stretches, self.prompt.len())?;
+        }
+        let chunked = self.wish.blend.as_ref().is_some_and(|blend| blend.method == Method::CacheCraft);
+        if chunked && self.wish.before.is_some() {
+            let allowed = "another method for an edit: it knows chunks of prompts only";
+            return Err(EngineError::invalid("kv.reuse", "cache-craft", allowed));
         }
         self.sampling.validate(vocab)?;
         if let Some(spec) = self.report.filter(|spec| !(0.0..=1.0).contains(&spec.share)) {
@@ -130,6 +125,23 @@ impl Request {
         }
         Ok(())
     }
+}
+
+/// Whether stretches lie in a prompt of so many tokens, one after the other.
+pub(crate) fn check_stretches(
+    name: &'static str,
+    stretches: &[Range<usize>],
+    tokens: usize,
+) -> Result<(), EngineError> {
+    let mut end = 0;
+    for span in stretches {
+        if span.start < end || span.is_empty() || span.end > tokens {
+            let allowed = format!("stretches of the prompt's {tokens} tokens, none empty, each after the one before");
+            return Err(EngineError::invalid(name, format!("{}..{}", span.start, span.end), allowed));
+        }
+        end = span.end;
+    }
+    Ok(())
 }
 
 /// Why a choice ended.
@@ -202,6 +214,9 @@ pub struct Usage {
     /// Further tokens of the prompt whose cache came from another context, whether some layers of them were computed again or
     /// not: answers are not those of a prompt that is computed whole.
     pub moved_tokens: usize,
+    /// Of those, rows of the first choice that were computed again in the last layers or all of them, and of its prompt while
+    /// its answer was generated.
+    pub recomputed_tokens: usize,
     /// The share of the keys and values of the first choice that its recipe kept when it last reduced them, mean of all
     /// heads and layers; absent where it was not reduced.
     pub kept_share: Option<f64>,

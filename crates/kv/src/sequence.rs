@@ -1,7 +1,8 @@
 //! Everything the cache holds for one sequence.
 
 use crate::lane::Lane;
-use crate::mend::Mend;
+use crate::mend::{Mend, Stale};
+use crate::observe::Chunks;
 use crate::plan::CachePlan;
 use crate::pool::PageBytes;
 use crate::reduce::Pending;
@@ -26,6 +27,12 @@ pub struct SequenceKv {
     pub(crate) moved: usize,
     /// The rows that are computed over what is there, while any are.
     pub(crate) mend: Option<Mend>,
+    /// See [`SequenceKv::recomputed`].
+    pub(crate) recomputed: usize,
+    /// Moved rows that are as they were, where they are looked at.
+    pub(crate) stale: Option<Box<Stale>>,
+    /// What stretches of it attend to, where that is looked at.
+    pub(crate) chunks: Option<Chunks>,
     /// Stretches of its context that the request marked.
     pub(crate) spans: Vec<std::ops::Range<usize>>,
     /// How the model is asked to repeat its context.

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use cachalot_engine::blend::Wish;
 use cachalot_engine::{Deletion, EditId, EngineError, Event, Explanation, Request};
 use cachalot_kv::recipe::Card;
 use futures::Stream;
@@ -72,8 +73,14 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// Of the recipe, or that the engine is going down.
-    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String, edit: Option<EditId>)
-    -> Later<Explanation>;
+    fn explain(
+        &self,
+        prompt: Vec<u32>,
+        kv: Option<String>,
+        tenant: String,
+        edit: Option<EditId>,
+        wish: Wish,
+    ) -> Later<Explanation>;
 
     /// Removes all of a tenant, wherever it is; see [`cachalot_engine::session::Sessions::delete_tenant`]. Goes on only as long as
     /// somebody asks what came of it; may block.

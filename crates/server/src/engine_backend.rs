@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use cachalot_engine::blend::Wish;
 use cachalot_engine::session::Sessions;
 use cachalot_engine::{Deletion, EditId, EngineError, EngineHandle, Explanation, Request, Scope};
 use cachalot_kv::recipe::Card;
@@ -129,9 +130,12 @@ impl Backend for EngineBackend {
         kv: Option<String>,
         tenant: String,
         edit: Option<EditId>,
+        wish: Wish,
     ) -> Later<Explanation> {
         let handle = self.handle.clone();
-        Box::pin(async move { handle.explain(prompt, Scope { kv: kv.as_deref(), tenant: &tenant, edit }).await })
+        Box::pin(
+            async move { handle.explain_with(prompt, Scope { kv: kv.as_deref(), tenant: &tenant, edit }, wish).await },
+        )
     }
 
     fn delete_tenant(&self, tenant: String) -> Later<Deletion> {

@@ -332,6 +332,7 @@ impl Run {
                 sum.completion_tokens += usage.completion_tokens;
                 sum.cached_tokens += usage.cached_tokens;
                 sum.moved_tokens += usage.moved_tokens;
+                sum.recomputed_tokens += usage.recomputed_tokens;
                 sum.kept_share = usage.kept_share;
                 sum.timings = usage.timings;
                 self.waiting -= 1;

@@ -413,9 +413,12 @@ async fn chunks_and_how_they_are_used_are_read_or_refused() {
         {"type": "text", "text": "one", "cache": "chunk"},
         {"type": "text", "text": "two"},
     ]}]);
-    for (reuse, method) in
-        [(json!("cacheblend(share=0.3)"), "cacheblend(share=0.3)"), (json!({"method": "pie"}), "pie")]
-    {
+    for (reuse, method) in [
+        (json!("cacheblend(share=0.3)"), "cacheblend(share=0.3)"),
+        (json!({"method": "pie"}), "pie"),
+        (json!({"method": "cache-craft", "alpha": 0.7}), "cache-craft(alpha=0.7)"),
+        (json!({"method": "kvshare", "share": 0.2, "every": 16, "rows": 4}), "kvshare(share=0.2, every=16, rows=4)"),
+    ] {
         let c = client(Fake::default());
         let kv = json!({"reuse": reuse, "chunks": [[0, 4], [5, 7]]});
         assert_eq!(c.chat(json!({"messages": marked, "kv": kv})).await.status, 200);
@@ -427,6 +430,11 @@ async fn chunks_and_how_they_are_used_are_read_or_refused() {
     both_refuse(&c, json!({"kv": {"reuse": "cachebland"}}), "kv.reuse", "invalid_value").await;
     both_refuse(&c, json!({"kv": {"reuse": {"share": 0.2}}}), "kv.reuse.method", "missing_required_parameter").await;
     both_refuse(&c, json!({"kv": {"reuse": {"method": "pie", "share": 2}}}), "kv.reuse.share", "invalid_value").await;
+    both_refuse(&c, json!({"kv": {"reuse": {"method": "pie", "alpha": 1}}}), "kv.reuse.alpha", "invalid_value").await;
+    both_refuse(&c, json!({"kv": {"reuse": {"method": "kvshare", "rows": 1.5}}}), "kv.reuse.rows", "invalid_value")
+        .await;
+    both_refuse(&c, json!({"kv": {"reuse": {"method": "kvshare", "rows": "8"}}}), "kv.reuse.rows", "invalid_type")
+        .await;
     both_refuse(&c, json!({"kv": {"reuse": 3}}), "kv.reuse", "invalid_type").await;
     both_refuse(&c, json!({"kv": {"chunks": [[3]]}}), "kv.chunks[0]", "invalid_type").await;
     let unknown = json!([{"role": "user", "content": [{"type": "text", "text": "one", "cache": "forever"}]}]);

@@ -345,3 +345,37 @@ async fn documents_that_other_prompts_had_are_moved_where_a_request_allows_it() 
     assert_eq!(moved("two", [2, 1], "cacheblend").await.0, 0, "another key's");
     assert_eq!(moved("one", [2, 1], "exact").await.0, 0);
 }
+
+#[tokio::test]
+async fn what_would_be_moved_is_explained_and_so_it_is() {
+    let server = serve(None);
+    let half = long_text().lines().map(|text| text[..text.len() / 2].to_owned()).collect::<String>();
+    let document = |n: usize| half.replace("captain", &format!("the {n}th captain")).replace("port", "bay");
+    let ask = |order: [usize; 2], reuse: &str| {
+        let mut parts = vec![json!({"type": "text", "text": format!("Of ships {order:?}.\n\n")})];
+        parts.extend(order.map(|n| json!({"type": "text", "text": document(n), "cache": "chunk"})));
+        parts.push(json!({"type": "text", "text": "\n\nWhich of them was first?"}));
+        json!({"messages": [{"role": "user", "content": parts}], "kv": {"reuse": reuse}, "max_tokens": 4, "temperature": 0})
+    };
+    let chat = async |order, reuse: &str| {
+        server.ok(server.send("one", "POST", "/v1/chat/completions", ask(order, reuse)).await)
+    };
+    let explain = async |key: &str, order, reuse: &str| {
+        server.ok(server.send(key, "POST", "/v1/kv/explain", ask(order, reuse)).await)
+    };
+    chat([1, 2], "cache-craft").await;
+    let said = explain("one", [2, 1], "cache-craft(alpha=0.5)").await["moved"].clone();
+    assert_eq!(said["method"], "cache-craft(alpha=0.5)");
+    let chunks = said["chunks"].as_array().unwrap();
+    assert_eq!(chunks.len(), 2);
+    let rows: usize = chunks.iter().map(|chunk| chunk["rows"].as_array().unwrap().len()).sum();
+    assert!(chunks.iter().all(|chunk| chunk["variants"] == 1) && rows > 0, "{said}");
+    assert_eq!(said["recomputed_tokens"], rows);
+    let details = chat([2, 1], "cache-craft(alpha=0.5)").await["usage"]["prompt_tokens_details"].clone();
+    assert_eq!(
+        (&details["kv_moved_tokens"], &details["kv_recomputed_tokens"]),
+        (&said["moved_tokens"], &said["recomputed_tokens"])
+    );
+    assert_eq!(explain("two", [2, 1], "cache-craft").await["moved"]["moved_tokens"], 0, "another key's");
+    assert_eq!(explain("one", [2, 1], "exact").await.get("moved"), None);
+}

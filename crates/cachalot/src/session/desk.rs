@@ -105,7 +105,7 @@ impl Desk {
         let messages = [&session.messages()[..], more].concat();
         let (tools, arguments) = (session.tools.as_ref(), session.arguments.as_ref());
         let rendered = encode(template, tokenizer, &messages, tools, arguments)?;
-        let spliced = splice(&session.tokens, &rendered, |id| bytes(tokenizer, id));
+        let spliced = splice(&session.tokens, &rendered, |id| bytes_of(tokenizer, id));
         let known = session.turns.iter().map(|turn| turn.tokens.end).take_while(|&end| end <= spliced.kept);
         let known: Vec<usize> = known.collect();
         let places = ends(template, tokenizer, &messages, tools, arguments, &spliced.tokens, &known)?;
@@ -132,7 +132,8 @@ impl Desk {
     }
 }
 
-fn bytes(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
+/// What a token spells.
+pub(super) fn bytes_of(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
     if tokenizer.is_control(id) { Vec::new() } else { tokenizer.token_bytes(id).into_owned() }
 }
 

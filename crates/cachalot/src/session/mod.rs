@@ -2,6 +2,7 @@
 
 mod chat;
 mod desk;
+mod edit;
 mod engine;
 mod files;
 mod folder;
@@ -38,6 +39,8 @@ enum Command {
     Fork(files::ForkArgs),
     /// Take a session back to its first turns.
     Rewind(files::RewindArgs),
+    /// Replace a text in the middle of a session; what follows is moved, and what deviates computed again.
+    Edit(edit::EditArgs),
 }
 
 pub fn session(command: SessionCommand) -> Result<(), Failure> {
@@ -49,5 +52,6 @@ pub fn session(command: SessionCommand) -> Result<(), Failure> {
         Command::Rm(args) => files::rm(args),
         Command::Fork(args) => files::fork(args),
         Command::Rewind(args) => files::rewind(args),
+        Command::Edit(args) => edit::edit(args),
     }
 }

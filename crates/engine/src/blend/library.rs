@@ -3,6 +3,8 @@
 //! A stretch whose context was computed whole lies in the tree of prefixes and is only pointed at here; it goes when its blocks
 //! go. One that was new in a context put together from others is nobody's prefix, so its pages are held here.
 
+mod choice;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -10,8 +12,11 @@ use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::SharedBlock;
 use cachalot_store::{BlockKey, Domain};
 
+use super::craft::Context;
 use crate::reuse::held::Held;
 use crate::reuse::tree::Tree;
+
+pub(crate) use choice::Choice;
 
 /// Contexts that one stretch is known in, at most: Cache-Craft (Agarwal et al., 2025) keeps several, too.
 const VARIANTS: usize = 4;
@@ -34,11 +39,28 @@ struct Variant {
     own: Vec<SharedBlock>,
     span: Range<usize>,
     tokens: Vec<u32>,
+    /// What stood before it, where that was looked at.
+    context: Option<Context<BlockKey>>,
+    /// Cache-Craft's: the lowest goes first.
+    score: f64,
     /// When it was last of use.
     used: u64,
 }
 
 impl Variant {
+    /// Whether its blocks are there.
+    fn is_there(&self, tree: &Tree) -> bool {
+        !self.own.is_empty() || self.keys.iter().all(|key| tree.contains(*key))
+    }
+
+    fn kept(&self, tree: &mut Tree, now: u64) -> Kept {
+        let blocks = match self.own.is_empty() {
+            true => tree.blocks(&self.keys, now),
+            false => self.own.clone(),
+        };
+        Kept { blocks, first: self.first(), span: self.span.clone() }
+    }
+
     fn first(&self) -> usize {
         self.span.start / PAGE_TOKENS
     }
@@ -85,17 +107,31 @@ impl Library {
     }
 
     /// A stretch that was computed as a part of a context; `keys` are its context's blocks in the tree, from the first.
-    pub fn know(&mut self, domain: Domain, tokens: &[u32], span: Range<usize>, keys: &[BlockKey], now: u64) {
+    pub fn know(
+        &mut self,
+        domain: Domain,
+        tokens: &[u32],
+        (span, context): (Range<usize>, Option<Context<BlockKey>>),
+        keys: &[BlockKey],
+        now: u64,
+    ) {
         let Some(keys) = keys.get(blocks_of(&span)) else { return };
-        let tokens = tokens[span.clone()].to_vec();
-        self.add(domain, Variant { keys: keys.to_vec(), own: Vec::new(), span, tokens, used: now });
+        let (keys, tokens) = (keys.to_vec(), tokens[span.clone()].to_vec());
+        self.add(domain, Variant { keys, own: Vec::new(), span, tokens, context, score: 0.0, used: now });
     }
 
     /// A stretch of a context that is not in the tree, with its blocks.
-    pub fn hold(&mut self, domain: Domain, tokens: &[u32], span: Range<usize>, own: Vec<SharedBlock>, now: u64) {
+    pub fn hold(
+        &mut self,
+        domain: Domain,
+        tokens: &[u32],
+        (span, context): (Range<usize>, Option<Context<BlockKey>>),
+        own: Vec<SharedBlock>,
+        now: u64,
+    ) {
         if own.len() == blocks_of(&span).len() {
             let tokens = tokens[span.clone()].to_vec();
-            self.add(domain, Variant { keys: Vec::new(), own, span, tokens, used: now });
+            self.add(domain, Variant { keys: Vec::new(), own, span, tokens, context, score: 0.0, used: now });
         }
     }
 
@@ -106,18 +142,21 @@ impl Library {
         let same = |known: &Variant| !known.keys.is_empty() && known.keys == variant.keys && known.span == variant.span;
         if let Some(known) = variants.iter_mut().find(|known| same(known)) {
             known.used = variant.used;
+            known.context = known.context.take().or(variant.context);
             return;
         }
-        // One that has to be held is of use only where there is no other.
-        if !variant.own.is_empty() && !variants.is_empty() {
+        // One that has to be held is of use only where there is no other, or where it is known what it stood behind.
+        if !variant.own.is_empty() && !variants.is_empty() && variant.context.is_none() {
             return;
         }
         variant.own.iter().for_each(|block| self.held.add(block));
         variants.push(variant);
+        // The newest has had no time to be of use. Of the others, those without a score go before those with one, oldest first.
+        let order = |a: &Variant, b: &Variant| a.score.total_cmp(&b.score).then(a.used.cmp(&b.used));
         if variants.len() > VARIANTS
-            && let Some(oldest) = (0..variants.len()).min_by_key(|&i| variants[i].used)
+            && let Some(least) = (0..variants.len() - 1).min_by(|&a, &b| order(&variants[a], &variants[b]))
         {
-            variants.remove(oldest).own.iter().for_each(|block| self.held.remove(block));
+            variants.remove(least).own.iter().for_each(|block| self.held.remove(block));
         }
     }
 
@@ -125,16 +164,12 @@ impl Library {
     pub fn find(&mut self, tree: &mut Tree, domain: Domain, tokens: &[u32], now: u64) -> Option<Kept> {
         let key = domain.key(None, tokens);
         let (_, variants) = self.variants.get_mut(&key)?;
-        variants.retain(|variant| !variant.own.is_empty() || variant.keys.iter().all(|key| tree.contains(*key)));
+        variants.retain(|variant| variant.is_there(tree));
         // The latest: what came before it then is likeliest to come before it now.
         let latest = variants.iter_mut().filter(|variant| variant.tokens == tokens).max_by_key(|variant| variant.used);
         let found = latest.map(|variant| {
             variant.used = now;
-            let blocks = match variant.own.is_empty() {
-                true => tree.blocks(&variant.keys, now),
-                false => variant.own.clone(),
-            };
-            Kept { blocks, first: variant.first(), span: variant.span.clone() }
+            variant.kept(tree, now)
         });
         if variants.is_empty() {
             self.variants.remove(&key);

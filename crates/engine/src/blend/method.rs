@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use cachalot_kv::mend::{Deviation, Filter, Select};
+use cachalot_kv::mend::{Deviation, Filter, Refresh, Select};
 
 use crate::EngineError;
 
@@ -21,15 +21,19 @@ pub enum Method {
     /// Keys and values are compared, and rows that hardly deviate are not computed whatever the share (KVShare, Yang et al.,
     /// 2025; its formulas are a reconstruction).
     KvShare,
+    /// Rows that looked outside their chunk most when it was computed, as many as what stands before it now differs from then
+    /// (Cache-Craft, Agarwal et al., 2025; see [`super::craft`]).
+    CacheCraft,
     /// No row: stretches are moved, and that is all (PIE, He et al., 2024, for texts that are edited).
     Pie,
 }
 
-const METHODS: [(&str, Method); 5] = [
+const METHODS: [(&str, Method); 6] = [
     ("exact", Method::Exact),
     ("cacheblend", Method::CacheBlend),
     ("cacheblend-gradual", Method::CacheBlendGradual),
     ("kvshare", Method::KvShare),
+    ("cache-craft", Method::CacheCraft),
     ("pie", Method::Pie),
 ];
 
@@ -42,6 +46,10 @@ pub struct Blend {
     pub share: f64,
     /// Cut prompts whose client marks nothing by their content.
     pub auto: bool,
+    /// Cache-Craft's factor of the rows that are computed again: its α, calibrated for each model there.
+    pub alpha: f64,
+    /// KVShare's rows that are computed again while an answer is generated.
+    pub refresh: Option<Refresh>,
 }
 
 impl Blend {
@@ -54,7 +62,7 @@ impl Blend {
 
     /// A method with its defaults.
     pub fn of(method: Method) -> Blend {
-        Blend { method, share: Blend::SHARE, auto: false }
+        Blend { method, share: Blend::SHARE, auto: false, alpha: 1.0, refresh: None }
     }
 
     /// A method by its name, with what is not the default.
@@ -66,11 +74,8 @@ impl Blend {
             let known: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
             return Err(EngineError::invalid("kv.reuse", name, format!("one of {}", known.join(", "))));
         };
-        let share = share.unwrap_or(Blend::SHARE);
-        if !(0.0..=1.0).contains(&share) {
-            return Err(EngineError::invalid("kv.reuse.share", share, "between 0 and 1"));
-        }
-        Ok(Blend { share, ..Blend::of(method) })
+        let blend = Blend::of(method);
+        share.map_or(Ok(blend.clone()), |share| blend.with("share", share))
     }
 
     /// For a model of so many layers.
@@ -82,7 +87,8 @@ impl Blend {
             Method::Exact => deviating(Deviation::Values, Vec::new(), 0.0),
             Method::CacheBlend => deviating(Deviation::Values, vec![first], 0.0),
             Method::KvShare => deviating(Deviation::Both, vec![first], Blend::LEAST),
-            Method::Pie => Select::Rows(Vec::new()),
+            // Cache-Craft's rows are known when its chunks are.
+            Method::Pie | Method::CacheCraft => Select::Rows(Vec::new()),
             Method::CacheBlendGradual => {
                 // A quarter of the layers each; the mean is the share.
                 let parts = [1.4, 1.1, 0.9, 0.6];
@@ -102,10 +108,8 @@ impl Blend {
 impl fmt::Display for Blend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = METHODS.iter().find(|(_, method)| *method == self.method).map_or("", |(name, _)| name);
-        match self.method {
-            Method::Exact | Method::Pie => f.write_str(name),
-            _ => write!(f, "{name}(share={})", self.share),
-        }
+        f.write_str(name)?;
+        super::options::write(self, f)
     }
 }
 
@@ -115,12 +119,13 @@ impl FromStr for Blend {
     fn from_str(text: &str) -> Result<Blend, EngineError> {
         let wrong = || EngineError::invalid("kv.reuse", text, "a method's name, or name(share=0.15)");
         let Some((name, arguments)) = text.split_once('(') else { return Blend::named(text.trim(), None) };
-        let argument = arguments.trim().strip_suffix(')').ok_or_else(wrong)?;
-        let (key, value) = argument.split_once('=').ok_or_else(wrong)?;
-        match (key.trim(), value.trim().parse()) {
-            ("share", Ok(share)) => Blend::named(name.trim(), Some(share)),
-            _ => Err(wrong()),
+        let arguments = arguments.trim().strip_suffix(')').ok_or_else(wrong)?;
+        let mut blend = Blend::named(name.trim(), None)?;
+        for argument in arguments.split(',') {
+            let (key, value) = argument.split_once('=').ok_or_else(wrong)?;
+            blend = blend.with(key.trim(), value.trim().parse().map_err(|_| wrong())?)?;
         }
+        Ok(blend)
     }
 }
 

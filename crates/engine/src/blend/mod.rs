@@ -5,21 +5,24 @@
 //! for it, and nothing that was put together so is ever shared as if it had been computed.
 //!
 //! - [`Blend`]: which rows are computed anew.
+//! - [`craft`]: how far a chunk depends on what stood before it.
 //! - `library`: stretches by their tokens, with the contexts that they were computed in.
 //! - [`cut`]: where to cut a prompt whose client marks nothing.
 //! - [`matches`]: what an edited text has in common with what it was.
 
+pub mod craft;
 pub mod cut;
 mod library;
 pub mod matches;
 mod method;
+mod options;
 mod scope;
 
 use std::ops::Range;
 
 use cachalot_kv::mend::Piece;
 
-pub(crate) use library::{Kept, Library, blocks_of};
+pub(crate) use library::{Choice, Kept, Library, blocks_of};
 pub use method::{Blend, Method};
 pub use scope::{EditId, Scope};
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kv::mend::Select;
 use cachalot_kv::{KvCache, KvError, SequenceKv};
 use cachalot_store::Domain;
 
@@ -16,7 +17,7 @@ impl Thread {
     }
 
     /// The stretches of a prompt by which others may know it.
-    fn chunks(&self, prompt: &[u32]) -> Vec<Range<usize>> {
+    pub(super) fn chunks(&self, prompt: &[u32]) -> Vec<Range<usize>> {
         match self.blend() {
             Some(blend) if blend.auto && self.wish.chunks.is_empty() => cut::chunks(prompt),
             _ => self.wish.chunks.clone(),
@@ -39,21 +40,33 @@ impl Reuse {
         prompt: &[u32],
     ) -> Result<usize, KvError> {
         let (Some(domain), Some(blend)) = (thread.domain, thread.blend()) else { return Ok(0) };
-        let select = blend.select(cache.config().layers.len());
+        let (mut select, refresh) = (blend.select(cache.config().layers.len()), blend.refresh);
+        let alpha = thread.alpha();
         self.clock += 1;
         // The last token is computed in any case, for what comes after it.
         let places = kv.len()..prompt.len().saturating_sub(1).min(kv.unobserved()).max(kv.len());
-        let found = match (&thread.wish.before, thread.before) {
-            (Some(before), Some(domain)) => self.of_before(domain, &before.tokens, prompt, &places),
+        let found = match (&thread.wish.before, thread.before, alpha) {
+            (Some(before), Some(domain), _) => self.of_before(domain, &before.tokens, prompt, &places),
+            (_, _, Some(alpha)) => {
+                let (found, rows) = self.crafted(domain, thread, prompt, &places, alpha);
+                select = Select::Rows(rows);
+                found
+            }
             _ => self.known(domain, thread, prompt, &places),
         };
         let whole = |kept: &Kept| cache.first_damaged(&kept.blocks.iter().collect::<Vec<_>>()).is_none();
         let found = found.into_iter().map(|(place, kept)| (place, kept.filter(whole))).collect();
         let plan = Plan::new(kv.len(), found);
+        if alpha.is_some() {
+            self.watch(cache, kv, thread, prompt, &plan.fresh);
+        }
         if plan.is_empty() {
             return Ok(0);
         }
         cache.assemble(kv, &plan.pieces(), &select)?;
+        if let Some(Err(error)) = refresh.map(|refresh| cache.watch_stale(kv, refresh)) {
+            tracing::debug!(%error, "rows are not computed again while the answer is generated");
+        }
         thread.fresh = plan.fresh;
         // Those after the same edit are given what it made of the prompt.
         (thread.reduced, thread.computed) = (thread.wish.edit.is_none(), kv.len());
@@ -110,7 +123,8 @@ impl Reuse {
             keys.push(domain.key(before, &tokens[full * PAGE_TOKENS..known]));
         }
         for chunk in chunks.into_iter().filter(|chunk| chunk.len() >= LEAST && chunk.end <= known) {
-            self.library.know(domain, tokens, chunk, &keys, self.clock);
+            let context = thread.context(&chunk);
+            self.library.know(domain, tokens, (chunk, context), &keys, self.clock);
         }
     }
 
@@ -121,14 +135,15 @@ impl Reuse {
         let blocks = cache.retire(kv, 0);
         for span in std::mem::take(&mut thread.fresh) {
             if let (true, Some(own)) = (span.len() >= LEAST && span.end <= len, blocks.get(blocks_of(&span))) {
-                self.library.hold(domain, tokens, span, own.to_vec(), self.clock);
+                let context = thread.context(&span);
+                self.library.hold(domain, tokens, (span, context), own.to_vec(), self.clock);
             }
         }
     }
 }
 
 /// The part of a stretch that lies in `places`.
-fn clip(place: Range<usize>, kept: Option<Kept>, places: &Range<usize>) -> (Range<usize>, Option<Kept>) {
+pub(super) fn clip(place: Range<usize>, kept: Option<Kept>, places: &Range<usize>) -> (Range<usize>, Option<Kept>) {
     let within = place.start.max(places.start)..place.end.min(places.end);
     let kept = kept.filter(|_| within.len() >= LEAST).map(|kept| {
         let start = kept.span.start + within.start - place.start;

@@ -3,6 +3,7 @@
 use cachalot_kv::CachePlan;
 use cachalot_store::{Domain, Identity};
 
+use super::Order;
 use crate::blend::{Blend, EditId};
 
 /// How blocks are shared between sequences.
@@ -15,13 +16,15 @@ pub struct ReuseConfig {
     pub every: usize,
     /// How stretches that were computed in another context are used, for requests that do not say: not at all where `None`.
     pub blend: Option<Blend>,
+    /// In which order requests leave the queue.
+    pub order: Order,
     /// What every block's bytes depend on, beside recipe and tenant.
     pub identity: Identity,
 }
 
 impl Default for ReuseConfig {
     fn default() -> ReuseConfig {
-        ReuseConfig { enabled: true, every: 1024, blend: None, identity: Identity::default() }
+        ReuseConfig { enabled: true, every: 1024, blend: None, order: Order::Arrival, identity: Identity::default() }
     }
 }
 

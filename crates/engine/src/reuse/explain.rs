@@ -3,6 +3,7 @@
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{KvCache, SequenceKv};
 
+use super::moved::Moved;
 use super::{Reuse, Thread, usable};
 
 /// What is there for a prompt, and why not more.
@@ -22,6 +23,9 @@ pub struct Explanation {
     pub stop: Stop,
     /// The same in words.
     pub reason: String,
+    /// What of the rest would be moved here from other contexts; absent where the request does not want that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
 }
 
 /// Why the cache of a prompt ends where it does.
@@ -85,6 +89,7 @@ impl Reuse {
             block: reusable / PAGE_TOKENS,
             reason: stop.to_string(),
             stop,
+            moved: self.explain_moved(cache, kv, thread, tokens, reusable),
         }
     }
 

@@ -10,10 +10,13 @@
 
 pub mod below;
 mod blend;
+mod chunks;
 mod config;
 mod explain;
 mod fetch;
 pub(crate) mod held;
+mod moved;
+mod order;
 mod parcel;
 pub(crate) mod tree;
 
@@ -30,9 +33,12 @@ pub use config::ReuseConfig;
 pub use explain::{Explanation, Stop};
 pub(crate) use fetch::Wanted;
 use fetch::{Lower, Stage};
+pub use moved::{Chunk, Moved};
+pub use order::Order;
 pub use parcel::Parcel;
 use tree::Tree;
 
+use crate::blend::craft::Context;
 use crate::blend::{Library, Wish};
 
 /// What a sequence knows of blocks that it shares.
@@ -63,6 +69,8 @@ pub(crate) struct Thread {
     fresh: Vec<Range<usize>>,
     /// Whether others know the stretches of its prompt.
     told: bool,
+    /// What those of them depend on that it computed whole, where it looked at that.
+    contexts: Vec<(Range<usize>, Context<BlockKey>)>,
 }
 
 /// What a sequence begins with.
@@ -101,6 +109,7 @@ impl Thread {
             before: None,
             fresh: Vec::new(),
             told: false,
+            contexts: Vec::new(),
             stage: Stage::New,
             keys: Vec::new(),
             computed: 0,
@@ -130,6 +139,7 @@ impl Thread {
             before: None,
             fresh: Vec::new(),
             told: true,
+            contexts: Vec::new(),
             stage: Stage::Done,
             keys: self.keys.clone(),
             computed: self.computed,
@@ -269,6 +279,9 @@ impl Reuse {
         prompt: usize,
     ) {
         thread.computed = kv.len();
+        if kv.len() >= prompt && prompt <= tokens.len() {
+            self.learn(kv, thread, &tokens[..prompt]);
+        }
         let Some(domain) = thread.domain.filter(|_| thread.shares(kv)) else { return };
         let len = kv.len().min(tokens.len());
         let full = len / PAGE_TOKENS;

@@ -104,9 +104,12 @@ impl Scheduler {
                 self.end_choices(part.ticket, forks, Ending::Error(EngineError::Cache(error.to_string())), now);
                 continue;
             }
-            let passing = kv.pass_rows() > 0;
+            let (passing, recomputed) = (kv.pass_rows() > 0, kv.recomputed());
             sequence.kv = Some(kv);
             if let Some(group) = self.groups.get_mut(&part.ticket.request) {
+                if part.ticket.choice == 0 {
+                    group.recomputed_tokens = recomputed;
+                }
                 // Passes over a context come when it has been read; what is mended has not been.
                 let read = passing && sequence.kv.as_ref().is_some_and(|kv| kv.moved() == 0);
                 let done = if read { sequence.prompt } else { sequence.computed().min(sequence.prompt) };

@@ -46,6 +46,8 @@ pub(super) struct Group {
     pub cached_tokens: usize,
     /// See [`Usage::moved_tokens`].
     pub moved_tokens: usize,
+    /// See [`Usage::recomputed_tokens`].
+    pub recomputed_tokens: usize,
     /// The progress that was reported last.
     prompt_progress: usize,
     completion_tokens: usize,
@@ -95,6 +97,7 @@ impl Group {
             kept_share: None,
             cached_tokens: 0,
             moved_tokens: 0,
+            recomputed_tokens: 0,
             prompt_progress: 0,
             completion_tokens: 0,
             begun: 0,
@@ -197,6 +200,7 @@ impl Group {
             completion_tokens: self.completion_tokens,
             cached_tokens: self.cached_tokens,
             moved_tokens: self.moved_tokens,
+            recomputed_tokens: self.recomputed_tokens,
             kept_share: self.kept_share,
             timings: self.moments.timings(self.ended, self.completion_tokens, self.begun),
         }));

@@ -4,7 +4,7 @@
 //! one row in every step; what is left of the step's tokens goes to prompts, oldest first, in chunks. Order of arrival
 //! decides everything:
 //!
-//! - **Admission** is strictly first come, first served: into the batch goes the head of the queue, when there is a place
+//! - **Admission** is strictly first come, first served, or by what is there of prompts ([`crate::reuse::Order`]): into the batch goes the head of the queue, when there is a place
 //!   for all its choices and its prompt fits the free KV bytes beside what the running ones need next.
 //! - **Memory** is reserved before each step, exactly for that step. When a sequence cannot get its next page, the
 //!   youngest is set aside: its cache is freed, it goes back to its place in the queue and will compute its tokens again.
@@ -40,6 +40,7 @@ use group::Group;
 use replays::Replays;
 use sequence::{Sequence, Ticket};
 
+use crate::blend::Wish;
 use crate::constraint::Constraint;
 use crate::limits::Limits;
 use crate::queue::Place;
@@ -212,13 +213,14 @@ impl Scheduler {
         tokens: &[u32],
         plan: &Arc<CachePlan>,
         domain: Option<Domain>,
+        wish: Wish,
     ) -> Result<Explanation, EngineError> {
         let created = self.cache.create_with(plan).and_then(|mut kv| {
             self.cache.expect(&mut kv, tokens.len())?;
             Ok(kv)
         });
         let kv = created.map_err(|error| EngineError::Cache(error.to_string()))?;
-        Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain, "", Arc::default()), tokens))
+        Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain, "", Arc::new(wish)), tokens))
     }
 
     /// The blocks that `tokens` begins with as a whole.

@@ -41,6 +41,7 @@ impl Scheduler {
                 continue;
             }
             self.begin_shared(index);
+            self.refresh(index);
             let Some(sequence) = self.running.get(index) else { break };
             let pending = sequence.pending();
             let rows = if pending == 1 { 1 } else { pending.min(prompt_rows) };
@@ -87,13 +88,13 @@ impl Scheduler {
         }
     }
 
-    /// Takes sequences out of the queue, strictly in order, while there is a place for all their choices and memory for
+    /// Takes sequences out of the queue, strictly in order (that of [`crate::reuse::Order`]), while there is a place for all their choices and memory for
     /// their prompts beside what those in the batch still need. With an empty batch the first one enters in any case.
     fn admit(&mut self, now: Duration) {
         let mut occupied: usize = self.running.iter().map(|sequence| 1 + sequence.forks).sum();
         occupied += self.parked_beams();
         let mut promised: Option<u64> = None;
-        while let Some(head) = self.waiting.front() {
+        while let Some((index, head)) = self.next_waiting(now) {
             let places = (1 + head.forks).min(self.limits.max_batch);
             let needed = self.bytes_to_begin(head);
             if !self.running.is_empty() {
@@ -107,7 +108,7 @@ impl Scheduler {
                 promised = Some(needed);
             }
             occupied += places;
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let Some(mut sequence) = self.waiting.remove(index) else { return };
             let prompt = sequence.prompt;
             // A budget that is a share of what is free must not depend on who is compared.
             let by_free = matches!(&sequence.plan.keep, Some(keep) if matches!(keep.budget, Budget::Free(_)));

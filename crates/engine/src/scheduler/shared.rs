@@ -9,9 +9,30 @@ use cachalot_kv::SequenceKv;
 use super::sequence::Ticket;
 use super::{Scheduler, Sequence};
 use crate::observe;
-use crate::reuse::{Thread, Wanted};
+use crate::reuse::{Order, Thread, Wanted};
 
 impl Scheduler {
+    /// Who leaves the queue next. Those who were in the batch before come first in any order.
+    pub(super) fn next_waiting(&self, now: Duration) -> Option<(usize, &Sequence)> {
+        let rank = |sequence: &Sequence| {
+            let moments = self.groups.get(&sequence.ticket.request).map(|group| &group.moments);
+            if moments.is_none_or(|moments| moments.admitted.is_some()) {
+                return f64::INFINITY;
+            }
+            let waited = moments.map_or(Duration::ZERO, |moments| now.saturating_sub(moments.submitted));
+            Order::rank(self.reuse.hits(&sequence.thread, &sequence.tokens), sequence.tokens.len(), waited)
+        };
+        let index = match self.reuse.order() {
+            Order::HitRate if self.waiting.len() > 1 => {
+                let ranks = self.waiting.iter().take(Order::COMPARED).map(rank).enumerate();
+                // Of several that are alike the oldest.
+                ranks.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))?.0
+            }
+            _ => 0,
+        };
+        Some((index, self.waiting.get(index)?))
+    }
+
     /// Whether an older sequence is about to compute what this one begins with, so that waiting is cheaper than computing
     /// it twice. The older one never waits for a younger one, so somebody always gets on.
     pub(super) fn waits_for_another(&mut self, index: usize) -> bool {
@@ -67,6 +88,17 @@ impl Scheduler {
         let group = self.groups.get_mut(&ticket.request);
         if let Some(group) = group.filter(|group| group.moments.prompt_done.is_none()) {
             group.moved_tokens = moved;
+        }
+    }
+
+    /// Before the next token of an answer: some moved rows may be computed again first.
+    pub(super) fn refresh(&mut self, index: usize) {
+        if let Some(sequence) = self.running.get_mut(index)
+            && sequence.generated() > 0
+            && sequence.pending() == 1
+            && let Some(kv) = &mut sequence.kv
+        {
+            self.cache.refresh(kv);
         }
     }
 

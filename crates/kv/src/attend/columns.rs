@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 /// Added and taken away again, it leaves a number below one rounded to a multiple of 2^-32.
-const ROUNDING: f64 = 1.5 * (1u64 << (52 - 32)) as f64;
+pub(super) const ROUNDING: f64 = 1.5 * (1u64 << (52 - 32)) as f64;
 
 /// One lane whose columns are gathered.
 pub(super) struct Gathered {

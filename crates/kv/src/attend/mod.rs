@@ -19,6 +19,7 @@ mod repeated;
 mod run;
 mod shares;
 mod tasks;
+mod watched;
 
 use crate::encode::pipeline::Prepared;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
@@ -133,7 +134,8 @@ impl Attention<'_, '_> {
         self.check(rows, q, k, v, out)?;
         let tasks = self.tasks();
         let gathers = self.gathers();
-        let ends = if gathers { 2 * rows * g.heads } else { 0 };
+        let watches = self.watches();
+        let ends = if gathers || watches { 2 * rows * g.heads } else { 0 };
         scratch.resize(rows * g.heads * g.width(), tasks.partials, ends, tasks.gathered);
         self.append(rows, q, k, v, &mut scratch.q);
         let odd = self.encode()?;
@@ -151,6 +153,9 @@ impl Attention<'_, '_> {
         self.merge(&tasks, &input, &partial, &result);
         if gathers {
             self.gather(rows, &scratch.q, &scratch.ends, tiles);
+        }
+        if watches {
+            self.watch(rows, &scratch.q, &scratch.ends, tiles);
         }
         self.let_go();
         self.observe(rows, q, &scratch.q);

@@ -1,7 +1,7 @@
 //! Rows that come from pages of other lanes, at other positions.
 
-use super::Lane;
 use super::share::Forms;
+use super::{Entry, Lane, Slot};
 use crate::Rope;
 use crate::encode::{read_keys, read_values};
 use crate::page::{SealedPage, SealedView};
@@ -51,5 +51,34 @@ impl Lane {
                 unsafe { page.write(&padded[0], &padded[1], (to + i) % PAGE_TOKENS) };
             }
         }
+    }
+
+    /// Whether rows of a page can be written over: it is in plain elements, and nobody else has it.
+    pub(crate) fn reopens(&self, page: usize) -> bool {
+        self.dropped() == 0
+            && self.entry(page).is_some_and(|entry| match &entry.slot {
+                Slot::Writable(_) => true,
+                Slot::Shared(sealed) => sealed.is_plain() && Arc::strong_count(sealed) == 1,
+            })
+    }
+
+    /// Opens a page that [`Lane::reopens`], until [`Lane::close`].
+    pub(crate) fn reopen(&mut self, page: usize) {
+        let Some(i) = page.checked_sub(self.first).filter(|&i| i < self.pages.len()) else { return };
+        let Some(Entry { slot, body }) = self.pages.remove(i) else { return };
+        let slot = match slot {
+            Slot::Shared(sealed) => match Arc::try_unwrap(sealed).map(SealedPage::reopen) {
+                Ok(Ok(open)) => Slot::Writable(open),
+                Ok(Err(sealed)) => Slot::Shared(Arc::new(sealed)),
+                Err(sealed) => Slot::Shared(sealed),
+            },
+            slot => slot,
+        };
+        self.pages.insert(i, Entry { slot, body });
+    }
+
+    /// Seals a full page again.
+    pub(crate) fn close(&mut self, page: usize) {
+        self.seal_page(page, PAGE_TOKENS);
     }
 }

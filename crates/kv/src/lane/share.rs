@@ -62,7 +62,7 @@ impl Lane {
     }
 
     /// Seals one page that is written, the first `tokens` slots of it.
-    fn seal_page(&mut self, index: usize, tokens: usize) -> Option<Arc<SealedPage>> {
+    pub(super) fn seal_page(&mut self, index: usize, tokens: usize) -> Option<Arc<SealedPage>> {
         let start = self.position(index * PAGE_TOKENS) as u64;
         let i = index.checked_sub(self.first)?;
         let entry = self.pages.remove(i)?;

@@ -9,10 +9,13 @@
 //! Nothing is encoded before that is done, so that rows read what they follow exactly, and rows can be written over.
 
 mod assemble;
+mod stale;
 
 use crate::pool::ledger::{Purpose, Reservation};
 use crate::{KvCache, KvError, SequenceKv};
 pub use assemble::Piece;
+pub use stale::Refresh;
+pub(crate) use stale::Stale;
 use std::ops::Range;
 
 /// What tells that a row says something else here than where it was computed. All are sums of squared differences over the
@@ -74,6 +77,11 @@ pub(crate) struct Mend {
     input: Vec<f32>,
     /// What has come out of the last layer so far.
     output: Vec<f32>,
+    /// Whether rows that go no further are remembered, with their deviations.
+    keeps_left: bool,
+    left: Vec<(u32, f32)>,
+    /// Pages that were opened for it.
+    opened: Vec<usize>,
     _bytes: Reservation,
 }
 
@@ -108,8 +116,27 @@ impl Mend {
         let hidden = layers.iter().map(|g| g.heads * g.head_dim).max().unwrap_or(0);
         let bytes = if filters.is_empty() { 0 } else { 2 * 4 * rows.len() * hidden };
         let _bytes = cache.ledger().reserve(Purpose::Scratch, bytes as u64)?;
-        let (deviations, input, output) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Some(Mend { new, of, least, filters, stage: 0, rows, at: 0, deviations, input, output, _bytes }))
+        Ok(Some(Mend { of, least, filters, ..Mend::of(new, rows, _bytes) }))
+    }
+
+    /// These rows through all layers.
+    fn of(new: Vec<u32>, rows: Vec<u32>, _bytes: Reservation) -> Mend {
+        Mend {
+            new,
+            of: Deviation::default(),
+            least: 0.0,
+            filters: Vec::new(),
+            stage: 0,
+            rows,
+            at: 0,
+            deviations: Vec::new(),
+            input: Vec::new(),
+            output: Vec::new(),
+            keeps_left: false,
+            left: Vec::new(),
+            opened: Vec::new(),
+            _bytes,
+        }
     }
 
     /// Layers of this pass, of so many.
@@ -127,6 +154,10 @@ impl Mend {
             (0..self.rows.len()).filter(|&i| !is_new[i] && deviation(i) >= self.least).collect();
         // Of rows that deviate alike the first ones.
         moved.sort_by(|&a, &b| deviation(b).total_cmp(&deviation(a)).then(a.cmp(&b)));
+        if self.keeps_left {
+            let left = moved.iter().skip(count).map(|&i| (self.rows[i], deviation(i)));
+            self.left.extend(left);
+        }
         moved.truncate(count);
         moved.extend((0..self.rows.len()).filter(|&i| is_new[i]));
         moved.sort_unstable();
@@ -202,10 +233,17 @@ impl KvCache {
     /// Between steps: what is mended next, where rows are done.
     pub(crate) fn go_on_mending(&self, seq: &mut SequenceKv) {
         let Some(mend) = &mut seq.mend else { return };
-        if mend.at < mend.rows.len() || mend.next() {
+        if mend.at < mend.rows.len() {
             return;
         }
-        seq.mend = None;
+        // A last pass through all layers there are: those that computed every row only to compare are none.
+        let done = if mend.stage == mend.filters.len() { mend.moved_rows() } else { 0 };
+        if mend.next() {
+            return;
+        }
+        if let Some(mend) = seq.mend.take() {
+            mend.end(seq, done);
+        }
         self.release(seq);
     }
 

@@ -3,12 +3,15 @@
 //! A method says what it wants to see ([`Wish`]); a sequence gathers that and nothing else. A sequence whose recipe asks for
 //! nothing keeps nothing.
 
+mod chunks;
 mod moments;
 
 use crate::lane::Lane;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
 use crate::{KvError, LayerGeometry};
 use cachalot_kernels::Team;
+pub use chunks::ChunkMass;
+pub(crate) use chunks::{Chunks, Part};
 pub(crate) use moments::Moments;
 use std::sync::Mutex;
 

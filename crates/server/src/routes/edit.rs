@@ -93,7 +93,8 @@ async fn compute(
             "object": "kv.session.edit", "name": after.name, "recipe": after.recipe, "reuse": method,
             "tokens": after.tokens.len(), "tokens_before": before.tokens.len(),
             "restored_tokens": restored.restored_tokens,
-            "cached_tokens": usage.cached_tokens, "moved_tokens": usage.moved_tokens, "computed_tokens": computed,
+            "cached_tokens": usage.cached_tokens, "moved_tokens": usage.moved_tokens,
+            "recomputed_tokens": usage.recomputed_tokens, "computed_tokens": computed,
             "exact": after.edit.is_none(), "saved_tokens": saved.saved_tokens, "seconds": seconds,
         })))
     })

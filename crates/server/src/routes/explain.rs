@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::header;
 use cachalot_engine::EditId;
+use cachalot_engine::blend::Wish;
 use cachalot_engine::reuse::Stop;
 use cachalot_engine::session::Session;
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ struct Asked {
     edit: Option<EditId>,
     /// What the request's answer would say of its session.
     session: Option<Value>,
+    /// What the request wants of stretches that were computed elsewhere.
+    wish: Wish,
 }
 
 enum Question {
@@ -79,14 +82,19 @@ fn parse(state: &AppState, body: Bytes) -> Result<Question, ApiError> {
         return Ok(Question::OfSession(Box::new(request)));
     }
     let tokens = prompt::of_chat(state, &request.chat)?;
-    Ok(Question::Known(Asked { tokens, kv: request.common.kv, edit: None, session: None }))
+    let common = request.common;
+    let marked = if common.chunks.is_empty() { state.backend.stretches(&request.chat, &tokens) } else { common.chunks };
+    let wish = Wish { blend: common.reuse, chunks: marked, ..Wish::default() };
+    Ok(Question::Known(Asked { tokens, kv: common.kv, edit: None, session: None, wish }))
 }
 
 fn completion(state: &AppState, body: &[u8]) -> Result<Asked, ApiError> {
     let request = prompt::completion(state, body)?;
     let one = prompt::only(request.prompts, "Ask about one prompt at a time.")?;
     let tokens = prompt::of_text(state, one, "The prompt")?;
-    Ok(Asked { tokens, kv: request.common.kv, edit: None, session: None })
+    let common = request.common;
+    let wish = Wish { blend: common.reuse, chunks: common.chunks, ..Wish::default() };
+    Ok(Asked { tokens, kv: common.kv, edit: None, session: None, wish })
 }
 
 async fn of_session(state: &AppState, clock: Clock, tenant: &Tenant, request: ChatRequest) -> Result<Asked, ApiError> {
@@ -94,15 +102,16 @@ async fn of_session(state: &AppState, clock: Clock, tenant: &Tenant, request: Ch
     prepare(state, clock, move |state| {
         let opened = session_turn::open(state, &service, &guard, &request.common, request.chat)?;
         let Session { tokens, recipe, edit, .. } = opened.session;
-        Ok(Asked { tokens, kv: Some(recipe), edit, session: Some(opened.said) })
+        let wish = Wish { blend: request.common.reuse.clone(), ..Wish::default() };
+        Ok(Asked { tokens, kv: Some(recipe), edit, session: Some(opened.said), wish })
     })
     .await
 }
 
 async fn explain(state: &AppState, asked: Asked, tenant: Tenant) -> Result<Json<Value>, ApiError> {
-    let Asked { tokens, kv, edit, session } = asked;
+    let Asked { tokens, kv, edit, session, wish } = asked;
     let recipe = kv.clone().unwrap_or_else(|| state.backend.info().kv_recipe.clone());
-    let answer = state.backend.explain(tokens, kv, tenant.0, edit).await;
+    let answer = state.backend.explain(tokens, kv, tenant.0, edit, wish).await;
     let explanation = answer.map_err(|error| refusal(&error, "prompt"))?;
     let mut json = json!({"object": "kv.explanation", "recipe": recipe});
     if let Some(session) = session {

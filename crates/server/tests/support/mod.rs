@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request as HttpRequest, StatusCode};
+use cachalot_engine::blend::Wish;
 use cachalot_engine::reuse::Stop;
 use cachalot_engine::{
     Deletion, EditId, EngineError, Event, Explanation, FinishReason, Request, TokenLogprobs, TopLogprob, Usage,
@@ -157,7 +158,14 @@ impl Backend for Fake {
         vec![Card::of(recipe, &[], None)]
     }
 
-    fn explain(&self, prompt: Vec<u32>, kv: Option<String>, tenant: String, _: Option<EditId>) -> Later<Explanation> {
+    fn explain(
+        &self,
+        prompt: Vec<u32>,
+        kv: Option<String>,
+        tenant: String,
+        _: Option<EditId>,
+        _: Wish,
+    ) -> Later<Explanation> {
         let tokens = prompt.len();
         let stop = Stop::Differs { position: 2, token: prompt[2], cached: 88 };
         assert!(tenant.is_empty() && kv.as_deref() != Some("f16"));
@@ -169,6 +177,7 @@ impl Backend for Fake {
             block: 0,
             reason: stop.to_string(),
             stop,
+            moved: None,
         };
         Box::pin(async move { Ok(explanation) })
     }

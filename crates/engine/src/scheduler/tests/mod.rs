@@ -1,6 +1,7 @@
 mod beams;
 mod below;
 mod limits;
+mod order;
 mod replays;
 mod shadows;
 mod sharing;

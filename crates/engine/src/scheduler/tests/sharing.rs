@@ -215,7 +215,7 @@ fn it_is_said_where_matching_stops_and_why() {
     let explain = |bench: &Bench, tokens: &[u32], recipe: &str, tenant: &str| {
         let plan = plan(&bench.cache, recipe);
         let domain = bench.reuse.domain(&plan, tenant, None);
-        let e = bench.scheduler.explain(tokens, &plan, domain).unwrap();
+        let e = bench.scheduler.explain(tokens, &plan, domain, crate::blend::Wish::default()).unwrap();
         assert!(!e.reason.is_empty());
         (e.matched_tokens, e.reusable_tokens, e.block, e.stop)
     };

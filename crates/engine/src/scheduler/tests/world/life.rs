@@ -305,7 +305,7 @@ impl World {
         let Text { tenant, recipe, tokens: text } = self.somewhere();
         let plan = &self.plans[recipe];
         let domain = self.bench.reuse.domain(plan, tenant, None);
-        if let Ok(explained) = self.bench.scheduler.explain(&text, plan, domain) {
+        if let Ok(explained) = self.bench.scheduler.explain(&text, plan, domain, crate::blend::Wish::default()) {
             assert!(explained.reusable_tokens <= explained.matched_tokens && explained.matched_tokens <= text.len());
         }
     }
