@@ -24,6 +24,7 @@ pub mod encode;
 pub mod error;
 pub mod lane;
 pub mod mend;
+pub mod parallel;
 pub mod observe;
 pub mod page;
 pub mod plan;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use cachalot_kv::mend::{Deviation, Filter, Select};
 
+use super::Knobs;
 use crate::EngineError;
 
 /// A method's name.
@@ -23,14 +24,20 @@ pub enum Method {
     KvShare,
     /// No row: stretches are moved, and that is all (PIE, He et al., 2024, for texts that are edited).
     Pie,
+    /// Marked parts are read side by side, none knowing of the others (APE, Yang et al., 2025).
+    Ape,
+    /// Marked parts are moved and corrected by what others deviated by in their place (KVCOMM, Ye et al., 2025).
+    KvComm,
 }
 
-const METHODS: [(&str, Method); 5] = [
+const METHODS: [(&str, Method); 7] = [
     ("exact", Method::Exact),
     ("cacheblend", Method::CacheBlend),
     ("cacheblend-gradual", Method::CacheBlendGradual),
     ("kvshare", Method::KvShare),
     ("pie", Method::Pie),
+    ("ape", Method::Ape),
+    ("kvcomm", Method::KvComm),
 ];
 
 /// How stretches that were computed elsewhere are used: `cacheblend`, or `cacheblend(share=0.2)`.
@@ -42,6 +49,8 @@ pub struct Blend {
     pub share: f64,
     /// Cut prompts whose client marks nothing by their content.
     pub auto: bool,
+    /// What single methods want to know.
+    pub knobs: Knobs,
 }
 
 impl Blend {
@@ -54,7 +63,7 @@ impl Blend {
 
     /// A method with its defaults.
     pub fn of(method: Method) -> Blend {
-        Blend { method, share: Blend::SHARE, auto: false }
+        Blend { method, share: Blend::SHARE, auto: false, knobs: Knobs::default() }
     }
 
     /// A method by its name, with what is not the default.
@@ -73,6 +82,25 @@ impl Blend {
         Ok(Blend { share, ..Blend::of(method) })
     }
 
+    /// With something by its name, where the method has it.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidParameter`] names what is wrong.
+    pub fn with(self, name: &str, value: f64) -> Result<Blend, EngineError> {
+        let mut knobs = self.knobs;
+        match (name, self.method) {
+            ("share", method) if knobs.list(method).is_none() => {
+                Blend::named(self.method_name(), Some(value)).map(|blend| Blend { auto: self.auto, ..blend })
+            }
+            _ => knobs.set(self.method, name, value).map(|()| Blend { knobs, ..self }),
+        }
+    }
+
+    /// The method's name.
+    pub fn method_name(&self) -> &'static str {
+        METHODS.iter().find(|(_, method)| *method == self.method).map_or("", |(name, _)| name)
+    }
+
     /// For a model of so many layers.
     pub fn select(&self, layers: usize) -> Select {
         let deviating = |of, filters, least| Select::Deviating { of, filters, least };
@@ -82,7 +110,7 @@ impl Blend {
             Method::Exact => deviating(Deviation::Values, Vec::new(), 0.0),
             Method::CacheBlend => deviating(Deviation::Values, vec![first], 0.0),
             Method::KvShare => deviating(Deviation::Both, vec![first], Blend::LEAST),
-            Method::Pie => Select::Rows(Vec::new()),
+            Method::Pie | Method::Ape | Method::KvComm => Select::Rows(Vec::new()),
             Method::CacheBlendGradual => {
                 // A quarter of the layers each; the mean is the share.
                 let parts = [1.4, 1.1, 0.9, 0.6];
@@ -101,7 +129,10 @@ impl Blend {
 
 impl fmt::Display for Blend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = METHODS.iter().find(|(_, method)| *method == self.method).map_or("", |(name, _)| name);
+        let name = self.method_name();
+        if let Some(knobs) = self.knobs.list(self.method) {
+            return write!(f, "{name}({knobs})");
+        }
         match self.method {
             Method::Exact | Method::Pie => f.write_str(name),
             _ => write!(f, "{name}(share={})", self.share),
@@ -116,11 +147,10 @@ impl FromStr for Blend {
         let wrong = || EngineError::invalid("kv.reuse", text, "a method's name, or name(share=0.15)");
         let Some((name, arguments)) = text.split_once('(') else { return Blend::named(text.trim(), None) };
         let argument = arguments.trim().strip_suffix(')').ok_or_else(wrong)?;
-        let (key, value) = argument.split_once('=').ok_or_else(wrong)?;
-        match (key.trim(), value.trim().parse()) {
-            ("share", Ok(share)) => Blend::named(name.trim(), Some(share)),
-            _ => Err(wrong()),
-        }
+        argument.split(',').try_fold(Blend::named(name.trim(), None)?, |blend, argument| {
+            let (key, value) = argument.split_once('=').ok_or_else(wrong)?;
+            blend.with(key.trim(), value.trim().parse().map_err(|_| wrong())?)
+        })
     }
 }
 
@@ -132,6 +162,14 @@ mod tests {
     fn methods_are_read_as_they_are_written() {
         for text in ["exact", "pie", "cacheblend(share=0.15)", "kvshare(share=0.5)", "cacheblend-gradual(share=1)"] {
             assert_eq!(text.parse::<Blend>().unwrap().to_string(), text);
+        }
+        for text in ["ape(temperature=0.8, scale=1)", "kvcomm(gamma=0.5, anchors=7)"] {
+            assert_eq!(text.parse::<Blend>().unwrap().to_string(), text);
+        }
+        let ape: Blend = "ape".parse().unwrap();
+        assert_eq!((ape.knobs.temperature, ape.knobs.scale), (0.9, 0.9));
+        for text in ["ape(share=0.1)", "ape(temperature=0)", "kvcomm(scale=1)", "kvcomm(gamma=NaN)", "pie(gamma=0.1)"] {
+            assert!(text.parse::<Blend>().is_err(), "{text}");
         }
         assert_eq!("cacheblend".parse::<Blend>().unwrap().share, Blend::SHARE);
         for text in ["", "blend", "cacheblend(share=2)", "cacheblend(share=NaN)", "cacheblend(share", "cacheblend(x=1)"]

@@ -12,7 +12,9 @@
 pub mod cut;
 mod library;
 pub mod matches;
+mod knobs;
 mod method;
+mod parallel;
 mod scope;
 
 use std::ops::Range;
@@ -20,7 +22,9 @@ use std::ops::Range;
 use cachalot_kv::mend::Piece;
 
 pub(crate) use library::{Kept, Library, blocks_of};
+pub use knobs::Knobs;
 pub use method::{Blend, Method};
+pub(crate) use parallel::Layout;
 pub use scope::{EditId, Scope};
 
 /// Fewest tokens of a stretch that is worth moving.

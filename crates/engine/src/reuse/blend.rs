@@ -39,6 +39,10 @@ impl Reuse {
         prompt: &[u32],
     ) -> Result<usize, KvError> {
         let (Some(domain), Some(blend)) = (thread.domain, thread.blend()) else { return Ok(0) };
+        if blend.method == Method::Ape {
+            self.clock += 1;
+            return self.side_by_side(cache, kv, thread, prompt);
+        }
         let select = blend.select(cache.config().layers.len());
         self.clock += 1;
         // The last token is computed in any case, for what comes after it.

@@ -14,6 +14,7 @@ mod config;
 mod explain;
 mod fetch;
 pub(crate) mod held;
+mod parallel;
 mod parcel;
 pub(crate) mod tree;
 
@@ -63,6 +64,8 @@ pub(crate) struct Thread {
     fresh: Vec<Range<usize>>,
     /// Whether others know the stretches of its prompt.
     told: bool,
+    /// Whether it was looked for what its prompt is put together from.
+    pub prepared: bool,
 }
 
 /// What a sequence begins with.
@@ -101,6 +104,7 @@ impl Thread {
             before: None,
             fresh: Vec::new(),
             told: false,
+            prepared: false,
             stage: Stage::New,
             keys: Vec::new(),
             computed: 0,
@@ -130,6 +134,7 @@ impl Thread {
             before: None,
             fresh: Vec::new(),
             told: true,
+            prepared: true,
             stage: Stage::Done,
             keys: self.keys.clone(),
             computed: self.computed,
@@ -143,6 +148,7 @@ impl Thread {
     /// From the beginning, after its cache was lost.
     pub fn restart(&mut self) {
         (self.published, self.attached, self.reduced, self.computed) = (0, false, false, 0);
+        self.prepared = false;
     }
 
     /// Wants the sequence to stop at a position, if it has not passed it.
@@ -215,6 +221,8 @@ impl Reuse {
         let Some(domain) = thread.domain else { return Begun::default() };
         self.owners.insert(domain, thread.tenant);
         let mut begun = Begun::default();
+        // What is read side by side begins with its prefix alone.
+        let tokens = thread.layout(tokens).map_or(tokens, |layout| &tokens[..layout.prefix]);
         loop {
             let found = self.tree.find(thread.before.unwrap_or(domain), tokens);
             begun.matched = begun.matched.max(found.tokens);

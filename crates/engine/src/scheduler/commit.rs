@@ -91,6 +91,7 @@ impl Scheduler {
                 // What others share of it leaves no bytes for what stays. Alone it takes no more than it has.
                 drop(kv);
                 sequence.logits = None;
+                sequence.end_errand();
                 sequence.thread.restart();
                 sequence.thread.domain = None;
                 self.counters.preemptions += 1;
@@ -106,6 +107,10 @@ impl Scheduler {
             }
             let passing = kv.pass_rows() > 0;
             sequence.kv = Some(kv);
+            if sequence.errand.is_some() {
+                self.go_on_with_errand(sequence);
+                continue;
+            }
             if let Some(group) = self.groups.get_mut(&part.ticket.request) {
                 // Passes over a context come when it has been read; what is mended has not been.
                 let read = passing && sequence.kv.as_ref().is_some_and(|kv| kv.moved() == 0);
@@ -173,6 +178,7 @@ impl Scheduler {
                 forks: 0,
                 last_token: None,
                 thread: first.thread.branch(),
+                errand: None,
             });
         }
         made

@@ -18,6 +18,7 @@
 mod background;
 mod batch;
 mod commit;
+mod errand;
 mod group;
 mod plan;
 mod replays;
@@ -161,6 +162,7 @@ impl Scheduler {
             forks: group.n.saturating_sub(1),
             last_token: None,
             thread: Thread::new(domain, &tenant, wish).after(before),
+            errand: None,
         });
         self.groups.insert(ticket.request, group);
     }

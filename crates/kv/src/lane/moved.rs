@@ -16,8 +16,8 @@ impl Lane {
     }
 
     /// Writes rows of another lane's page, which stood at the positions `tokens`, to the slots from `to` on: keys are turned
-    /// there, values stay as they are. The pages they go to are there and can be written.
-    pub(crate) fn take_rows(&self, forms: &Forms, tokens: Range<usize>, to: usize, rope: Option<&Rope>) {
+    /// to the positions from `at` on, values stay as they are. The pages they go to are there and can be written.
+    pub(crate) fn take_rows(&self, forms: &Forms, tokens: Range<usize>, to: usize, at: usize, rope: Option<&Rope>) {
         let Some(page) = self.readable(forms) else { return };
         let (dim, width) = (self.exact.dim, self.exact.width());
         let (mut k, mut v) = (vec![0.0; PAGE_TOKENS * dim], vec![0.0; PAGE_TOKENS * dim]);
@@ -34,15 +34,15 @@ impl Lane {
                 before_rope = body.k.before_rope();
             }
         }
-        let table = rope.filter(|_| before_rope).map(|rope| rope.table(to + tokens.len()));
-        let shift = rope.filter(|_| !before_rope).and_then(|rope| rope.shift(to as i64 - tokens.start as i64));
+        let table = rope.filter(|_| before_rope).map(|rope| rope.table(at + tokens.len()));
+        let shift = rope.filter(|_| !before_rope).and_then(|rope| rope.shift(at as i64 - tokens.start as i64));
         let mut padded = [vec![0.0; width], vec![0.0; width]];
         for (i, token) in tokens.enumerate() {
             let row = token % PAGE_TOKENS * dim..(token % PAGE_TOKENS + 1) * dim;
             padded[0][..dim].copy_from_slice(&k[row.clone()]);
             padded[1][..dim].copy_from_slice(&v[row]);
             match (rope, &table, &shift) {
-                (Some(rope), Some(table), _) => rope.rotate(table, to + i, &mut padded[0][..dim]),
+                (Some(rope), Some(table), _) => rope.rotate(table, at + i, &mut padded[0][..dim]),
                 (_, _, Some(shift)) => shift.apply(&mut padded[0][..dim]),
                 _ => {}
             }

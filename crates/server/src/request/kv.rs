@@ -31,7 +31,7 @@ pub(super) fn stretches(fields: &Fields<'_>, name: &str) -> Result<Vec<Range<usi
 }
 
 /// `reuse` says how stretches that were computed in another context are used: a method's name, or
-/// `{"method": .., "share": .., "chunks": "auto"}`. `path` is where the field stands.
+/// `{"method": .., "share": .., "chunks": "auto"}` with what else the method has. `path` is where the field stands.
 ///
 /// # Errors
 /// 400 that names the field.
@@ -44,8 +44,15 @@ pub(crate) fn reuse(fields: &Fields<'_>, path: &str) -> Result<Option<Blend>, Ap
         Some(value @ Value::Object(_)) => {
             let reuse = Fields::of(value, &at)?;
             reuse.require("method")?;
-            let share = reuse.number("share", 0.0, 1.0)?.map(f64::from);
-            let blend = Blend::named(reuse.string("method")?.unwrap_or_default(), share).map_err(wrong)?;
+            let mut blend = Blend::named(reuse.string("method")?.unwrap_or_default(), None).map_err(wrong)?;
+            for name in ["share", "temperature", "scale", "gamma", "anchors"] {
+                let Some(value) = reuse.get(name).filter(|value| !value.is_null()) else { continue };
+                let wrong = || ApiError::wrong_type(format!("{at}.{name}"), "a number", value);
+                let value = value.as_f64().ok_or_else(wrong)?;
+                let at = format!("{at}.{name}");
+                let wrong = |error| ApiError::invalid(at.clone(), format!("Invalid value for '{at}': {error}."));
+                blend = blend.with(name, value).map_err(wrong)?;
+            }
             let auto = reuse.word("chunks", &["auto", "marked"])? == Some("auto");
             Ok(Some(Blend { auto, ..blend }))
         }

@@ -120,6 +120,10 @@ fn parse(body: &[u8]) -> Result<Edit, ApiError> {
         }
     };
     let blend = reuse(&fields, "")?.unwrap_or_else(|| Blend::of(Method::CacheBlend));
+    if matches!(blend.method, Method::Ape | Method::KvComm) {
+        let what = "is for the marked parts of a prompt; edits take the others.";
+        return Err(ApiError::invalid("reuse", format!("'{}' {what}", blend.method_name())));
+    }
     let text = |name| Ok::<String, ApiError>(fields.string(name)?.unwrap_or_default().to_owned());
     Ok(Edit { session: text("session")?, turn, place, with: text("replace")?, blend })
 }
