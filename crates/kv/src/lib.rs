@@ -17,6 +17,7 @@
 //! - [`cache`]: all of it behind one type.
 
 pub mod allot;
+pub mod anchor;
 pub mod attend;
 pub mod cache;
 pub mod config;

@@ -9,6 +9,7 @@
 //! - [`cut`]: where to cut a prompt whose client marks nothing.
 //! - [`matches`]: what an edited text has in common with what it was.
 
+mod anchors;
 pub mod cut;
 mod library;
 pub mod matches;
@@ -16,6 +17,7 @@ mod knobs;
 mod method;
 mod parallel;
 mod scope;
+mod template;
 
 use std::ops::Range;
 
@@ -24,7 +26,9 @@ use cachalot_kv::mend::Piece;
 pub(crate) use library::{Kept, Library, blocks_of};
 pub use knobs::Knobs;
 pub use method::{Blend, Method};
+pub(crate) use anchors::{Anchors, Name, Place, Set};
 pub(crate) use parallel::Layout;
+pub(crate) use template::Template;
 pub use scope::{EditId, Scope};
 
 /// Fewest tokens of a stretch that is worth moving.
@@ -97,11 +101,18 @@ impl Plan {
     }
 }
 
+impl Kept {
+    /// As the cache wants it.
+    pub fn piece(&self) -> Piece<'_> {
+        Piece::Kept { blocks: &self.blocks, first: self.first, span: self.span.clone() }
+    }
+}
+
 impl Part {
     fn piece(&self) -> Piece<'_> {
         match self {
             Part::New(tokens) => Piece::New(*tokens),
-            Part::Kept(Kept { blocks, first, span }) => Piece::Kept { blocks, first: *first, span: span.clone() },
+            Part::Kept(kept) => kept.piece(),
         }
     }
 }

@@ -7,7 +7,7 @@ use cachalot_kv::{KvCache, KvError, SequenceKv};
 use cachalot_store::Domain;
 
 use super::{Reuse, Thread};
-use crate::blend::{Blend, Kept, LEAST, Method, Plan, blocks_of, cut, matches};
+use crate::blend::{Blend, Kept, LEAST, Method, Plan, Template, blocks_of, cut, matches};
 
 impl Thread {
     /// How stretches that were computed elsewhere are to be used, if at all.
@@ -18,6 +18,9 @@ impl Thread {
     /// The stretches of a prompt by which others may know it.
     fn chunks(&self, prompt: &[u32]) -> Vec<Range<usize>> {
         match self.blend() {
+            Some(blend) if blend.method == Method::KvComm => {
+                Template::of(prompt, &self.wish.chunks).map_or(Vec::new(), |template| template.stretches())
+            }
             Some(blend) if blend.auto && self.wish.chunks.is_empty() => cut::chunks(prompt),
             _ => self.wish.chunks.clone(),
         }
@@ -42,6 +45,10 @@ impl Reuse {
         if blend.method == Method::Ape {
             self.clock += 1;
             return self.side_by_side(cache, kv, thread, prompt);
+        }
+        if blend.method == Method::KvComm {
+            self.clock += 1;
+            return self.communicate(cache, kv, thread, prompt);
         }
         let select = blend.select(cache.config().layers.len());
         self.clock += 1;
@@ -132,7 +139,7 @@ impl Reuse {
 }
 
 /// The part of a stretch that lies in `places`.
-fn clip(place: Range<usize>, kept: Option<Kept>, places: &Range<usize>) -> (Range<usize>, Option<Kept>) {
+pub(super) fn clip(place: Range<usize>, kept: Option<Kept>, places: &Range<usize>) -> (Range<usize>, Option<Kept>) {
     let within = place.start.max(places.start)..place.end.min(places.end);
     let kept = kept.filter(|_| within.len() >= LEAST).map(|kept| {
         let start = kept.span.start + within.start - place.start;

@@ -10,6 +10,7 @@
 
 pub mod below;
 mod blend;
+mod comm;
 mod config;
 mod explain;
 mod fetch;
@@ -34,7 +35,7 @@ use fetch::{Lower, Stage};
 pub use parcel::Parcel;
 use tree::Tree;
 
-use crate::blend::{Library, Wish};
+use crate::blend::{Anchors, Library, Wish};
 
 /// What a sequence knows of blocks that it shares.
 pub(crate) struct Thread {
@@ -66,6 +67,8 @@ pub(crate) struct Thread {
     told: bool,
     /// Whether it was looked for what its prompt is put together from.
     pub prepared: bool,
+    /// Messages of its prompt that become anchors when it ends.
+    unforeseen: Vec<usize>,
 }
 
 /// What a sequence begins with.
@@ -84,6 +87,7 @@ pub(crate) struct Reuse {
     config: ReuseConfig,
     tree: Tree,
     library: Library,
+    anchors: Anchors,
     clock: u64,
     lower: Lower,
     /// Whose each domain is.
@@ -105,6 +109,7 @@ impl Thread {
             fresh: Vec::new(),
             told: false,
             prepared: false,
+            unforeseen: Vec::new(),
             stage: Stage::New,
             keys: Vec::new(),
             computed: 0,
@@ -135,6 +140,7 @@ impl Thread {
             fresh: Vec::new(),
             told: true,
             prepared: true,
+            unforeseen: Vec::new(),
             stage: Stage::Done,
             keys: self.keys.clone(),
             computed: self.computed,
@@ -182,6 +188,7 @@ impl Reuse {
             config,
             tree: Tree::default(),
             library: Library::default(),
+            anchors: Anchors::default(),
             clock: 0,
             lower: Lower::default(),
             owners: HashMap::new(),
@@ -195,18 +202,19 @@ impl Reuse {
         self.config.every
     }
 
-    /// Blocks, and bytes of their pages.
+    /// Blocks and anchors, and their bytes.
     pub fn size(&self) -> (usize, u64) {
-        (self.tree.len() + self.library.blocks(), self.tree.bytes() + self.library.bytes())
+        let blocks = self.tree.len() + self.library.blocks() + self.anchors.len();
+        (blocks, self.tree.bytes() + self.library.bytes() + self.anchors.bytes())
     }
 
     /// Bytes that eviction would free, if it is worth asking: at most `enough` matters.
     pub fn reclaimable(&self, enough: u64) -> u64 {
         // Counting is a look at every page.
-        if self.tree.bytes() + self.library.bytes() == 0 || enough == 0 {
+        if self.size().1 == 0 || enough == 0 {
             return 0;
         }
-        self.tree.reclaimable() + self.library.reclaimable()
+        self.tree.reclaimable() + self.library.reclaimable() + self.anchors.bytes()
     }
 
     /// Tokens of blocks that are there for a prompt.
@@ -222,7 +230,7 @@ impl Reuse {
         self.owners.insert(domain, thread.tenant);
         let mut begun = Begun::default();
         // What is read side by side begins with its prefix alone.
-        let tokens = thread.layout(tokens).map_or(tokens, |layout| &tokens[..layout.prefix]);
+        let tokens = thread.layout(tokens).map_or(tokens, |layout| &tokens[..layout.prefix + 1]);
         loop {
             let found = self.tree.find(thread.before.unwrap_or(domain), tokens);
             begun.matched = begun.matched.max(found.tokens);
@@ -309,9 +317,11 @@ impl Reuse {
         }
         let Some(domain) = thread.domain.filter(|_| thread.shares(&kv)) else { return };
         let tokens = &tokens[..kv.len().min(tokens.len())];
-        let blocks = cache.retire(kv, 0);
+        let (plan, blocks) = (kv.plan().clone(), cache.retire(kv, 0));
+        let held = if thread.unforeseen.is_empty() { Vec::new() } else { blocks.clone() };
         self.insert(domain, thread, tokens, 0, blocks);
         self.tell(domain, thread, tokens, tokens.len(), prompt);
+        self.set_anchors(cache, &plan, thread, (tokens, prompt), &held);
         self.keep_below(cache, domain, thread.tenant, tokens);
     }
 
@@ -341,11 +351,17 @@ impl Reuse {
 
     /// Lets go of the block that was of use longest ago. False where none is there that would free anything.
     pub fn evict(&mut self) -> bool {
+        let others = [self.tree.oldest(), self.library.oldest()].into_iter().flatten().min();
+        if self.anchors.oldest().is_some_and(|oldest| others.is_none_or(|others| oldest <= others)) {
+            self.evicted += 1;
+            return self.anchors.evict();
+        }
         let held = self.library.oldest().filter(|held| self.tree.oldest().is_none_or(|oldest| *held <= oldest));
         let mut evicted = held.is_some_and(|held| self.library.evict(held)) || self.tree.evict().is_some();
         if let (false, Some(held)) = (evicted, self.library.oldest()) {
             evicted = self.library.evict(held);
         }
+        evicted |= !evicted && self.anchors.evict();
         self.evicted += u64::from(evicted);
         evicted
     }
@@ -354,6 +370,7 @@ impl Reuse {
     pub fn clear(&mut self) {
         self.tree = Tree::default();
         self.library = Library::default();
+        self.anchors = Anchors::default();
     }
 
     /// Flips a bit of a page of a block, counted from the first of the only text that is there.

@@ -269,6 +269,11 @@ impl Lane {
         self.first + self.pages.len()
     }
 
+    /// Channels of its head.
+    pub(crate) fn dim(&self) -> usize {
+        self.exact.dim
+    }
+
     /// Bytes of a page in plain elements.
     pub(crate) fn exact_bytes(&self) -> usize {
         self.exact.bytes()

@@ -38,7 +38,7 @@ impl Piece<'_> {
     }
 
     /// Pages of the blocks that hold the tokens, by their number in the context.
-    fn pages(span: &Range<usize>) -> Range<usize> {
+    pub(crate) fn pages(span: &Range<usize>) -> Range<usize> {
         span.start / PAGE_TOKENS..span.end.div_ceil(PAGE_TOKENS)
     }
 }
