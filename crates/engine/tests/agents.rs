@@ -124,6 +124,60 @@ fn several_messages_are_moved_together_or_not_at_all() {
     assert_eq!(answer(&engine, prompt(2, &[&pairs[1][1], &pairs[0][0]], gamma)).1.moved_tokens, 239);
 }
 
+/// Many prompts at once, some given up, of tenants and methods, with memory for few: all end, and nothing is left when the
+/// tenants are gone.
+#[test]
+fn nothing_is_left_of_a_crowd() {
+    let config = EngineConfig { kv_budget_bytes: 0, max_batch_tokens: 100, ..EngineConfig::default() };
+    let geometry = loaded().model.layer_geometry();
+    let bytes = self::engine().handle().cache().bytes_for_tokens(1100);
+    let config = EngineConfig { kv_budget_bytes: bytes, ..config };
+    let cache = config.cache(geometry, team(2), Isa::detect()).unwrap();
+    let engine = Engine::start(loaded().model.clone(), loaded().tokenizer.clone(), cache, config);
+    let mut seed = 7u64;
+    let mut below = |n: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % n
+    };
+    let methods = ["ape", "kvcomm", "kvcomm(anchors=2)", "exact", "cacheblend", "ape(temperature=0.5, scale=1)"];
+    let recipes = ["f16", "int8(window=64)", "f32"];
+    let mut generations = Vec::new();
+    for _ in 0..90 {
+        let messages = [text(below(6), 100 - below(3) * 8), text(6 + below(4), 90)];
+        let parts: Vec<&[u32]> = messages[..1 + below(2)].iter().map(Vec::as_slice).collect();
+        let request = Request {
+            tenant: ["one", "two"][below(2)].into(),
+            kv: Some(recipes[below(3)].into()),
+            n: 1 + below(8) / 7,
+            max_tokens: Some(5),
+            ..prompt(below(3), &parts, methods[below(6)])
+        };
+        generations.push((below(6) == 0, engine.handle().submit(request).unwrap()));
+        if generations.len() < 8 {
+            continue;
+        }
+        let (given_up, mut generation) = generations.remove(below(8));
+        if given_up {
+            drop(generation);
+            continue;
+        }
+        loop {
+            match generation.next_blocking().expect("an end") {
+                Event::Error(error) => panic!("{error}"),
+                Event::Done(usage) => break assert!(usage.completion_tokens >= 5),
+                _ => {}
+            }
+        }
+    }
+    drop(generations);
+    let ledger = engine.handle().cache().ledger().clone();
+    assert!(ledger.peak() <= ledger.budget());
+    for tenant in ["one", "two"] {
+        wait(engine.handle().delete_tenant(tenant)).unwrap();
+    }
+    assert_eq!(used(&engine), 0);
+}
+
 #[test]
 fn anchors_go_with_their_tenant_and_are_in_the_account() {
     let engine = engine();
@@ -136,8 +190,7 @@ fn anchors_go_with_their_tenant_and_are_in_the_account() {
         answer(&engine, of("one", 1, message));
         answer(&engine, of("one", 2, message));
     }
-    let channels: usize =
-        loaded().model.layer_geometry().iter().skip(1).map(|g| 2 * g.kv_heads * g.head_dim).sum();
+    let channels: usize = loaded().model.layer_geometry().iter().skip(1).map(|g| 2 * g.kv_heads * g.head_dim).sum();
     // Base and difference of both messages, differences of what follows them, in half floats.
     let anchors = (2 * channels * (2 * 190 + 2 * 40)) as u64;
     // As much again without anchors: the same prompts.

@@ -118,7 +118,9 @@ fn documents_serve_any_subset_and_order_whoever_asks_for_them() {
         assert_eq!(exact.0, alone.0, "{recipe}");
         let other = Request { tenant: "other".into(), ..of(&[&a, &b, &c], "ape") };
         let (ids, usage) = answer(&engine, other);
-        assert_eq!((ids, usage.cached_tokens), (first, 43), "computed by itself, and begun with then");
+        assert_eq!(ids, first);
+        // Begun with what it has just computed itself, where a query there reads it as it is kept.
+        assert_eq!(usage.cached_tokens, if recipe == "f16" { 43 } else { 0 });
     }
 }
 

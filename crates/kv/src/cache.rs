@@ -385,7 +385,9 @@ impl KvCache {
 
     /// As [`KvCache::truncate`], whatever was gathered.
     pub(crate) fn go_back(&self, seq: &mut SequenceKv, tokens: usize) -> Result<(), KvError> {
-        if let Some(first) = seq.lanes.first().and_then(Lane::parallel).map(|parallel| parallel.own()).filter(|own| tokens < *own) {
+        if let Some(first) =
+            seq.lanes.first().and_then(Lane::parallel).map(|parallel| parallel.own()).filter(|own| tokens < *own)
+        {
             // Contexts that share their positions have no order to go back in.
             return Err(KvError::Forgotten { tokens, first });
         }

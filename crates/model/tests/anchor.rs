@@ -101,10 +101,8 @@ impl Prompts {
         self.rig.step(&mut [(&mut whole, &self.whole(more, message))]);
         assert_eq!(whole.len(), seq.len());
         let keys = |seq: &SequenceKv| self.rig.cache.keys(seq, layer, 0);
-        largest_difference(&keys(seq), &keys(&whole)).max(largest_difference(
-            &seq.values(layer, 0),
-            &whole.values(layer, 0),
-        ))
+        largest_difference(&keys(seq), &keys(&whole))
+            .max(largest_difference(&seq.values(layer, 0), &whole.values(layer, 0)))
     }
 }
 
@@ -157,8 +155,7 @@ fn anchors_are_in_the_account() {
     let ledger = prompts.rig.cache.ledger();
     let before = ledger.used();
     let anchor = prompts.anchor(&tokens("llama", 60, 4));
-    let channels: usize =
-        prompts.rig.model.layer_geometry().iter().skip(1).map(|g| 2 * g.kv_heads * g.head_dim).sum();
+    let channels: usize = prompts.rig.model.layer_geometry().iter().skip(1).map(|g| 2 * g.kv_heads * g.head_dim).sum();
     // Base and difference of the message, difference of what follows, in half floats.
     assert_eq!(anchor.bytes(), (2 * channels * (60 + 60 + 33)) as u64);
     assert_eq!(ledger.used(), before + anchor.bytes());
@@ -167,6 +164,7 @@ fn anchors_are_in_the_account() {
     // Pieces that are not there.
     let (base, span) = prompts.base(&tokens("llama", 60, 4));
     let pair = Pair { base: kept(&base, span.clone()), real: kept(&base, span.start..span.end + 64) };
+    let before = ledger.used();
     let seq = create(&prompts.rig, "f32");
     assert!(matches!(prompts.rig.cache.anchor(seq.plan(), &pair, None), Err(KvError::Misuse(_))));
     assert_eq!(ledger.used(), before);

@@ -391,9 +391,12 @@ async fn chunks_and_how_they_are_used_are_read_or_refused() {
         {"type": "text", "text": "one", "cache": "chunk"},
         {"type": "text", "text": "two"},
     ]}]);
-    for (reuse, method) in
-        [(json!("cacheblend(share=0.3)"), "cacheblend(share=0.3)"), (json!({"method": "pie"}), "pie")]
-    {
+    for (reuse, method) in [
+        (json!("cacheblend(share=0.3)"), "cacheblend(share=0.3)"),
+        (json!({"method": "pie"}), "pie"),
+        (json!({"method": "ape", "temperature": 0.8, "scale": 1}), "ape(temperature=0.8, scale=1)"),
+        (json!({"method": "kvcomm", "anchors": 7}), "kvcomm(gamma=0.3, anchors=7)"),
+    ] {
         let c = client(Fake::default());
         let kv = json!({"reuse": reuse, "chunks": [[0, 4], [5, 7]]});
         assert_eq!(c.chat(json!({"messages": marked, "kv": kv})).await.status, 200);
@@ -406,6 +409,10 @@ async fn chunks_and_how_they_are_used_are_read_or_refused() {
     both_refuse(&c, json!({"kv": {"reuse": {"share": 0.2}}}), "kv.reuse.method", "missing_required_parameter").await;
     both_refuse(&c, json!({"kv": {"reuse": {"method": "pie", "share": 2}}}), "kv.reuse.share", "invalid_value").await;
     both_refuse(&c, json!({"kv": {"reuse": 3}}), "kv.reuse", "invalid_type").await;
+    let wrong = |name: &str, value: Value| json!({"kv": {"reuse": {"method": "ape", name: value}}});
+    both_refuse(&c, wrong("temperature", json!(0)), "kv.reuse.temperature", "invalid_value").await;
+    both_refuse(&c, wrong("scale", json!("1")), "kv.reuse.scale", "invalid_type").await;
+    both_refuse(&c, wrong("share", json!(0.1)), "kv.reuse.share", "invalid_value").await;
     both_refuse(&c, json!({"kv": {"chunks": [[3]]}}), "kv.chunks[0]", "invalid_type").await;
     let unknown = json!([{"role": "user", "content": [{"type": "text", "text": "one", "cache": "forever"}]}]);
     let error = c.chat(json!({"messages": unknown})).await.error(400);

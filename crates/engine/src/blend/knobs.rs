@@ -30,7 +30,8 @@ impl Knobs {
     /// [`EngineError::InvalidParameter`] where the method has none of that name, or not with that value.
     pub fn set(&mut self, method: Method, name: &str, value: f64) -> Result<(), EngineError> {
         let within = |least: f64, most: f64| {
-            let wrong = || EngineError::invalid("kv.reuse", format!("{name}={value}"), format!("from {least} to {most}"));
+            let wrong =
+                || EngineError::invalid("kv.reuse", format!("{name}={value}"), format!("from {least} to {most}"));
             if (least..=most).contains(&value) { Ok(value) } else { Err(wrong()) }
         };
         match (method, name) {

@@ -11,9 +11,9 @@
 
 mod anchors;
 pub mod cut;
+mod knobs;
 mod library;
 pub mod matches;
-mod knobs;
 mod method;
 mod parallel;
 mod scope;
@@ -23,13 +23,13 @@ use std::ops::Range;
 
 use cachalot_kv::mend::Piece;
 
-pub(crate) use library::{Kept, Library, blocks_of};
-pub use knobs::Knobs;
-pub use method::{Blend, Method};
 pub(crate) use anchors::{Anchors, Name, Place, Set};
+pub use knobs::Knobs;
+pub(crate) use library::{Kept, Library, blocks_of};
+pub use method::{Blend, Method};
 pub(crate) use parallel::Layout;
-pub(crate) use template::Template;
 pub use scope::{EditId, Scope};
+pub(crate) use template::Template;
 
 /// Fewest tokens of a stretch that is worth moving.
 pub const LEAST: usize = 16;

@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
+use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::anchor::{Anchor, Likeness, Pair, formula};
 use cachalot_kv::mend::Piece;
 use cachalot_kv::{CachePlan, KvCache, KvError, SequenceKv, SharedBlock};
-use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_store::Domain;
 
 use super::blend::clip;

@@ -4,8 +4,8 @@
 
 use std::collections::VecDeque;
 
-use super::sequence::{Sequence, insert};
 use super::Scheduler;
+use super::sequence::{Sequence, insert};
 use crate::reuse::Thread;
 
 /// What a sequence will go on with, and what it computes before.

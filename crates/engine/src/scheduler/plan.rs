@@ -71,7 +71,8 @@ impl Scheduler {
         let Some(kv) = sequence.kv.take() else { return };
         let until = from + rows;
         let complete = until == sequence.tokens.len() && kv.answers(rows);
-        let sampled = sequence.errand.is_none() && self.groups.get(&sequence.ticket.request).is_some_and(|group| group.limit > 0);
+        let sampled =
+            sequence.errand.is_none() && self.groups.get(&sequence.ticket.request).is_some_and(|group| group.limit > 0);
         if kv.pass_rows() > 0 {
             let tokens = kv.pass_tokens(&sequence.tokens[..sequence.prompt]);
             batch.push(sequence.ticket, kv, &tokens[..rows], complete && sampled);
