@@ -1,9 +1,12 @@
-"""Documents in another order, and a text edited in its middle, through the server: time to the first token, divergence from the
+"""Documents in another order, messages between agents, and a text edited in its middle, through the server: time to the first token, divergence from the
 exact cache, and whether answers are right. Prints Markdown tables.
 
 A trial has documents of its own, each with a sentence that no other has. They are read once, in one order or each by itself; then
 asked for in another order, with one more that is new, once with each method. Divergence is what the server reports of its own answer
 (`"kv": {"report": true}`): the mean KL of its tokens' distributions from those of a cache that is computed whole.
+
+Agents have texts of their own. Each message is read by the first of them as ever, and then by the others with the method; what counts are
+prompts that something was moved in.
 """
 
 import argparse
@@ -17,7 +20,9 @@ import tempfile
 from served import Server
 
 METHODS = ["pie", "cacheblend(share=0.05)", "cacheblend", "cacheblend(share=0.3)", "cacheblend-gradual", "kvshare",
-           "kvshare(share=0.15, every=4, rows=16)", "cacheblend(share=1)", "cache-craft", "cache-craft(alpha=0.5)", "exact"]
+           "kvshare(share=0.15, every=4, rows=16)", "cacheblend(share=1)", "cache-craft", "cache-craft(alpha=0.5)",
+           "ape", "ape(temperature=1, scale=1)", "exact"]
+AGENTS = ["pie", "cacheblend", "kvcomm", "exact"]
 CITIES = ["Vienna", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Tunis", "Accra", "Dakar", "Sofia", "Hanoi"]
 
 
@@ -93,15 +98,52 @@ def rag(server, args, texts):
     return rows
 
 
+def agents(server, args, texts):
+    rows = {method: [] for method in args.agents}
+    texts_of = [texts.document(args.words // 4, "") for _ in range(args.several)]
+    said = [texts.document(texts.random.randrange(args.words // 8, args.words // 4), "") for _ in range(args.messages)]
+    for method in args.agents:
+        # Beginnings of their own, or what the method before left would be found.
+        own = [f"{texts.code()}. {text}" for text in texts_of]
+        for number, message in enumerate(said):
+            for agent, text in enumerate(own):
+                parts = [{"type": "text", "text": "Another agent sends you this message.\n\nMessage:\n"},
+                         {"type": "text", "text": message, "cache": "chunk"},
+                         {"type": "text", "text": "\n\nThe message ends here. Say in one sentence what it is about and what you "
+                                                  "would answer to the agent who sent it to you."}]
+                messages = [{"role": "system", "content": text}, {"role": "user", "content": parts}]
+                reuse = method if agent > 0 else "exact"
+                body = {"messages": messages, "temperature": 0, "max_tokens": args.answer,
+                        "kv": {"reuse": reuse, "report": {"share": 1}}}
+                row = result(post(server, "/v1/chat/completions", body), "")
+                if agent > 0:
+                    rows[method].append(row)
+                    print(json.dumps({"agents": method, "message": number, "agent": agent, **row}), flush=True)
+    return rows
+
+
+def agents_table(rows):
+    lines = ["| reuse | prompts | something moved | tokens | of them moved | KL mean | KL largest mean | same top token |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for method, list_ in rows.items():
+        moved = [row for row in list_ if row["moved"] > 0]
+        kl = [row["report"].get("kl_mean", 0.0) for row in moved] or [0.0]
+        top = [row["report"].get("top1_agreement", 1.0) for row in moved] or [1.0]
+        middle = lambda name: statistics.median([row[name] for row in moved] or [0])
+        lines.append(f"| {method} | {len(list_)} | {len(moved)} | {middle('tokens'):.0f} | {middle('moved'):.0f} | "
+                     f"{statistics.mean(kl):.4f} | {max(kl):.4f} | {statistics.mean(top):.3f} |")
+    return "\n".join(lines)
+
+
 def edits(server, args, texts):
-    rows = {method: [] for method in args.methods}
+    methods = [method for method in args.methods if not method.startswith(("ape", "kvcomm"))]
+    rows = {method: [] for method in methods}
     for trial in range(args.edits):
         city, code = texts.random.choice(CITIES), texts.code()
         text = texts.document(args.documents * args.words, "REPLACED")
         before, after = text.split("REPLACED")
         was, now = "Nobody had heard of any secret code by then.", f"The secret code of {city} is {code}."
-        # An edit has no chunks.
-        for method in [method for method in args.methods if not method.startswith("cache-craft")]:
+        for method in methods:
             # A beginning of its own, or what the method before left would be found.
             document = f"{texts.code()}: {before}{was}{after}"
             name = f"edit-{trial}"
@@ -155,8 +197,11 @@ def main():
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--edits", type=int, default=5, help="trials of an edited text")
     parser.add_argument("--looks", type=int, default=3, help="trials of documents that are looked at while they are computed")
-    parser.add_argument("--methods", type=lambda text: re.split(r",\s*(?![^(]*\))", text), default=METHODS,
-                        help="with `exact` among them")
+    names = lambda text: re.split(r",\s*(?![^(]*\))", text)
+    parser.add_argument("--methods", type=names, default=METHODS, help="with `exact` among them")
+    parser.add_argument("--agents", type=names, default=AGENTS, help="methods for messages between agents")
+    parser.add_argument("--several", type=int, default=3, help="agents")
+    parser.add_argument("--messages", type=int, default=12, help="messages that all agents get; 0 for none")
     parser.add_argument("--apart", action="store_true", help="documents are read one by one, each in a prompt of its own")
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--words", type=int, default=600, help="of a document; 600 are about 800 tokens")
@@ -164,14 +209,16 @@ def main():
     parser.add_argument("--kv", default="f16")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    for name, measure, trials in [("Documents in another order", rag, args.trials), ("Edits", edits, args.edits),
-                                  ("Computed whole, and looked at", looks, args.looks)]:
+    measures = [("Documents in another order", rag, args.trials), ("Messages between agents", agents, args.messages),
+                ("Edits", edits, args.edits), ("Computed whole, and looked at", looks, args.looks)]
+    for name, measure, trials in measures:
         if trials == 0:
             continue
         with tempfile.TemporaryDirectory() as folder:
             with Server(args, "--kv", args.kv, "--kv-sessions", folder) as server:
                 rows = measure(server, args, Texts(args.text, args.seed))
-        print(f"\n{name}, {args.kv}:\n\n{table(rows)}\n", flush=True)
+        shown = agents_table(rows) if measure is agents else table(rows)
+        print(f"\n{name}, {args.kv}:\n\n{shown}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ pub struct ReuseArgs {
     #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
     kv_reuse_every: usize,
     /// Use stretches of prompts that were computed in other contexts, and compute those rows anew that this method says
-    /// (`cacheblend`, `cacheblend(share=0.2)`, `cacheblend-gradual`, `kvshare`, `cache-craft(alpha=1)`, `pie`): answers are no longer those of a prompt that
+    /// (`cacheblend`, `cacheblend(share=0.2)`, `cacheblend-gradual`, `kvshare`, `cache-craft(alpha=1)`, `pie`, `ape`, `kvcomm`): answers are no longer those of a prompt that
     /// is computed whole. Requests may ask for it themselves, or for `exact`.
     #[arg(long, value_name = "METHOD", conflicts_with = "no_kv_reuse")]
     kv_reuse_chunks: Option<Blend>,
@@ -115,7 +115,7 @@ impl ReuseArgs {
             enabled: !self.no_kv_reuse,
             every: self.kv_reuse_every.max(64),
             order: self.schedule,
-            blend: self.kv_reuse_chunks.clone().map(|blend| Blend { auto: self.kv_reuse_cut, ..blend }),
+            blend: self.kv_reuse_chunks.map(|blend| Blend { auto: self.kv_reuse_cut, ..blend }),
             ..ReuseConfig::default()
         }
     }

@@ -184,7 +184,7 @@ impl EngineHandle {
 
     fn try_submit(&self, mut request: Request) -> Result<Generation, EngineError> {
         let shared = &self.shared;
-        request.wish.blend = request.wish.blend.or_else(|| shared.reuse.blend.clone());
+        request.wish.blend = request.wish.blend.or(shared.reuse.blend);
         if shared.state.load(SeqCst) != OPEN {
             return Err(EngineError::ShuttingDown);
         }
@@ -238,7 +238,7 @@ impl EngineHandle {
         scope: Scope<'_>,
         mut wish: Wish,
     ) -> Result<Explanation, EngineError> {
-        wish.blend = wish.blend.or_else(|| self.shared.reuse.blend.clone());
+        wish.blend = wish.blend.or(self.shared.reuse.blend);
         crate::request::check_stretches("kv.chunks", &wish.chunks, tokens.len())?;
         let plan = self.shared.recipes.plan(scope.kv)?;
         let domain = self.shared.reuse.domain(&plan, scope.tenant, scope.edit);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::EngineError;
 use crate::beam::Beam;
-use crate::blend::{Method, Wish};
+use crate::blend::Wish;
 use crate::constraint::ConstraintSpec;
 use crate::replay::{KvReport, ReportSpec};
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling, TokenLogprobs};
@@ -91,10 +91,10 @@ impl Request {
         for (name, stretches) in [("kv.spans", &self.spans), ("kv.chunks", &self.wish.chunks)] {
             check_stretches(name, stretches, self.prompt.len())?;
         }
-        let chunked = self.wish.blend.as_ref().is_some_and(|blend| blend.method == Method::CacheCraft);
-        if chunked && self.wish.before.is_some() {
+        let edited = self.wish.blend.filter(|_| self.wish.before.is_some());
+        if let Some(blend) = edited.filter(|blend| blend.method.wants_chunks()) {
             let allowed = "another method for an edit: it knows chunks of prompts only";
-            return Err(EngineError::invalid("kv.reuse", "cache-craft", allowed));
+            return Err(EngineError::invalid("kv.reuse", blend.method.name(), allowed));
         }
         self.sampling.validate(vocab)?;
         if let Some(spec) = self.report.filter(|spec| !(0.0..=1.0).contains(&spec.share)) {

@@ -391,6 +391,12 @@ impl KvCache {
 
     /// As [`KvCache::truncate`], whatever was gathered.
     pub(crate) fn go_back(&self, seq: &mut SequenceKv, tokens: usize) -> Result<(), KvError> {
+        if let Some(first) =
+            seq.lanes.first().and_then(Lane::parallel).map(|parallel| parallel.own()).filter(|own| tokens < *own)
+        {
+            // Contexts that share their positions have no order to go back in.
+            return Err(KvError::Forgotten { tokens, first });
+        }
         for (layer, geometry) in self.config.layers.iter().enumerate() {
             let first = seq.lane(layer, 0).first() * PAGE_TOKENS;
             if first > geometry.window.map_or(0, |window| (tokens + 1).saturating_sub(window)) {

@@ -17,6 +17,7 @@
 //! - [`cache`]: all of it behind one type.
 
 pub mod allot;
+pub mod anchor;
 pub mod attend;
 pub mod cache;
 pub mod config;
@@ -26,6 +27,7 @@ pub mod lane;
 pub mod mend;
 pub mod observe;
 pub mod page;
+pub mod parallel;
 pub mod plan;
 pub mod pool;
 mod products;

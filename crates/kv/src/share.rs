@@ -264,8 +264,9 @@ impl SequenceKv {
         self.is_whole() && self.moved == 0
     }
 
-    /// Whether nothing was reduced, and nothing is being read again or mended.
+    /// Whether nothing was reduced, nothing is being read again or mended, and no contexts share their positions.
     pub fn is_whole(&self) -> bool {
-        self.context == 0 && self.pass_rows() == 0 && self.staged().is_none() && self.mend.is_none()
+        let parallel = self.lanes.first().is_some_and(|lane| lane.parallel().is_some());
+        self.context == 0 && self.pass_rows() == 0 && self.staged().is_none() && self.mend.is_none() && !parallel
     }
 }

@@ -133,7 +133,7 @@ pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -
         beam: common.beam,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
-        wish: Wish { blend: common.reuse.clone(), chunks: common.chunks.clone(), ..Wish::default() },
+        wish: Wish { blend: common.reuse, chunks: common.chunks.clone(), ..Wish::default() },
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()

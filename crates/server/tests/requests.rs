@@ -418,6 +418,8 @@ async fn chunks_and_how_they_are_used_are_read_or_refused() {
         (json!({"method": "pie"}), "pie"),
         (json!({"method": "cache-craft", "alpha": 0.7}), "cache-craft(alpha=0.7)"),
         (json!({"method": "kvshare", "share": 0.2, "every": 16, "rows": 4}), "kvshare(share=0.2, every=16, rows=4)"),
+        (json!({"method": "ape", "temperature": 0.8, "scale": 1}), "ape(temperature=0.8, scale=1)"),
+        (json!({"method": "kvcomm", "anchors": 7}), "kvcomm(gamma=0.3, anchors=7)"),
     ] {
         let c = client(Fake::default());
         let kv = json!({"reuse": reuse, "chunks": [[0, 4], [5, 7]]});
@@ -436,6 +438,10 @@ async fn chunks_and_how_they_are_used_are_read_or_refused() {
     both_refuse(&c, json!({"kv": {"reuse": {"method": "kvshare", "rows": "8"}}}), "kv.reuse.rows", "invalid_type")
         .await;
     both_refuse(&c, json!({"kv": {"reuse": 3}}), "kv.reuse", "invalid_type").await;
+    let wrong = |name: &str, value: Value| json!({"kv": {"reuse": {"method": "ape", name: value}}});
+    both_refuse(&c, wrong("temperature", json!(0)), "kv.reuse.temperature", "invalid_value").await;
+    both_refuse(&c, wrong("scale", json!("1")), "kv.reuse.scale", "invalid_type").await;
+    both_refuse(&c, wrong("share", json!(0.1)), "kv.reuse.share", "invalid_value").await;
     both_refuse(&c, json!({"kv": {"chunks": [[3]]}}), "kv.chunks[0]", "invalid_type").await;
     let unknown = json!([{"role": "user", "content": [{"type": "text", "text": "one", "cache": "forever"}]}]);
     let error = c.chat(json!({"messages": unknown})).await.error(400);

@@ -313,6 +313,8 @@ async fn edits_that_cannot_be_are_refused_and_change_nothing() {
         (400, "to", json!({"session": "log", "turn": 0, "from": 3, "to": 1, "replace": "x"})),
         (400, "turn", json!({"session": "log", "turn": 1, "find": "two", "replace": "x"})),
         (400, "reuse", json!({"session": "log", "find": "two", "replace": "x", "reuse": "guess"})),
+        (400, "reuse", json!({"session": "log", "find": "two", "replace": "x", "reuse": "ape"})),
+        (400, "reuse", json!({"session": "log", "find": "two", "replace": "x", "reuse": "kvcomm(gamma=0.5)"})),
         (404, "name", json!({"session": "nobody", "find": "two", "replace": "x"})),
     ] {
         let error = server.refused(status, "/v1/kv/edit", body.clone()).await;

@@ -12,6 +12,7 @@ use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::SharedBlock;
 use cachalot_store::{BlockKey, Domain};
 
+use super::Name;
 use super::craft::Context;
 use crate::reuse::held::Held;
 use crate::reuse::tree::Tree;
@@ -175,6 +176,20 @@ impl Library {
             self.variants.remove(&key);
         }
         found
+    }
+
+    /// The first context whose blocks are there that a stretch with these tokens was computed in as a part of a whole; with the
+    /// name that it has there.
+    pub fn first(&mut self, tree: &mut Tree, domain: Domain, tokens: &[u32], now: u64) -> Option<(Kept, Name)> {
+        let (_, variants) = self.variants.get_mut(&domain.key(None, tokens))?;
+        let there = |variant: &&mut Variant| {
+            !variant.keys.is_empty() && variant.tokens == tokens && variant.keys.iter().all(|key| tree.contains(*key))
+        };
+        let variant = variants.iter_mut().find(there)?;
+        variant.used = now;
+        let name = Name { block: *variant.keys.last()?, start: variant.span.start };
+        let blocks = tree.blocks(&variant.keys, now);
+        Some((Kept { blocks, first: variant.first(), span: variant.span.clone() }, name))
     }
 
     /// When what is held here was last of use, of that which was so longest ago.

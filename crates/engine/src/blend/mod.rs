@@ -4,30 +4,66 @@
 //! that is computed whole; how much, [`crate::KvReport`] tells for an answer. Nobody gets it who, or whose server, did not ask
 //! for it, and nothing that was put together so is ever shared as if it had been computed.
 //!
-//! - [`Blend`]: which rows are computed anew.
-//! - [`craft`]: how far a chunk depends on what stood before it.
+//! - [`Method`]: which rows are computed anew. [`craft`]: the formulas of one that knows them from what stood before a chunk.
 //! - `library`: stretches by their tokens, with the contexts that they were computed in.
 //! - [`cut`]: where to cut a prompt whose client marks nothing.
 //! - [`matches`]: what an edited text has in common with what it was.
 
+mod anchors;
 pub mod craft;
 pub mod cut;
 mod library;
 pub mod matches;
 mod method;
 mod options;
+mod parallel;
 mod scope;
+mod template;
 
 use std::ops::Range;
 
-use cachalot_kv::mend::Piece;
+use cachalot_kv::mend::{Piece, Refresh};
 
+pub(crate) use anchors::{Anchors, Name, Place, Set};
 pub(crate) use library::{Choice, Kept, Library, blocks_of};
-pub use method::{Blend, Method};
+pub use method::Method;
+pub(crate) use parallel::Layout;
 pub use scope::{EditId, Scope};
+pub(crate) use template::Template;
 
 /// Fewest tokens of a stretch that is worth moving.
 pub const LEAST: usize = 16;
+
+/// How stretches that were computed elsewhere are used: `cacheblend`, or `cacheblend(share=0.2)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Blend {
+    /// Which rows are computed anew.
+    pub method: Method,
+    /// Cut prompts whose client marks nothing by their content.
+    pub auto: bool,
+}
+
+impl Default for Blend {
+    /// CacheBlend as its paper has it.
+    fn default() -> Blend {
+        Blend::of(Method::CacheBlend { share: Method::SHARE })
+    }
+}
+
+impl Blend {
+    /// A method for stretches that the client marks.
+    pub const fn of(method: Method) -> Blend {
+        Blend { method, auto: false }
+    }
+
+    /// Rows that are computed again while an answer is generated.
+    pub(crate) fn refresh(&self) -> Option<Refresh> {
+        match self.method {
+            Method::KvShare { refresh, .. } => refresh,
+            _ => None,
+        }
+    }
+}
 
 /// What a request wants of stretches that were computed elsewhere.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -96,11 +132,18 @@ impl Plan {
     }
 }
 
+impl Kept {
+    /// As the cache wants it.
+    pub fn piece(&self) -> Piece<'_> {
+        Piece::Kept { blocks: &self.blocks, first: self.first, span: self.span.clone() }
+    }
+}
+
 impl Part {
     fn piece(&self) -> Piece<'_> {
         match self {
             Part::New(tokens) => Piece::New(*tokens),
-            Part::Kept(Kept { blocks, first, span }) => Piece::Kept { blocks, first: *first, span: span.clone() },
+            Part::Kept(kept) => kept.piece(),
         }
     }
 }

@@ -8,7 +8,7 @@ use cachalot_kv::{KvCache, KvError, SequenceKv};
 use cachalot_store::Domain;
 
 use super::{Reuse, Thread};
-use crate::blend::{Blend, Kept, LEAST, Method, Plan, blocks_of, cut, matches};
+use crate::blend::{Blend, Kept, LEAST, Method, Plan, Template, blocks_of, cut, matches};
 
 impl Thread {
     /// How stretches that were computed elsewhere are to be used, if at all.
@@ -19,6 +19,9 @@ impl Thread {
     /// The stretches of a prompt by which others may know it.
     pub(super) fn chunks(&self, prompt: &[u32]) -> Vec<Range<usize>> {
         match self.blend() {
+            Some(Blend { method: Method::KvComm { .. }, .. }) => {
+                Template::of(prompt, &self.wish.chunks).map_or(Vec::new(), |template| template.stretches())
+            }
             Some(blend) if blend.auto && self.wish.chunks.is_empty() => cut::chunks(prompt),
             _ => self.wish.chunks.clone(),
         }
@@ -40,7 +43,18 @@ impl Reuse {
         prompt: &[u32],
     ) -> Result<usize, KvError> {
         let (Some(domain), Some(blend)) = (thread.domain, thread.blend()) else { return Ok(0) };
-        let (mut select, refresh) = (blend.select(cache.config().layers.len()), blend.refresh);
+        match blend.method {
+            Method::Ape { .. } => {
+                self.clock += 1;
+                return self.side_by_side(cache, kv, thread, prompt);
+            }
+            Method::KvComm { .. } => {
+                self.clock += 1;
+                return self.communicate(cache, kv, thread, prompt);
+            }
+            _ => {}
+        }
+        let (mut select, refresh) = (blend.method.select(cache.config().layers.len()), blend.refresh());
         let alpha = thread.alpha();
         self.clock += 1;
         // The last token is computed in any case, for what comes after it.

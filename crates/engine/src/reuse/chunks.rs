@@ -17,7 +17,10 @@ pub(super) type Found = (Vec<(Range<usize>, Option<Kept>)>, Vec<u32>);
 impl Thread {
     /// Cache-Craft's factor, where that is the method.
     pub(super) fn alpha(&self) -> Option<f64> {
-        self.blend().filter(|blend| blend.method == Method::CacheCraft).map(|blend| blend.alpha)
+        match self.blend()?.method {
+            Method::CacheCraft { alpha } => Some(alpha),
+            _ => None,
+        }
     }
 
     /// What was learned of one chunk of its prompt.

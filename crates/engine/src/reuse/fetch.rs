@@ -186,6 +186,7 @@ impl Reuse {
         for domain in owned {
             self.tree.remove_domain(domain);
             self.library.remove_domain(domain);
+            self.anchors.remove_domain(domain);
             self.owners.remove(&domain);
         }
         // What is on its way up finds nobody who takes it in.
@@ -203,7 +204,7 @@ impl Reuse {
         }
     }
 
-    /// Blocks of a tenant, and bytes of their pages.
+    /// Blocks and anchors of a tenant, and their bytes.
     pub fn shared_by(&self, tenant: Tenant) -> (u64, u64) {
         let is_theirs = |domain: &Domain| self.owners.get(domain) == Some(&tenant);
         let nodes = self.tree.iter().filter(|(_, node)| is_theirs(&node.domain)).map(|(_, node)| &node.block);
@@ -212,7 +213,8 @@ impl Reuse {
             blocks += 1;
             held.add(block);
         }
-        (blocks, held.bytes())
+        let (anchors, bytes) = self.anchors.of(is_theirs);
+        (blocks + anchors as u64, held.bytes() + bytes)
     }
 
     /// Ends what is below in order.

@@ -11,12 +11,14 @@
 pub mod below;
 mod blend;
 mod chunks;
+mod comm;
 mod config;
 mod explain;
 mod fetch;
 pub(crate) mod held;
 mod moved;
 mod order;
+mod parallel;
 mod parcel;
 pub(crate) mod tree;
 
@@ -39,7 +41,7 @@ pub use parcel::Parcel;
 use tree::Tree;
 
 use crate::blend::craft::Context;
-use crate::blend::{Library, Wish};
+use crate::blend::{Anchors, Library, Wish};
 
 /// What a sequence knows of blocks that it shares.
 pub(crate) struct Thread {
@@ -71,6 +73,10 @@ pub(crate) struct Thread {
     told: bool,
     /// What those of them depend on that it computed whole, where it looked at that.
     contexts: Vec<(Range<usize>, Context<BlockKey>)>,
+    /// Whether it was looked for what its prompt is put together from.
+    pub prepared: bool,
+    /// Messages of its prompt that become anchors when it ends.
+    unforeseen: Vec<usize>,
 }
 
 /// What a sequence begins with.
@@ -89,6 +95,7 @@ pub(crate) struct Reuse {
     config: ReuseConfig,
     tree: Tree,
     library: Library,
+    anchors: Anchors,
     clock: u64,
     lower: Lower,
     /// Whose each domain is.
@@ -110,6 +117,8 @@ impl Thread {
             fresh: Vec::new(),
             told: false,
             contexts: Vec::new(),
+            prepared: false,
+            unforeseen: Vec::new(),
             stage: Stage::New,
             keys: Vec::new(),
             computed: 0,
@@ -140,6 +149,8 @@ impl Thread {
             fresh: Vec::new(),
             told: true,
             contexts: Vec::new(),
+            prepared: true,
+            unforeseen: Vec::new(),
             stage: Stage::Done,
             keys: self.keys.clone(),
             computed: self.computed,
@@ -153,6 +164,7 @@ impl Thread {
     /// From the beginning, after its cache was lost.
     pub fn restart(&mut self) {
         (self.published, self.attached, self.reduced, self.computed) = (0, false, false, 0);
+        self.prepared = false;
     }
 
     /// Wants the sequence to stop at a position, if it has not passed it.
@@ -186,6 +198,7 @@ impl Reuse {
             config,
             tree: Tree::default(),
             library: Library::default(),
+            anchors: Anchors::default(),
             clock: 0,
             lower: Lower::default(),
             owners: HashMap::new(),
@@ -199,18 +212,19 @@ impl Reuse {
         self.config.every
     }
 
-    /// Blocks, and bytes of their pages.
+    /// Blocks and anchors, and their bytes.
     pub fn size(&self) -> (usize, u64) {
-        (self.tree.len() + self.library.blocks(), self.tree.bytes() + self.library.bytes())
+        let blocks = self.tree.len() + self.library.blocks() + self.anchors.len();
+        (blocks, self.tree.bytes() + self.library.bytes() + self.anchors.bytes())
     }
 
     /// Bytes that eviction would free, if it is worth asking: at most `enough` matters.
     pub fn reclaimable(&self, enough: u64) -> u64 {
         // Counting is a look at every page.
-        if self.tree.bytes() + self.library.bytes() == 0 || enough == 0 {
+        if self.size().1 == 0 || enough == 0 {
             return 0;
         }
-        self.tree.reclaimable() + self.library.reclaimable()
+        self.tree.reclaimable() + self.library.reclaimable() + self.anchors.bytes()
     }
 
     /// Tokens of blocks that are there for a prompt.
@@ -225,6 +239,8 @@ impl Reuse {
         let Some(domain) = thread.domain else { return Begun::default() };
         self.owners.insert(domain, thread.tenant);
         let mut begun = Begun::default();
+        // What is read side by side begins with its prefix alone.
+        let tokens = thread.layout(tokens).map_or(tokens, |layout| &tokens[..layout.prefix + 1]);
         loop {
             let found = self.tree.find(thread.before.unwrap_or(domain), tokens);
             begun.matched = begun.matched.max(found.tokens);
@@ -314,9 +330,11 @@ impl Reuse {
         }
         let Some(domain) = thread.domain.filter(|_| thread.shares(&kv)) else { return };
         let tokens = &tokens[..kv.len().min(tokens.len())];
-        let blocks = cache.retire(kv, 0);
+        let (plan, blocks) = (kv.plan().clone(), cache.retire(kv, 0));
+        let held = if thread.unforeseen.is_empty() { Vec::new() } else { blocks.clone() };
         self.insert(domain, thread, tokens, 0, blocks);
         self.tell(domain, thread, tokens, tokens.len(), prompt);
+        self.set_anchors(cache, &plan, thread, (tokens, prompt), &held);
         self.keep_below(cache, domain, thread.tenant, tokens);
     }
 
@@ -346,11 +364,17 @@ impl Reuse {
 
     /// Lets go of the block that was of use longest ago. False where none is there that would free anything.
     pub fn evict(&mut self) -> bool {
+        let others = [self.tree.oldest(), self.library.oldest()].into_iter().flatten().min();
+        if self.anchors.oldest().is_some_and(|oldest| others.is_none_or(|others| oldest <= others)) {
+            self.evicted += 1;
+            return self.anchors.evict();
+        }
         let held = self.library.oldest().filter(|held| self.tree.oldest().is_none_or(|oldest| *held <= oldest));
         let mut evicted = held.is_some_and(|held| self.library.evict(held)) || self.tree.evict().is_some();
         if let (false, Some(held)) = (evicted, self.library.oldest()) {
             evicted = self.library.evict(held);
         }
+        evicted |= !evicted && self.anchors.evict();
         self.evicted += u64::from(evicted);
         evicted
     }
@@ -359,6 +383,7 @@ impl Reuse {
     pub fn clear(&mut self) {
         self.tree = Tree::default();
         self.library = Library::default();
+        self.anchors = Anchors::default();
     }
 
     /// Flips a bit of a page of a block, counted from the first of the only text that is there.

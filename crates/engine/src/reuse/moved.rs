@@ -58,7 +58,7 @@ impl Reuse {
             .map(|(i, span)| self.explain_chunk(domain, prompt, span, (&names[..i], thread.alpha()), &places))
             .collect();
         let moved = chunks.iter().map(|chunk| chunk.moved_tokens).sum();
-        let recomputed = match blend.select(cache.config().layers.len()) {
+        let recomputed = match blend.method.select(cache.config().layers.len()) {
             Select::Rows(_) => chunks.iter().flat_map(|chunk| &chunk.rows).map(Vec::len).sum(),
             Select::Deviating { filters, .. } => {
                 filters.last().map_or(moved, |last| ((moved as f64 * last.share).ceil() as usize).min(moved))

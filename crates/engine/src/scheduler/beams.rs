@@ -138,6 +138,7 @@ impl Scheduler {
             constraint: parent.constraint.clone(),
             record: None,
             forks: 0,
+            errand: None,
             last_token: None,
             thread: parent.thread.branch(),
         }

@@ -91,6 +91,7 @@ impl Scheduler {
                 // What others share of it leaves no bytes for what stays. Alone it takes no more than it has.
                 drop(kv);
                 sequence.logits = None;
+                sequence.end_errand();
                 sequence.thread.restart();
                 sequence.thread.domain = None;
                 self.counters.preemptions += 1;
@@ -106,6 +107,10 @@ impl Scheduler {
             }
             let (passing, recomputed) = (kv.pass_rows() > 0, kv.recomputed());
             sequence.kv = Some(kv);
+            if sequence.errand.is_some() {
+                self.go_on_with_errand(sequence);
+                continue;
+            }
             if let Some(group) = self.groups.get_mut(&part.ticket.request) {
                 if part.ticket.choice == 0 {
                     group.recomputed_tokens = recomputed;
@@ -179,6 +184,7 @@ impl Scheduler {
                 forks: 0,
                 last_token: None,
                 thread: first.thread.branch(),
+                errand: None,
             });
         }
         made

@@ -19,6 +19,7 @@ mod background;
 mod batch;
 mod beams;
 mod commit;
+mod errand;
 mod group;
 mod plan;
 mod replays;
@@ -166,6 +167,7 @@ impl Scheduler {
             forks: places.saturating_sub(1),
             last_token: None,
             thread: Thread::new(domain, &tenant, wish).after(before),
+            errand: None,
         });
         self.groups.insert(ticket.request, group);
     }

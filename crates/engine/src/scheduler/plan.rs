@@ -36,6 +36,7 @@ impl Scheduler {
         let mut batch = Batch::new(now);
         let mut index = 0;
         while index < self.running.len() {
+            self.begin_errand(index);
             if self.waits_for_another(index) || self.waits_below(index, now) {
                 index += 1;
                 continue;
@@ -71,7 +72,8 @@ impl Scheduler {
         let Some(kv) = sequence.kv.take() else { return };
         let until = from + rows;
         let complete = until == sequence.tokens.len() && kv.answers(rows);
-        let sampled = self.groups.get(&sequence.ticket.request).is_some_and(|group| group.limit > 0);
+        let sampled =
+            sequence.errand.is_none() && self.groups.get(&sequence.ticket.request).is_some_and(|group| group.limit > 0);
         if kv.pass_rows() > 0 {
             let tokens = kv.pass_tokens(&sequence.tokens[..sequence.prompt]);
             batch.push(sequence.ticket, kv, &tokens[..rows], complete && sampled);
@@ -189,6 +191,7 @@ impl Scheduler {
     fn set_aside(&mut self, index: usize) {
         let Some(mut sequence) = self.running.remove(index) else { return };
         (sequence.kv, sequence.logits) = (None, None);
+        sequence.end_errand();
         sequence.thread.restart();
         self.counters.preemptions += 1;
         crate::observe::preempted();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cachalot_kv::{CachePlan, SequenceKv};
 
+use super::errand::Errand;
 use crate::constraint::Constraint;
 use crate::replay::Record;
 use crate::reuse::Thread;
@@ -42,6 +43,8 @@ pub(super) struct Sequence {
     pub last_token: Option<Duration>,
     /// What it shares with others.
     pub thread: Thread,
+    /// What it goes on with when its tokens, which are another prompt's now, are computed.
+    pub errand: Option<Box<Errand>>,
 }
 
 impl Sequence {

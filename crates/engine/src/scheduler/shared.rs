@@ -37,6 +37,10 @@ impl Scheduler {
     /// it twice. The older one never waits for a younger one, so somebody always gets on.
     pub(super) fn waits_for_another(&mut self, index: usize) -> bool {
         let Some(own) = self.running.get(index).filter(|own| is_new(own)) else { return false };
+        if own.thread.layout(&own.tokens[..own.prompt]).is_some() {
+            // Its contexts are there already, or it has been waited for them.
+            return false;
+        }
         let there = self.reuse.matched(&own.thread, &own.tokens);
         let mut best: Option<(usize, usize)> = None;
         for (i, other) in self.running.iter().enumerate().take(index) {
@@ -71,7 +75,8 @@ impl Scheduler {
         let ticket = *ticket;
         let begun = self.reuse.begin(&self.cache, kv, thread, tokens);
         (0..begun.corrupt).for_each(|_| observe::corrupt());
-        if let Some(group) = self.groups.get_mut(&ticket.request).filter(|group| group.moments.prompt_done.is_none()) {
+        let own = sequence.errand.is_none();
+        if let Some(group) = self.groups.get_mut(&ticket.request).filter(|g| own && g.moments.prompt_done.is_none()) {
             group.cached_tokens = begun.tokens.min(*prompt);
         }
         observe::reused(begun.tokens);
@@ -146,7 +151,7 @@ impl Scheduler {
 }
 
 /// Whether a sequence has not looked yet what it can begin with.
-fn is_new(sequence: &Sequence) -> bool {
+pub(super) fn is_new(sequence: &Sequence) -> bool {
     sequence.thread.domain.is_some()
         && !sequence.thread.attached
         && sequence.kv.as_ref().is_some_and(SequenceKv::is_empty)

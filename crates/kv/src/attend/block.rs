@@ -26,6 +26,8 @@ pub(super) struct Block<'a> {
     pub(super) places: Places<'a>,
     /// Whether they do.
     pub(super) whole: bool,
+    /// Slots that rows see, of those that they would.
+    pub(super) slots: Range<usize>,
     /// Cosines and sines of pages, where a format keeps keys before rotary position.
     pub(super) tiles: Option<&'a [f32]>,
 }
@@ -292,7 +294,7 @@ impl Block<'_> {
     fn visible(&self, start: usize, position: usize) -> Visible {
         let from = self.geometry.window.map_or(0, |window| (position + 1).saturating_sub(window));
         let clip = |at: usize| at.saturating_sub(start).min(PAGE_TOKENS) as u8;
-        Visible { from: clip(from), to: clip(position + 1) }
+        Visible { from: clip(from.max(self.slots.start)), to: clip((position + 1).min(self.slots.end)) }
     }
 }
 

@@ -14,6 +14,7 @@ mod encode;
 mod join;
 mod local;
 mod merge;
+mod parallel;
 mod place;
 mod repeated;
 mod run;
@@ -250,6 +251,7 @@ impl Attention<'_, '_> {
             geometry: g,
             places: self.places(own),
             whole: false,
+            slots: 0..usize::MAX,
             tiles,
         }
     }

@@ -104,6 +104,9 @@ impl Attention<'_, '_> {
     /// All splits of some rows, which are finished then.
     fn attend_all(&self, own: &Own, splits: &Range<usize>, input: &Input<'_>, out: &Results<'_>) {
         let block = self.block(own, input.rows, input.q, input.tiles);
+        if let Some(parallel) = block.lane.parallel() {
+            return self.attend_parallel(own, &block, parallel, out);
+        }
         self.with_local(|local| {
             let mut total = std::mem::take(&mut local.total);
             total.resize(Block::state_len(block.vectors(), self.geometry.width()), 0.0);

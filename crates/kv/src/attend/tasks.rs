@@ -137,7 +137,8 @@ impl Attention<'_, '_> {
                 for head in 0..g.kv_heads {
                     let own = Own { segment, head, rows: row0 + first..row0 + last + 1 };
                     let splits = self.splits(segment, head, first, last);
-                    if vectors <= fewest && s.seq.mended().is_none() {
+                    let plain = s.seq.mended().is_none() && s.seq.lane(self.layer, head).parallel().is_none();
+                    if vectors <= fewest && plain {
                         let by_split = vectors <= DIRECT_ROWS && splits.len() > 1;
                         candidates.push(Candidate { own, splits, by_split, unit: None });
                     } else {

@@ -84,6 +84,7 @@ impl Lane {
             body: self.body.clone(),
             kept: self.kept.clone(),
             first: untouched,
+            parallel: None,
             ..*self
         };
         // Positions are known from here on: encoders and readers of later pages want them.

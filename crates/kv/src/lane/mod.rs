@@ -9,6 +9,7 @@ use crate::Rope;
 use crate::encode::codec::Hints;
 use crate::encode::{read_keys, read_values};
 use crate::page::{PageFormat, PageKind, SealedPage, SealedView, WritablePage};
+use crate::parallel::Parallel;
 use crate::plan::LanePlan;
 use crate::pool::PageBytes;
 use crate::pool::ledger::Reservation;
@@ -61,6 +62,8 @@ pub(crate) struct Lane {
     held: usize,
     /// What was dropped by then, if anything.
     kept: Option<Arc<Kept>>,
+    /// Contexts that share their positions, if any.
+    parallel: Option<Arc<Parallel>>,
 }
 
 /// See [`Lane::held`].
@@ -90,6 +93,7 @@ impl Lane {
             pages: VecDeque::new(),
             held: NOT_HELD,
             kept: None,
+            parallel: None,
         }
     }
 
@@ -129,14 +133,40 @@ impl Lane {
 
     /// Position of the token in a slot.
     pub(crate) fn position(&self, slot: usize) -> usize {
+        if let Some(parallel) = &self.parallel {
+            return parallel.position(slot);
+        }
         let kept = self.kept.as_ref().and_then(|kept| kept.positions.get(slot));
         kept.map_or(slot + self.dropped(), |&position| position as usize)
     }
 
     /// Whether positions in a page are other than its slots'.
     pub(crate) fn is_moved(&self, page: usize) -> bool {
+        if let Some(parallel) = &self.parallel {
+            return (page + 1) * PAGE_TOKENS > parallel.prefix();
+        }
         self.position(page * PAGE_TOKENS) != page * PAGE_TOKENS
             || self.position((page + 1) * PAGE_TOKENS - 1) >= (page + 1) * PAGE_TOKENS
+    }
+
+    /// Contexts that share their positions, if any.
+    pub(crate) fn parallel(&self) -> Option<&Parallel> {
+        self.parallel.as_deref()
+    }
+
+    /// From now on slots have the positions that these say. What is there stands where they say already.
+    pub(crate) fn set_parallel(&mut self, parallel: Arc<Parallel>) {
+        self.parallel = Some(parallel);
+    }
+
+    /// One past the largest position in a page.
+    fn positions_end(&self, page: usize) -> usize {
+        let slots = page * PAGE_TOKENS..(page + 1) * PAGE_TOKENS;
+        match self.parallel {
+            // They do not ascend.
+            Some(_) => slots.map(|slot| self.position(slot)).max().map_or(0, |last| last + 1),
+            None => self.position(slots.end - 1) + 1,
+        }
     }
 
     /// Pages before this one are read in their body format by a query in this slot.
@@ -192,7 +222,7 @@ impl Lane {
         let (Some(body), Some((k, _))) = (&self.plan.body, self.body(page)) else { return };
         body.k.decode(k, to);
         if let (true, Some(rope)) = (body.k.before_rope(), rope) {
-            let table = rope.table(self.position((page + 1) * PAGE_TOKENS - 1) + 1);
+            let table = rope.table(self.positions_end(page));
             for (i, row) in to.chunks_exact_mut(dim).enumerate() {
                 rope.rotate(&table, self.position(page * PAGE_TOKENS + i), row);
             }
@@ -221,7 +251,7 @@ impl Lane {
     ) -> Option<(SealedPage, usize)> {
         let (kind, body, first) = (self.body.clone()?, self.plan.body.as_ref()?, page * PAGE_TOKENS);
         if let (true, Some(rope)) = (body.k.before_rope(), rope) {
-            let table = rope.table(self.position(first + PAGE_TOKENS - 1) + 1);
+            let table = rope.table(self.positions_end(page));
             for (i, row) in k.chunks_exact_mut(self.exact.dim).enumerate() {
                 rope.unrotate(&table, self.position(first + i), row);
             }
@@ -237,6 +267,11 @@ impl Lane {
     /// One past the index of the last page held.
     pub(crate) fn end(&self) -> usize {
         self.first + self.pages.len()
+    }
+
+    /// Channels of its head.
+    pub(crate) fn dim(&self) -> usize {
+        self.exact.dim
     }
 
     /// Bytes of a page in plain elements.
@@ -442,6 +477,7 @@ impl Lane {
             exact: self.exact.clone(),
             body: self.body.clone(),
             kept: self.kept.clone(),
+            parallel: self.parallel.clone(),
             ..*self
         }
     }

@@ -38,7 +38,7 @@ impl Piece<'_> {
     }
 
     /// Pages of the blocks that hold the tokens, by their number in the context.
-    fn pages(span: &Range<usize>) -> Range<usize> {
+    pub(crate) fn pages(span: &Range<usize>) -> Range<usize> {
         span.start / PAGE_TOKENS..span.end.div_ceil(PAGE_TOKENS)
     }
 }
@@ -91,6 +91,29 @@ impl KvCache {
             }
         }
         let mend = Mend::begin(self, new, &moved, select)?;
+        let mut at = start;
+        let placed = pieces.iter().map(|piece| {
+            at += piece.len();
+            (piece.clone(), at - piece.len(), at - piece.len())
+        });
+        self.put(seq, total, &placed.collect::<Vec<_>>())?;
+        seq.moved += moved.iter().map(Range::len).sum::<usize>();
+        seq.mend = mend;
+        if seq.mend.is_none() {
+            self.release(seq);
+        }
+        Ok(())
+    }
+
+    /// Writes the rows of pieces behind what a sequence has, which then has `total` tokens more: each piece to the slots from
+    /// its first number on, turned to the positions from its second on. All stays in plain elements until it is released.
+    pub(crate) fn put(
+        &self,
+        seq: &mut SequenceKv,
+        total: usize,
+        placed: &[(Piece<'_>, usize, usize)],
+    ) -> Result<(), KvError> {
+        let start = seq.len;
         seq.lanes.iter_mut().for_each(Lane::hold_on);
         if let Err(error) = self.reserve(seq, total) {
             self.release(seq);
@@ -108,26 +131,19 @@ impl KvCache {
         let lanes: Vec<Mutex<&mut Lane>> = seq.lanes.iter_mut().map(Mutex::new).collect();
         self.team().for_each(lanes.len(), |i| {
             let lane = lanes[i].lock().unwrap_or_else(PoisonError::into_inner);
-            let mut at = start;
-            for piece in pieces {
+            for (piece, slot, position) in placed {
                 if let Piece::Kept { blocks, first, span } = piece {
                     for page in Piece::pages(span) {
                         let Some(forms) = blocks[page - first].lane(i) else { continue };
                         let held = page * PAGE_TOKENS..(page + 1) * PAGE_TOKENS;
                         let tokens = span.start.max(held.start)..span.end.min(held.end);
-                        let to = at + tokens.start - span.start;
-                        lane.take_rows(forms, tokens, to, ropes[i]);
+                        let on = tokens.start - span.start;
+                        lane.take_rows(forms, tokens, slot + on, position + on, ropes[i]);
                     }
                 }
-                at += piece.len();
             }
         });
         seq.len = start + total;
-        seq.moved += moved.iter().map(Range::len).sum::<usize>();
-        seq.mend = mend;
-        if seq.mend.is_none() {
-            self.release(seq);
-        }
         Ok(())
     }
 }

@@ -248,7 +248,7 @@ impl KvCache {
     }
 
     /// From now on pages are encoded as they leave the window, unless a reduction is to come.
-    fn release(&self, seq: &mut SequenceKv) {
+    pub(crate) fn release(&self, seq: &mut SequenceKv) {
         if !seq.pending.as_ref().is_some_and(|pending| pending.holds()) {
             seq.lanes.iter_mut().for_each(crate::lane::Lane::release);
         }

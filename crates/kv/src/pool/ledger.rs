@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// What bytes are held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// Pages of lanes, headers included, and the positions of what a reduction left.
+    /// Pages of lanes, headers included, the positions of what a reduction left, and anchors.
     Pages,
     /// Partial results between threads; bounded by the largest step, not by the context.
     Scratch,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use cachalot_engine::blend::Method;
 use cachalot_engine::{Blend, EngineError, ReplayConfig};
 use cachalot_kv::Recipe;
 use cachalot_kv::recipe::expression::Files;
@@ -44,16 +45,16 @@ pub(crate) fn reuse(fields: &Fields<'_>, path: &str) -> Result<Option<Blend>, Ap
         Some(value @ Value::Object(_)) => {
             let reuse = Fields::of(value, &at)?;
             reuse.require("method")?;
-            let mut blend = Blend::named(reuse.string("method")?.unwrap_or_default(), None).map_err(wrong)?;
-            for name in Blend::OPTIONS {
-                let Some(number) = reuse.get(name) else { continue };
+            let mut method = Method::named(reuse.string("method")?.unwrap_or_default()).map_err(wrong)?;
+            for name in Method::OPTIONS {
+                let Some(value) = reuse.get(name).filter(|value| !value.is_null()) else { continue };
                 let at = format!("{at}.{name}");
-                let Some(number) = number.as_f64() else { return Err(ApiError::wrong_type(at, "a number", number)) };
+                let Some(number) = value.as_f64() else { return Err(ApiError::wrong_type(at, "a number", value)) };
                 let wrong = |e: EngineError| ApiError::invalid(at.clone(), format!("Invalid value for '{at}': {e}."));
-                blend = blend.with(name, number).map_err(wrong)?;
+                method = method.with(name, number).map_err(wrong)?;
             }
             let auto = reuse.word("chunks", &["auto", "marked"])? == Some("auto");
-            Ok(Some(Blend { auto, ..blend }))
+            Ok(Some(Blend { method, auto }))
         }
         Some(other) => Err(ApiError::wrong_type(at, "a method's name or {\"method\": name}", other)),
     }

@@ -120,7 +120,11 @@ fn parse(body: &[u8]) -> Result<Edit, ApiError> {
             return Err(ApiError { message: what.to_owned(), ..ApiError::missing("find") });
         }
     };
-    let blend = reuse(&fields, "")?.unwrap_or_else(|| Blend::of(Method::CacheBlend));
+    let blend = reuse(&fields, "")?.unwrap_or_default();
+    if blend.method.wants_chunks() {
+        let what = "is for the marked parts of a prompt; edits take the others.";
+        return Err(ApiError::invalid("reuse", format!("'{}' {what}", blend.method.name())));
+    }
     let text = |name| Ok::<String, ApiError>(fields.string(name)?.unwrap_or_default().to_owned());
     Ok(Edit { session: text("session")?, turn, place, with: text("replace")?, blend })
 }

@@ -102,7 +102,7 @@ async fn of_session(state: &AppState, clock: Clock, tenant: &Tenant, request: Ch
     prepare(state, clock, move |state| {
         let opened = session_turn::open(state, &service, &guard, &request.common, request.chat)?;
         let Session { tokens, recipe, edit, .. } = opened.session;
-        let wish = Wish { blend: request.common.reuse.clone(), ..Wish::default() };
+        let wish = Wish { blend: request.common.reuse, ..Wish::default() };
         Ok(Asked { tokens, kv: Some(recipe), edit, session: Some(opened.said), wish })
     })
     .await

@@ -211,7 +211,9 @@ impl World {
         if !exact || self.rng.chance(0.2) {
             return Wish { chunks, ..Wish::default() };
         }
-        let blend = Some(Blend::of([Method::CacheBlend, Method::KvShare][self.rng.below(2)]));
+        let blend = Some(Blend::of(
+            [Method::CacheBlend { share: 0.15 }, Method::KvShare { share: 0.15, refresh: None }][self.rng.below(2)],
+        ));
         let other = self.texts.iter().filter(|text| text.tenant == tenant && text.recipe == recipe);
         let other = other.map(|text| Before { tokens: text.tokens.clone(), edit: None }).next_back();
         let before = other.filter(|_| self.rng.chance(0.4));
