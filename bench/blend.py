@@ -215,7 +215,9 @@ def main():
         if trials == 0:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            with Server(args, "--kv", args.kv, "--kv-sessions", folder) as server:
+            # On a machine that does other things, too, comparisons take their time.
+            flags = ["--kv", args.kv, "--kv-sessions", folder, "--timeout", "3600", "--kv-replay-seconds", "1800"]
+            with Server(args, *flags) as server:
                 rows = measure(server, args, Texts(args.text, args.seed))
         shown = agents_table(rows) if measure is agents else table(rows)
         print(f"\n{name}, {args.kv}:\n\n{shown}\n", flush=True)
