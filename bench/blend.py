@@ -199,7 +199,7 @@ def main():
         if trials == 0:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            with Server(args, "--kv", args.kv, "--kv-sessions", folder) as server:
+            with Server(args, "--kv", args.kv, "--kv-sessions", folder, "--kv-replay-seconds", "900") as server:
                 rows = measure(server, args, Texts(args.text, args.seed))
         shown = agents_table(rows) if measure is agents else table(rows)
         print(f"\n{name}, {args.kv}:\n\n{shown}\n", flush=True)
