@@ -141,7 +141,7 @@ fn what_cannot_be_read_side_by_side_is_computed_whole() {
 
 #[test]
 fn little_memory_costs_time_and_nothing_else() {
-    let documents: Vec<Vec<u32>> = (0..6).map(|i| text(20 + i, 100 + 10 * i as usize)).collect();
+    let documents: Vec<Vec<u32>> = (0..6).map(|i| text(20 + i, 100 + 10 * i)).collect();
     let question = text(6, 30);
     let parts = |order: &[usize]| {
         let documents: Vec<&[u32]> = order.iter().map(|&i| &documents[i][..]).collect();

@@ -64,7 +64,11 @@ impl Scheduler {
     /// Whether what a new sequence begins with is on its way from below the pool.
     pub(super) fn waits_below(&mut self, index: usize, now: Duration) -> bool {
         let Some(sequence) = self.running.get_mut(index).filter(|sequence| is_new(sequence)) else { return false };
-        let Sequence { kv: Some(kv), thread, tokens, plan, .. } = sequence else { return false };
+        let Sequence { kv: Some(kv), thread, tokens, plan, prompt, .. } = sequence else { return false };
+        if thread.layout(&tokens[..*prompt]).is_some() {
+            // It begins with its prefix, which every context has, too.
+            return false;
+        }
         self.reuse.look_below(&Wanted { cache: &self.cache, kv, plan, tokens }, thread, now)
     }
 
