@@ -32,7 +32,7 @@ struct Asked {
 }
 
 enum Question {
-    Known(Asked),
+    Known(Box<Asked>),
     /// It has to wait for its session first.
     OfSession(Box<ChatRequest>),
 }
@@ -43,7 +43,7 @@ pub(crate) async fn of_body(State(state): State<AppState>, request: Request) -> 
     let (clock, tenant) = (Clock::start(&state), Tenant::of(&request));
     let body = read_json(&state, request).await?;
     let asked = match prepare(&state, clock, move |state| parse(state, body)).await? {
-        Question::Known(asked) => asked,
+        Question::Known(asked) => *asked,
         Question::OfSession(request) => of_session(&state, clock, &tenant, *request).await?,
     };
     explain(&state, asked, tenant).await
@@ -75,7 +75,7 @@ pub(crate) async fn of_query(
 
 fn parse(state: &AppState, body: Bytes) -> Result<Question, ApiError> {
     if parse_json(&body)?.get("messages").is_none() {
-        return Ok(Question::Known(completion(state, &body)?));
+        return Ok(Question::Known(Box::new(completion(state, &body)?)));
     }
     let request = prompt::chat(state, &body)?;
     if request.common.session.is_some() {
@@ -85,7 +85,7 @@ fn parse(state: &AppState, body: Bytes) -> Result<Question, ApiError> {
     let common = request.common;
     let marked = if common.chunks.is_empty() { state.backend.stretches(&request.chat, &tokens) } else { common.chunks };
     let wish = Wish { blend: common.reuse, chunks: marked, ..Wish::default() };
-    Ok(Question::Known(Asked { tokens, kv: common.kv, edit: None, session: None, wish }))
+    Ok(Question::Known(Box::new(Asked { tokens, kv: common.kv, edit: None, session: None, wish })))
 }
 
 fn completion(state: &AppState, body: &[u8]) -> Result<Asked, ApiError> {
