@@ -86,12 +86,13 @@ def rag(server, args, texts):
         while order == sorted(order):
             texts.random.shuffle(order)
         place = texts.random.randrange(args.documents + 1)
-        city = texts.random.choice(cities)
+        city = texts.random.choice(cities[:-1] if args.known else cities)
         question = f"What is the secret code of {city}? Answer with the number only."
         for method in args.methods:
             # Of its own, or the next method would find it.
             documents = [known[i] for i in order]
-            documents.insert(place, texts.document(args.words, sentence[cities[-1]]))
+            if not args.known:
+                documents.insert(place, texts.document(args.words, sentence[cities[-1]]))
             answer = chat(server, documents, question, {"reuse": method, "report": {"share": 1}}, args.answer)
             rows[method].append(result(answer, codes[city]))
             print(json.dumps({"trial": trial, "method": method, **rows[method][-1]}), flush=True)
@@ -203,6 +204,7 @@ def main():
     parser.add_argument("--several", type=int, default=3, help="agents")
     parser.add_argument("--messages", type=int, default=12, help="messages that all agents get; 0 for none")
     parser.add_argument("--apart", action="store_true", help="documents are read one by one, each in a prompt of its own")
+    parser.add_argument("--known", action="store_true", help="no new document: all methods see the same prompts")
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--words", type=int, default=600, help="of a document; 600 are about 800 tokens")
     parser.add_argument("--answer", type=int, default=16, help="tokens of an answer")

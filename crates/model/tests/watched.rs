@@ -79,11 +79,8 @@ fn looking_changes_no_bit_and_costs_no_byte_afterwards() {
     assert_eq!(scratch(), used + 8 * (80 + 1));
     assert_same_bits(&rig.step(&mut [(&mut watched, &context)]), &expected, "watched");
     let masses = watched.take_chunk_masses();
-    assert_eq!(
-        masses.iter().map(|mass| mass.span.clone()).collect::<Vec<_>>(),
-        spans[1..],
-        "the one that was asked for"
-    );
+    let seen: Vec<&Range<usize>> = masses.iter().map(|mass| &mass.span).collect();
+    assert_eq!(seen, [&(70..150)], "the one that was asked for");
     // One that is not seen from its first row on is not known.
     let mut late = create(&rig, "f16");
     rig.step(&mut [(&mut late, &context[..100])]);
