@@ -52,6 +52,6 @@ mod tests {
         let layout = Layout::of(&prompt, &[0..3, 3..5]).unwrap();
         assert_eq!((layout.prefix, layout.silent, &layout.contexts[..]), (0, 0, &[0..3, 3..5][..]));
         assert_eq!(Layout::of(&prompt, &[]), None);
-        assert_eq!(Layout::of(&prompt, &[3..15]), None);
+        assert_eq!(Layout::of(&prompt, std::slice::from_ref(&(3..15))), None);
     }
 }
