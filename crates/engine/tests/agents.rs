@@ -124,6 +124,19 @@ fn several_messages_are_moved_together_or_not_at_all() {
     assert_eq!(answer(&engine, prompt(2, &[&pairs[1][1], &pairs[0][0]], gamma)).1.moved_tokens, 239);
 }
 
+#[test]
+fn messages_near_the_end_become_anchors_too() {
+    let engine = engine();
+    let mut moved = Vec::new();
+    for message in [text(2, 100), text(3, 100), text(4, 100)] {
+        // The block that the message ends in is never full.
+        let short = |agent| Request { max_tokens: Some(1), ..prompt(agent, &[&message], "kvcomm(gamma=1)") };
+        assert_eq!(answer(&engine, short(1)).1.moved_tokens, 0);
+        moved.push(answer(&engine, short(2)).1.moved_tokens);
+    }
+    assert_eq!(moved, [0, 0, 100 + 39]);
+}
+
 /// Many prompts at once, some given up, of tenants and methods, with memory for few: all end, and nothing is left when the
 /// tenants are gone.
 #[test]

@@ -170,10 +170,11 @@ impl Reuse {
         for index in unforeseen {
             let (message, after) = (template.messages[index].clone(), template.after[index].clone());
             let last = message.end.saturating_sub(1) / PAGE_TOKENS;
-            if (last + 1) * PAGE_TOKENS > tokens.len() {
-                continue;
-            }
-            let own = Name { block: thread.key(domain, tokens, last), start: message.start };
+            let end = ((last + 1) * PAGE_TOKENS).min(tokens.len());
+            // The last block may not be full.
+            let before = last.checked_sub(1).map(|before| thread.key(domain, tokens, before));
+            let block = domain.key(before, &tokens[last * PAGE_TOKENS..end]);
+            let own = Name { block, start: message.start };
             // A message that was first known here deviates in nothing, which says nothing of others.
             let Some((base, _)) = self.first(cache, domain, &prompt[message.clone()]).filter(|(_, name)| *name != own)
             else {
