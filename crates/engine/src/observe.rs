@@ -20,6 +20,7 @@
 //! | `cachalot_kv_shared_bytes` | gauge | bytes | of their pages, those that sequences use included |
 //! | `cachalot_kv_evicted_blocks_total` | counter | blocks | shared, let go for want of memory |
 //! | `cachalot_kv_fetched_bytes_total{tier}` | counter | bytes | of blocks that came from a tier below the pool |
+//! | `cachalot_kv_fetches_total{outcome}` | counter | fetches | from tiers: read `first` and gone on from, read `beside` computing what is before, `overtaken` by it, or `refused` because computing is faster |
 //! | `cachalot_kv_blocks_not_kept_total` | counter | blocks | not handed to the tiers, which could not keep up |
 //! | `cachalot_preemptions_total` | counter | sequences | set aside for want of memory |
 //! | `cachalot_kv_shadow_kl{recipe}` | histogram | nats | KL(exact ‖ lossy) of a compared step of a shadowed request |
@@ -61,6 +62,7 @@ pub fn describe() {
     g!("cachalot_kv_shared_bytes", Unit::Bytes, "Bytes of the pages of shared blocks");
     c!("cachalot_kv_evicted_blocks_total", Unit::Count, "Shared blocks let go for want of memory");
     c!("cachalot_kv_fetched_bytes_total", Unit::Bytes, "Bytes of blocks that came from a tier below the pool");
+    c!("cachalot_kv_fetches_total", Unit::Count, "Fetches from tiers below the pool, by what became of them");
     c!("cachalot_kv_blocks_not_kept_total", Unit::Count, "Blocks not handed to tiers that could not keep up");
     c!("cachalot_preemptions_total", Unit::Count, "Sequences set aside for want of memory");
     h!("cachalot_kv_shadow_kl", Unit::Count, "KL(exact || lossy) of compared steps of shadowed requests, in nats");
@@ -96,6 +98,11 @@ pub(crate) fn reused(tokens: usize) {
 /// An object came from a tier below the pool.
 pub(crate) fn fetched(level: &'static str, bytes: u64) {
     counter!("cachalot_kv_fetched_bytes_total", "tier" => level).increment(bytes);
+}
+
+/// What became of a fetch.
+pub(crate) fn fetch(outcome: &'static str) {
+    counter!("cachalot_kv_fetches_total", "outcome" => outcome).increment(1);
 }
 
 /// Blocks were not handed to the tiers, which could not keep up.

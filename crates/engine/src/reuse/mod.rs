@@ -9,6 +9,7 @@
 //! [`ReuseConfig::every`] tokens, the end of a prompt, the end of an answer, and where prompts were seen to part.
 
 pub mod below;
+mod beside;
 mod blend;
 mod config;
 mod explain;
@@ -26,6 +27,7 @@ use cachalot_kv::{KvCache, KvError, SequenceKv, SharedBlock};
 use cachalot_store::tier::Tenant;
 use cachalot_store::{BlockKey, Domain};
 
+pub(crate) use beside::Meanwhile;
 pub use config::ReuseConfig;
 pub use explain::{Explanation, Stop};
 pub(crate) use fetch::Wanted;
@@ -43,6 +45,8 @@ pub(crate) struct Thread {
     pub tenant: Tenant,
     /// How far it has come with what is below the pool.
     stage: Stage,
+    /// What is read for it while it computes is its own as long as it has this.
+    claim: Option<Arc<()>>,
     /// Keys of its blocks, as far as they were needed.
     keys: Vec<BlockKey>,
     /// Tokens that are computed, also while a step has its cache.
@@ -87,6 +91,8 @@ pub(crate) struct Reuse {
     owners: HashMap<Domain, Tenant>,
     /// Tokens that were not computed again.
     pub tokens: u64,
+    /// Of them, those that were read while others were computed.
+    pub beside: u64,
     /// Blocks that went for want of memory.
     pub evicted: u64,
 }
@@ -102,6 +108,7 @@ impl Thread {
             fresh: Vec::new(),
             told: false,
             stage: Stage::New,
+            claim: None,
             keys: Vec::new(),
             computed: 0,
             published: 0,
@@ -131,6 +138,7 @@ impl Thread {
             fresh: Vec::new(),
             told: true,
             stage: Stage::Done,
+            claim: None,
             keys: self.keys.clone(),
             computed: self.computed,
             published: self.published,
@@ -143,6 +151,7 @@ impl Thread {
     /// From the beginning, after its cache was lost.
     pub fn restart(&mut self) {
         (self.published, self.attached, self.reduced, self.computed) = (0, false, false, 0);
+        self.give_up();
     }
 
     /// Wants the sequence to stop at a position, if it has not passed it.
@@ -180,6 +189,7 @@ impl Reuse {
             lower: Lower::default(),
             owners: HashMap::new(),
             tokens: 0,
+            beside: 0,
             evicted: 0,
         }
     }
@@ -338,12 +348,16 @@ impl Reuse {
         if let (false, Some(held)) = (evicted, self.library.oldest()) {
             evicted = self.library.evict(held);
         }
+        if !evicted {
+            return self.drop_fetch();
+        }
         self.evicted += u64::from(evicted);
         evicted
     }
 
     /// Lets go of everything.
     pub fn clear(&mut self) {
+        self.lower.forget();
         self.tree = Tree::default();
         self.library = Library::default();
     }

@@ -36,7 +36,7 @@ impl Scheduler {
         let mut batch = Batch::new(now);
         let mut index = 0;
         while index < self.running.len() {
-            if self.waits_for_another(index) || self.waits_below(index, now) {
+            if self.waits_for_another(index) || self.waits_below(index, now) || self.waits_beside(index, now) {
                 index += 1;
                 continue;
             }

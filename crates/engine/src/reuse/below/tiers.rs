@@ -159,7 +159,7 @@ impl Below for TierStore {
         let Some(tiers) = &mut self.tiers else { return There::default() };
         let run = tiers.lookup(tenant, keys);
         let mut asking = run.probe.is_some();
-        let mut parts = Vec::new();
+        let (mut parts, mut levels) = (Vec::new(), Vec::new());
         for (i, key) in keys.iter().enumerate() {
             let near = tiers.lookup(tenant, &[key.near()]);
             asking |= near.probe.is_some() && i <= run.levels.len();
@@ -168,9 +168,9 @@ impl Below for TierStore {
                 break;
             }
             parts.push(part);
+            levels.extend(run.levels.get(i).copied().max(near.levels.first().copied()));
         }
-        let level = run.levels.iter().max().map_or("ram", |level| level.name());
-        There { parts, level, asking }
+        There { parts, levels, asking }
     }
 
     fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId {
@@ -197,6 +197,13 @@ impl Below for TierStore {
             }
         }
         id
+    }
+
+    fn cancel(&mut self, id: FetchId) {
+        let ticket = self.fetches.iter().find_map(|(ticket, fetch)| (fetch.id == id).then_some(*ticket));
+        if let (Some(tiers), Some(ticket)) = (&mut self.tiers, ticket) {
+            tiers.cancel(ticket);
+        }
     }
 
     fn arrived(&mut self) -> Vec<Arrived> {

@@ -4,7 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
 use cachalot_store::BlockKey;
-use cachalot_store::tier::{Proof, Removed, Tenant};
+use cachalot_store::cost::CostModel;
+use cachalot_store::tier::{Level, Proof, Removed, Tenant};
 
 use super::sharing::{RECIPES, answer, cold, plan, random, request, sharing};
 use super::*;
@@ -21,6 +22,8 @@ struct Unreliable {
     dice: Dice,
     /// Chance that an object is not delivered, or not written.
     faults: f64,
+    /// Chance that nothing arrives when somebody looks.
+    late: f64,
     waiting: VecDeque<Arrived>,
     next: u64,
 }
@@ -28,7 +31,15 @@ struct Unreliable {
 impl Unreliable {
     fn over(disk: &Disk, cache: &Arc<KvCache>, seed: u64, faults: f64) -> Box<Unreliable> {
         let (cache, disk) = (cache.clone(), disk.clone());
-        Box::new(Unreliable { cache, disk, dice: Dice::new(seed), faults, waiting: VecDeque::new(), next: 0 })
+        Box::new(Unreliable {
+            cache,
+            disk,
+            dice: Dice::new(seed),
+            faults,
+            late: 0.0,
+            waiting: VecDeque::new(),
+            next: 0,
+        })
     }
 }
 
@@ -37,7 +48,8 @@ impl Below for Unreliable {
         let disk = self.disk.lock().unwrap();
         let has = |key: BlockKey| disk.contains_key(&(tenant, key));
         let parts = keys.iter().map(|&key| Parts { kept: has(key), near: has(key.near()) });
-        There { parts: parts.take_while(|parts| parts.any()).collect(), level: "disk", asking: self.dice.chance(0.1) }
+        let parts: Vec<Parts> = parts.take_while(|parts| parts.any()).collect();
+        There { levels: vec![Level::Disk; parts.len()], parts, asking: self.dice.chance(0.1) }
     }
 
     fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId {
@@ -60,7 +72,16 @@ impl Below for Unreliable {
         id
     }
 
+    fn cancel(&mut self, id: FetchId) {
+        self.waiting.iter_mut().filter(|arrived| arrived.id == id).for_each(|arrived| arrived.parcel = None);
+    }
+
     fn arrived(&mut self) -> Vec<Arrived> {
+        // What was given up is not late.
+        if self.late > 0.0 && self.dice.chance(self.late) && self.waiting.iter().any(|arrived| arrived.parcel.is_some())
+        {
+            return Vec::new();
+        }
         let n = self.dice.below(self.waiting.len() + 2).min(self.waiting.len());
         self.waiting.drain(..n).collect()
     }
@@ -94,21 +115,37 @@ fn drain(bench: &mut Bench) {
     while !bench.scheduler.is_idle() {
         bench.step();
     }
+    // What computing has overtaken comes all the same.
+    while bench.scheduler.is_busy_below() {
+        let now = bench.tick();
+        bench.scheduler.poll_below(now);
+    }
+}
+
+/// A machine on which a block of 64 tokens takes so long to compute, and so long to read.
+pub fn machine(compute: f64, read: f64) -> CostModel {
+    let cache = cache(100);
+    let byte = read / cache.bytes_with(&cache.config().plan, 64) as f64;
+    CostModel::guess(compute / 64.0, &["ram", "disk", "remote"].map(|tier| (tier, byte)))
 }
 
 /// Lives of an engine with a restart between each two, over the same disk.
-fn simulate(seed: u64) -> (u64, u64) {
+fn simulate(seed: u64) -> (u64, u64, u64) {
     let mut dice = Dice::new(seed);
     let disk = Disk::default();
     let recipes = [RECIPES[dice.below(RECIPES.len())], RECIPES[dice.below(RECIPES.len())]];
     let mut texts: Vec<Vec<u32>> = vec![random(&mut dice, 260)];
-    let (mut reused, mut first_reused) = (0, 0);
+    let (mut reused, mut first_reused, mut beside) = (0, 0, 0);
     let faults = [0.0, 0.02, 0.3][dice.below(3)];
     for life in 0..3 {
         let pages = [44, 60, 2000][dice.below(3)];
         let config = EngineConfig { max_batch: 1 + dice.below(4), max_batch_tokens: 100, ..EngineConfig::default() };
         let mut bench = Bench::new(HashDecoder::new(600), pages, sharing(config));
         bench.scheduler.attach(Unreliable::over(&disk, &bench.cache, seed * 10 + life, faults));
+        // Reading and computing are about as fast as each other, or it is seen while it happens.
+        if dice.chance(0.6) {
+            bench.scheduler.reuse.set_cost(machine(0.002, [0.0005, 0.001, 0.002][dice.below(3)]));
+        }
         let plans = recipes.map(|recipe| plan(&bench.cache, recipe));
         let mut clients = Vec::new();
         for _ in 0..6 {
@@ -130,22 +167,69 @@ fn simulate(seed: u64) -> (u64, u64) {
             }
         }
         reused += bench.scheduler.stats().reused_tokens;
+        beside += bench.scheduler.reuse.beside;
         bench.run();
     }
-    (reused, first_reused)
+    (reused, first_reused, beside)
 }
 
 #[test]
 fn what_comes_from_below_equals_what_is_computed() {
-    let (mut reused, mut first) = (0, 0);
-    for seed in 0..40 {
-        let (all, after_restart) = simulate(seed);
-        (reused, first) = (reused + all, first + after_restart);
+    let (mut reused, mut first, mut beside) = (0, 0, 0);
+    for seed in 0..60 {
+        let (all, after_restart, meanwhile) = simulate(seed);
+        (reused, first, beside) = (reused + all, first + after_restart, beside + meanwhile);
     }
     assert!(
-        reused > 20_000 && first > 5_000,
-        "the simulation must reach what it tests: {reused}, {first} after restarts"
+        reused > 25_000 && first > 5_000 && beside > 1_500,
+        "the simulation must reach what it tests: {reused}, {first} after restarts, {beside} beside computing"
     );
+}
+
+/// What a second life makes of a prompt of six blocks and a bit that the first has computed, where steps have 64 rows, and how often
+/// it was computed and looked for what is below meanwhile.
+fn second_life(recipe: &str, cost: CostModel, late: f64, faults: f64) -> (usize, usize) {
+    let (disk, text) = (Disk::default(), random(&mut Dice::new(3), 400));
+    let mut seen = (0, 0);
+    for life in 0..2 {
+        let config = EngineConfig { max_batch_tokens: 64, ..EngineConfig::default() };
+        let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(config));
+        let mut below = Unreliable::over(&disk, &bench.cache, life, if life > 0 { faults } else { 0.0 });
+        below.late = if life > 0 { late } else { 0.0 };
+        bench.scheduler.attach(below);
+        bench.scheduler.reuse.set_cost(cost.clone());
+        let plan = plan(&bench.cache, recipe);
+        let mut client = bench.submit_with(request(text.clone(), 3), plan);
+        drain(&mut bench);
+        assert_eq!(answer(&mut client), cold(&client.request, recipe), "{recipe}");
+        seen = (client.seen.usage.unwrap().cached_tokens, bench.steps);
+        bench.run();
+    }
+    seen
+}
+
+#[test]
+fn the_front_is_computed_while_what_is_behind_it_is_read() {
+    for recipe in ["f16", "int8(window=64)", "int4(window=0)"] {
+        // A read takes half as long: two blocks are computed while four are read.
+        assert_eq!(second_life(recipe, machine(0.02, 0.01), 0.0, 0.0).0, 4 * 64, "{recipe}");
+        // As fast as computing.
+        assert_eq!(second_life(recipe, machine(0.02, 0.02), 0.0, 0.0).0, 3 * 64, "{recipe}");
+    }
+}
+
+#[test]
+fn what_reads_faster_than_it_computes_is_read_first_and_what_reads_slower_is_not() {
+    assert_eq!(second_life("f16", machine(0.02, 1e-4), 0.0, 0.0).0, 384);
+    assert_eq!(second_life("f16", machine(0.02, 1.0), 0.0, 0.0).0, 0);
+}
+
+#[test]
+fn computing_overtakes_what_is_late_and_goes_on_from_what_is_lost() {
+    // It never comes: everything is computed, in the steps that it takes and no more.
+    let (cached, steps) = second_life("f16", machine(0.02, 0.01), 1.0, 0.0);
+    assert_eq!((cached, steps), (0, 7 + 2));
+    assert_eq!(second_life("f16", machine(0.02, 0.01), 0.0, 1.0).0, 0);
 }
 
 #[test]

@@ -144,6 +144,10 @@ impl Tiered for SimTiers {
         self.machine.fetch(self.now, tenant, keys)
     }
 
+    fn cancel(&mut self, ticket: Ticket) {
+        self.machine.cancel(ticket);
+    }
+
     fn store(&mut self, run: Vec<Object>) {
         self.machine.store(self.now, run);
     }
