@@ -155,8 +155,12 @@ fn percentage(text: &str) -> Result<f64, String> {
 
 pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let ready = load::load(&args.model)?;
-    let engine =
-        load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config(), args.reuse.config())?;
+    let reuse = ReuseConfig {
+        lossy: args.tiers.kv_lossy.as_deref().map(Arc::from),
+        allow_lossy: args.tiers.kv_lossy_default,
+        ..args.reuse.config()
+    };
+    let engine = load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config(), reuse)?;
     args.tiers.attach(&engine.handle())?;
     let config = ServerConfig {
         host: args.host,

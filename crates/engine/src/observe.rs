@@ -15,6 +15,7 @@
 //! | `cachalot_kv_corrupt_pages_total` | counter | pages | whose checksum was wrong; the sequence failed |
 //! | `cachalot_kv_kept_share` | histogram | share | of a context's tokens that stayed when it was reduced, mean over lanes |
 //! | `cachalot_kv_reused_tokens_total` | counter | tokens | not computed because their cache was there |
+//! | `cachalot_kv_lossy_tokens_total` | counter | tokens | of the reused ones, changed by a lossy codec below the pool |
 //! | `cachalot_kv_moved_tokens_total` | counter | tokens | whose cache came from another context |
 //! | `cachalot_kv_shared_blocks` | gauge | blocks | of 64 tokens, there for prompts that begin with them |
 //! | `cachalot_kv_shared_bytes` | gauge | bytes | of their pages, those that sequences use included |
@@ -57,6 +58,7 @@ pub fn describe() {
     c!("cachalot_kv_corrupt_pages_total", Unit::Count, "Pages whose checksum was wrong");
     h!("cachalot_kv_kept_share", Unit::Count, "Share of a context's tokens that stayed when it was reduced");
     c!("cachalot_kv_reused_tokens_total", Unit::Count, "Tokens not computed because their cache was there");
+    c!("cachalot_kv_lossy_tokens_total", Unit::Count, "Reused tokens that a lossy codec below the pool has changed");
     c!("cachalot_kv_moved_tokens_total", Unit::Count, "Tokens whose cache came from another context");
     g!("cachalot_kv_shared_blocks", Unit::Count, "Blocks of 64 tokens that prompts may begin with");
     g!("cachalot_kv_shared_bytes", Unit::Bytes, "Bytes of the pages of shared blocks");
@@ -89,6 +91,13 @@ pub(crate) fn prompt_done(tokens: usize) {
 /// A sequence began with so many tokens of others.
 pub(crate) fn moved(tokens: usize) {
     counter!("cachalot_kv_moved_tokens_total").increment(tokens as u64);
+}
+
+/// Of the tokens it began with, so many were changed by a lossy codec.
+pub(crate) fn lossy(tokens: usize) {
+    if tokens > 0 {
+        counter!("cachalot_kv_lossy_tokens_total").increment(tokens as u64);
+    }
 }
 
 pub(crate) fn reused(tokens: usize) {

@@ -124,6 +124,8 @@ pub(crate) fn engine_request(
 /// What the fields that both endpoints share ask of the engine, without log-probabilities and report. `defaults` are the
 /// model's own.
 pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -> Request {
+    // What a session goes on from, and saves, is what was computed.
+    let lossy = if common.session.is_none() { common.lossy } else { Some(false) };
     Request {
         prompt,
         sampling: sampling(&common.sampling, defaults),
@@ -132,7 +134,7 @@ pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -
         n: common.n,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
-        wish: Wish { blend: common.reuse.clone(), chunks: common.chunks.clone(), ..Wish::default() },
+        wish: Wish { blend: common.reuse.clone(), chunks: common.chunks.clone(), lossy, ..Wish::default() },
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()
@@ -330,6 +332,7 @@ impl Run {
                 sum.prompt_tokens += usage.prompt_tokens;
                 sum.completion_tokens += usage.completion_tokens;
                 sum.cached_tokens += usage.cached_tokens;
+                sum.lossy_tokens += usage.lossy_tokens;
                 sum.moved_tokens += usage.moved_tokens;
                 sum.kept_share = usage.kept_share;
                 sum.timings = usage.timings;

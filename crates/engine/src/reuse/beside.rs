@@ -89,7 +89,7 @@ impl Reuse {
         let Stage::Beside(Beside { id, .. }) = thread.stage else { return 0 };
         thread.give_up();
         let (Some(fetch), Some(domain)) = (self.lower.fetching.remove(&id), thread.domain) else { return 0 };
-        self.import(fetch.tenant, fetch.parcels);
+        self.take_up(fetch);
         let computed = kv.len();
         let found = self.tree.find(domain, tokens);
         let most = found.tokens.min(tokens.len().saturating_sub(1)).min(fresh.unobserved());

@@ -1,5 +1,7 @@
 //! How blocks are shared.
 
+use std::sync::Arc;
+
 use cachalot_kv::CachePlan;
 use cachalot_store::{Domain, Identity};
 
@@ -15,13 +17,24 @@ pub struct ReuseConfig {
     pub every: usize,
     /// How stretches that were computed in another context are used, for requests that do not say: not at all where `None`.
     pub blend: Option<Blend>,
+    /// The codec that changes what goes below the pool, where there is one: it comes back to requests that allow it.
+    pub lossy: Option<Arc<str>>,
+    /// Whether requests do that do not say.
+    pub allow_lossy: bool,
     /// What every block's bytes depend on, beside recipe and tenant.
     pub identity: Identity,
 }
 
 impl Default for ReuseConfig {
     fn default() -> ReuseConfig {
-        ReuseConfig { enabled: true, every: 1024, blend: None, identity: Identity::default() }
+        ReuseConfig {
+            enabled: true,
+            every: 1024,
+            blend: None,
+            lossy: None,
+            allow_lossy: false,
+            identity: Identity::default(),
+        }
     }
 }
 

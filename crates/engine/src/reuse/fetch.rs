@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Of so many fetches in a row that were not begun, one is, beside computing: a tier that was slow once may be fast again.
 const TRY: u64 = 16;
+/// Observations after which they are kept for the next time.
+const NOTE: u64 = 512;
 /// How much longer than expected computing waits for what it has come to.
 const SLACK: Duration = Duration::from_millis(20);
 
@@ -54,6 +56,8 @@ pub(super) struct Fetching {
     claim: Option<Weak<()>>,
     /// Whether somebody had nothing to do but to wait for it: only then its time is the tier's.
     pub waited: bool,
+    /// Whether each object is all of its block.
+    plain: bool,
 }
 
 /// What is below, if anything, and what is on its way from there.
@@ -64,6 +68,8 @@ pub(super) struct Lower {
     pub cost: CostModel,
     /// Fetches in a row that were not begun because computing is faster.
     refused: u64,
+    /// Observations that are kept for the next time.
+    noted: u64,
 }
 
 /// What a sequence looks for.
@@ -78,7 +84,11 @@ pub(crate) struct Wanted<'a> {
 
 impl Reuse {
     /// From now on blocks are kept there and come from there.
-    pub fn attach(&mut self, below: Box<dyn Below>) {
+    pub fn attach(&mut self, mut below: Box<dyn Below>) {
+        if let Some(cost) = below.recall() {
+            self.lower.noted = cost.observations().iter().sum();
+            self.lower.cost = cost;
+        }
         self.lower.below = Some(below);
     }
 
@@ -103,6 +113,11 @@ impl Reuse {
                 self.lower.cost.observe_tier(fetch.level.name(), fetch.bytes, seconds);
             }
         }
+        let seen = self.lower.cost.observations().iter().sum();
+        if seen > self.lower.noted + NOTE {
+            self.lower.noted = seen;
+            below.note(&self.lower.cost);
+        }
         // What is nobody's alone is everybody's.
         let is_claimed = |fetch: &Fetching| fetch.claim.as_ref().is_some_and(|claim| claim.strong_count() > 0);
         let complete = self.lower.fetching.iter().filter(|(_, fetch)| fetch.left == 0 && !is_claimed(fetch));
@@ -110,13 +125,31 @@ impl Reuse {
         complete.sort_unstable_by_key(|id| id.0);
         for fetch in complete {
             if let Some(fetch) = self.lower.fetching.remove(&fetch) {
-                self.import(fetch.tenant, fetch.parcels);
+                self.take_up(fetch);
             }
+        }
+    }
+
+    /// Puts what was read to its place.
+    pub(super) fn take_up(&mut self, fetch: Fetching) {
+        let keys: Vec<BlockKey> = fetch.parcels.iter().map(Parcel::key).collect();
+        let taken = self.import(fetch.tenant, fetch.parcels);
+        if fetch.plain {
+            // What came from there is there.
+            self.tree.mark_stored(&keys[..taken]);
         }
     }
 
     /// Looks below for what a new sequence begins with and the pool has not. Whether it is to wait for that.
     pub fn look_below(&mut self, wanted: &Wanted<'_>, thread: &mut Thread, now: Duration) -> bool {
+        match self.config.lossy {
+            Some(_) => self.look_below_lossy(wanted, thread, now),
+            None => self.look(wanted, thread, 0, now),
+        }
+    }
+
+    /// See [`Reuse::look_below`]; what is below is only of use where it is more than `least` blocks.
+    pub(super) fn look(&mut self, wanted: &Wanted<'_>, thread: &mut Thread, least: usize, now: Duration) -> bool {
         let (Some(domain), Some(below)) = (thread.domain, &mut self.lower.below) else { return false };
         let asked = match thread.stage {
             Stage::Done | Stage::Beside(_) => return false,
@@ -146,6 +179,9 @@ impl Reuse {
             thread.stage = Stage::Asking(asked);
             return true;
         }
+        if from + there.parts.len() <= least {
+            return false;
+        }
         let Some(choice) = self.weigh(wanted, thread, &there, first, from) else { return false };
         let bytes = cache.bytes_with(plan, choice.parts.len() * PAGE_TOKENS);
         self.clock += 1;
@@ -173,6 +209,7 @@ impl Reuse {
             expected: choice.seconds,
             claim: claim.as_ref().map(Arc::downgrade),
             waited: !beside,
+            plain: near == 0,
         };
         self.lower.fetching.insert(id, fetching);
         if !beside {
@@ -264,7 +301,14 @@ impl Reuse {
     }
 
     /// Hands blocks that a sequence has computed down, those that are not there yet.
-    pub(super) fn keep_below(&mut self, cache: &KvCache, domain: Domain, tenant: Tenant, tokens: &[u32]) {
+    pub(super) fn keep_below(&mut self, cache: &KvCache, domain: Domain, thread: &Thread, tokens: &[u32]) {
+        if self.config.lossy.is_some() && !thread.is_lossy() {
+            let blocks = thread.lossy.map(|lossy| self.keep_lossy(domain, lossy, tokens)).unwrap_or_default();
+            if let (false, Some(below)) = (blocks.is_empty(), &mut self.lower.below) {
+                below.keep(thread.tenant, blocks);
+            }
+            return;
+        }
         let Some(below) = &mut self.lower.below else { return };
         let (mut parent, mut blocks) = (None, Vec::new());
         for id in self.tree.whole(domain, tokens) {
@@ -286,7 +330,7 @@ impl Reuse {
             }
         }
         if !blocks.is_empty() {
-            below.keep(tenant, blocks);
+            below.keep(thread.tenant, blocks);
         }
     }
 
@@ -331,16 +375,19 @@ impl Reuse {
         // What came of a fetch that now never ends would hold its pages for ever.
         self.lower.fetching.clear();
         if let Some(mut below) = self.lower.below.take() {
+            below.note(&self.lower.cost);
             below.close(patience);
         }
     }
 
-    /// What things cost here, as far as it was seen.
+    /// What things cost here.
+    #[cfg(test)]
     pub fn cost(&self) -> &CostModel {
         &self.lower.cost
     }
 
-    /// Begins with what was seen before.
+    /// Begins with these.
+    #[cfg(test)]
     pub fn set_cost(&mut self, cost: CostModel) {
         self.lower.cost = cost;
     }
@@ -361,7 +408,7 @@ struct Choice {
 }
 
 /// Blocks before a position that a query there reads in another form than queries far behind: none where all is plain.
-fn near_blocks(cache: &KvCache, plan: &CachePlan) -> usize {
+pub(super) fn near_blocks(cache: &KvCache, plan: &CachePlan) -> usize {
     let layers = cache.config().layers.iter().zip(&plan.lanes);
     let near = layers.map(|(g, lanes)| {
         let encoded = lanes.iter().filter(|lane| lane.body.is_some() && !plan.holds()).map(|lane| lane.window);

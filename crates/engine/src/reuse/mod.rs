@@ -15,6 +15,7 @@ mod config;
 mod explain;
 mod fetch;
 pub(crate) mod held;
+mod lossy;
 mod parcel;
 pub(crate) mod tree;
 
@@ -49,6 +50,10 @@ pub(crate) struct Thread {
     claim: Option<Arc<()>>,
     /// Keys of its blocks, as far as they were needed.
     keys: Vec<BlockKey>,
+    /// Where its blocks are shared as a lossy codec below gives them back.
+    lossy: Option<Domain>,
+    /// Where it shares exactly, while it is not settled what it begins with.
+    exact: Option<Domain>,
     /// Tokens that are computed, also while a step has its cache.
     pub computed: usize,
     /// Blocks that have been published.
@@ -107,6 +112,8 @@ impl Thread {
             before: None,
             fresh: Vec::new(),
             told: false,
+            lossy: None,
+            exact: None,
             stage: Stage::New,
             claim: None,
             keys: Vec::new(),
@@ -137,6 +144,8 @@ impl Thread {
             before: None,
             fresh: Vec::new(),
             told: true,
+            lossy: self.lossy,
+            exact: None,
             stage: Stage::Done,
             claim: None,
             keys: self.keys.clone(),
@@ -300,7 +309,7 @@ impl Reuse {
             self.tell(domain, thread, tokens, full * PAGE_TOKENS, prompt);
         }
         if at.is_some() {
-            self.keep_below(cache, domain, thread.tenant, &tokens[..len]);
+            self.keep_below(cache, domain, thread, &tokens[..len]);
         }
     }
 
@@ -314,7 +323,7 @@ impl Reuse {
         let blocks = cache.retire(kv, 0);
         self.insert(domain, thread, tokens, 0, blocks);
         self.tell(domain, thread, tokens, tokens.len(), prompt);
-        self.keep_below(cache, domain, thread.tenant, tokens);
+        self.keep_below(cache, domain, thread, tokens);
     }
 
     /// The first of the published blocks that is not there any more, or the number of them.

@@ -159,6 +159,15 @@ impl Tree {
         }
     }
 
+    /// Notes that what these blocks keep for good is below the pool.
+    pub fn mark_stored(&mut self, keys: &[BlockKey]) {
+        for key in keys {
+            if let Some(node) = self.by_key.get(key).and_then(|&id| self.nodes[id].as_mut()) {
+                node.stored.kept = true;
+            }
+        }
+    }
+
     /// Adds a block behind another, or what it has to the one that is there. False where the block before it is not there.
     pub fn insert(
         &mut self,

@@ -136,6 +136,8 @@ impl Scheduler {
         let tenant = submission.request.tenant.clone();
         let wish = Arc::new(submission.request.wish.clone());
         let spans = submission.request.spans.clone().into();
+        let lossy = domain.filter(|_| wish.edit.is_none());
+        let lossy = lossy.and_then(|_| self.reuse.lossy_domain(&self.cache, &plan, &tenant));
         let limit = self.limits.check(&submission.request, &self.cache, &plan);
         let watch = limit.is_ok().then(|| self.replays.watch(&submission)).flatten();
         let (mut group, prompt) = Group::new(submission, *limit.as_ref().unwrap_or(&0), watch);
@@ -160,7 +162,7 @@ impl Scheduler {
             record: self.replays.record(group.watch.as_ref(), group.seed, 0),
             forks: group.n.saturating_sub(1),
             last_token: None,
-            thread: Thread::new(domain, &tenant, wish).after(before),
+            thread: Thread::new(domain, &tenant, wish).after(before).lossy(lossy),
         });
         self.groups.insert(ticket.request, group);
     }

@@ -61,8 +61,10 @@ impl Scheduler {
         let saved = self.reuse.adopt(&self.cache, kv, fresh, thread, tokens);
         let ticket = *ticket;
         observe::reused(saved);
+        observe::lossy(saved * usize::from(thread.is_lossy()));
         if let Some(group) = self.groups.get_mut(&ticket.request).filter(|group| group.moments.prompt_done.is_none()) {
             group.cached_tokens += saved;
+            group.lossy_tokens += saved * usize::from(thread.is_lossy());
         }
         false
     }
@@ -76,8 +78,10 @@ impl Scheduler {
         (0..begun.corrupt).for_each(|_| observe::corrupt());
         if let Some(group) = self.groups.get_mut(&ticket.request).filter(|group| group.moments.prompt_done.is_none()) {
             group.cached_tokens = begun.tokens.min(*prompt);
+            group.lossy_tokens = group.cached_tokens * usize::from(thread.is_lossy());
         }
         observe::reused(begun.tokens);
+        observe::lossy(begun.tokens * usize::from(thread.is_lossy()));
         self.blend(index, ticket);
     }
 

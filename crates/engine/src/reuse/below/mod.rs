@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cachalot_kv::CachePlan;
 use cachalot_store::BlockKey;
+use cachalot_store::cost::CostModel;
 use cachalot_store::tier::{Level, Proof, Tenant};
 
 #[cfg(test)]
@@ -80,6 +81,14 @@ pub trait Below: Send {
 
     /// Removes all of a tenant; `tell` hears, later, what was removed and that nothing is left.
     fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>);
+
+    /// What is known of the cost of things here from before, if anything.
+    fn recall(&mut self) -> Option<CostModel> {
+        None
+    }
+
+    /// Keeps what is known of it now for the next time.
+    fn note(&mut self, _: &CostModel) {}
 
     /// Whether something is under way that wants [`Below::arrived`] to be called.
     fn is_busy(&self) -> bool;

@@ -4,13 +4,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
 use cachalot_store::BlockKey;
-use cachalot_store::cost::CostModel;
-use cachalot_store::tier::{Level, Proof, Removed, Tenant};
+use cachalot_store::codec::{Codec, Plain, named};
+use cachalot_store::cost::{CostFile, CostModel};
+use cachalot_store::tier::{Level, Proof, Removed, ShelfConfig, Tenant, TierConfig};
 
 use super::sharing::{RECIPES, answer, cold, plan, random, request, sharing};
 use super::*;
+use crate::blend::Wish;
 use crate::reuse::Parcel;
-use crate::reuse::below::{Arrived, Below, FetchId, Parts, There, objects, read};
+use crate::reuse::below::{Arrived, Below, FetchId, Parts, There, TierOptions, TierStore, objects, read};
 use crate::testing::Dice;
 
 type Disk = Arc<Mutex<HashMap<(Tenant, BlockKey), Vec<u8>>>>;
@@ -24,6 +26,7 @@ struct Unreliable {
     faults: f64,
     /// Chance that nothing arrives when somebody looks.
     late: f64,
+    codec: Box<dyn Codec>,
     waiting: VecDeque<Arrived>,
     next: u64,
 }
@@ -37,6 +40,7 @@ impl Unreliable {
             dice: Dice::new(seed),
             faults,
             late: 0.0,
+            codec: Box::new(Plain),
             waiting: VecDeque::new(),
             next: 0,
         })
@@ -64,7 +68,7 @@ impl Below for Unreliable {
                     bytes[at] ^= 1 << self.dice.below(8);
                 }
                 let lost = self.dice.chance(self.faults);
-                let parcel = if lost { None } else { read(&self.cache, plan, key, near, &bytes) };
+                let parcel = if lost { None } else { read(&self.cache, &*self.codec, plan, key, near, &bytes) };
                 let at = self.dice.below(self.waiting.len() + 1);
                 self.waiting.insert(at, Arrived { id, parcel });
             }
@@ -88,7 +92,7 @@ impl Below for Unreliable {
 
     fn keep(&mut self, tenant: Tenant, blocks: Vec<(Parcel, Parts)>) {
         for (parcel, parts) in blocks {
-            for object in objects(&self.cache, tenant, &parcel, parts) {
+            for object in objects(&self.cache, &*self.codec, tenant, &parcel, parts) {
                 if !self.dice.chance(self.faults) {
                     self.disk.lock().unwrap().insert((tenant, object.key), object.bytes.to_vec());
                 }
@@ -283,6 +287,68 @@ fn a_tenant_that_is_deleted_leaves_nothing_in_pool_or_below() {
     drain(&mut bench);
     assert_eq!(again.read().usage.unwrap().cached_tokens, 0);
     bench.run();
+}
+
+#[test]
+fn what_a_lossy_codec_changed_is_found_by_those_who_allow_it_alone() {
+    let (disk, text) = (Disk::default(), random(&mut Dice::new(9), 400));
+    let config = || {
+        let reuse = ReuseConfig { every: ON, lossy: Some("cachegen-3".into()), ..ReuseConfig::default() };
+        EngineConfig { reuse, ..EngineConfig::default() }
+    };
+    let bench = |life| {
+        let mut bench = Bench::new(HashDecoder::new(600), 4000, config());
+        let mut below = Unreliable::over(&disk, &bench.cache, life, 0.0);
+        below.codec = named("cachegen-3", &[]).unwrap();
+        bench.scheduler.attach(below);
+        bench
+    };
+    let ask = |bench: &mut Bench, lossy: Option<bool>, recipe: &str| {
+        let plan = plan(&bench.cache, recipe);
+        let wish = Wish { lossy, ..Wish::default() };
+        let mut client = bench.submit_with(Request { wish, ..request(text.clone(), 10) }, plan);
+        drain(bench);
+        let same = answer(&mut client) == cold(&client.request, recipe);
+        let usage = client.seen.usage.unwrap();
+        (usage.cached_tokens, usage.lossy_tokens, same)
+    };
+    let mut first = bench(0);
+    assert_eq!(ask(&mut first, None, "f16"), (0, 0, true));
+    assert_eq!(ask(&mut first, Some(true), "f16"), (399, 0, true), "exact blocks of the pool go first");
+    assert_eq!(ask(&mut first, Some(true), "int8(window=64)"), (0, 0, true));
+    first.run();
+    let objects = disk.lock().unwrap().len();
+    assert_eq!(objects, 6, "nothing of a recipe that encodes");
+    // A restart.
+    let mut second = bench(1);
+    assert_eq!(ask(&mut second, None, "f16"), (0, 0, true));
+    second.run();
+    let mut third = bench(2);
+    assert_eq!(ask(&mut third, Some(true), "int8(window=64)"), (0, 0, true));
+    let (cached, lossy, _) = ask(&mut third, Some(true), "f16");
+    assert_eq!((cached, lossy), (384, 384));
+    assert_eq!(ask(&mut third, Some(false), "f16"), (0, 0, true), "in the pool they are apart, too");
+    assert_eq!(disk.lock().unwrap().len(), objects, "and what came up does not go down again, coded twice");
+    third.run();
+}
+
+#[test]
+fn what_things_cost_is_known_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut known = Vec::new();
+    for _ in 0..2 {
+        let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
+        let tiers = TierConfig { ram: Some(ShelfConfig::new(1 << 20)), ..TierConfig::default() };
+        let cost = Some(CostFile::new(folder.path().to_owned(), &[b"this machine"]));
+        let options = TierOptions { tiers, threads: 1, queue: 1 << 20, codec: Arc::new(Plain), cost };
+        bench.scheduler.attach(Box::new(TierStore::open(options, &bench.cache).unwrap()));
+        known.push(bench.scheduler.reuse.cost().observations()[0]);
+        let _client = bench.submit(request(random(&mut Dice::new(1), 300), 3));
+        drain(&mut bench);
+        bench.scheduler.close_below(Duration::from_secs(5));
+        bench.run();
+    }
+    assert!(known[0] == 0 && known[1] > 0, "{known:?}");
 }
 
 /// What one life computed is on its way up in the next ones when `then` happens.
