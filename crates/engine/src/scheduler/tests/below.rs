@@ -13,7 +13,7 @@ use super::*;
 use crate::blend::Wish;
 use crate::reuse::Parcel;
 use crate::reuse::below::{Arrived, Below, FetchId, Parts, There, TierOptions, TierStore, objects, read};
-use crate::testing::Dice;
+use crate::testing::{Dice, cache_with};
 
 type Disk = Arc<Mutex<HashMap<(Tenant, BlockKey), Vec<u8>>>>;
 
@@ -296,8 +296,9 @@ fn what_a_lossy_codec_changed_is_found_by_those_who_allow_it_alone() {
         let reuse = ReuseConfig { every: ON, lossy: Some("cachegen-3".into()), ..ReuseConfig::default() };
         EngineConfig { reuse, ..EngineConfig::default() }
     };
+    // Without a sliding window, whose blocks are in two parts.
     let bench = |life| {
-        let mut bench = Bench::new(HashDecoder::new(600), 4000, config());
+        let mut bench = Bench::over(cache_with(4000, None), HashDecoder::new(600), config());
         let mut below = Unreliable::over(&disk, &bench.cache, life, 0.0);
         below.codec = named("cachegen-3", &[]).unwrap();
         bench.scheduler.attach(below);
@@ -306,9 +307,12 @@ fn what_a_lossy_codec_changed_is_found_by_those_who_allow_it_alone() {
     let ask = |bench: &mut Bench, lossy: Option<bool>, recipe: &str| {
         let plan = plan(&bench.cache, recipe);
         let wish = Wish { lossy, ..Wish::default() };
-        let mut client = bench.submit_with(Request { wish, ..request(text.clone(), 10) }, plan);
+        let mut client = bench.submit_with(Request { wish, ..request(text.clone(), 10) }, plan.clone());
         drain(bench);
-        let same = answer(&mut client) == cold(&client.request, recipe);
+        let mut alone = Bench::over(cache_with(4000, None), HashDecoder::new(600), EngineConfig::default());
+        let mut cold = alone.submit_with(client.request.clone(), plan);
+        alone.run();
+        let same = answer(&mut client) == answer(&mut cold);
         let usage = client.seen.usage.unwrap();
         (usage.cached_tokens, usage.lossy_tokens, same)
     };
