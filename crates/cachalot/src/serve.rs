@@ -158,6 +158,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let reuse = ReuseConfig {
         lossy: args.tiers.kv_lossy.as_deref().map(Arc::from),
         allow_lossy: args.tiers.kv_lossy_default,
+        evict: args.tiers.policy(),
         ..args.reuse.config()
     };
     let engine = load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config(), reuse)?;

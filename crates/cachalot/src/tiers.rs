@@ -44,7 +44,7 @@ pub struct TierArgs {
     /// Allow that to requests that do not say.
     #[arg(long, requires = "kv_lossy")]
     pub kv_lossy_default: bool,
-    /// What goes first where a tier is full.
+    /// What goes first where the pool or a tier is full.
     #[arg(long, value_enum, default_value = "s3-fifo")]
     kv_evict: Evict,
     /// When blocks go to slower tiers: at once, or when the faster one has no room.
@@ -130,15 +130,20 @@ fn coding(name: &str) -> Result<Option<Arc<dyn Coding>>, Failure> {
 }
 
 impl TierArgs {
+    /// Which blocks go first, in the pool and in every tier.
+    pub fn policy(&self) -> PolicyKind {
+        match self.kv_evict {
+            Evict::Lru => PolicyKind::Lru,
+            Evict::S3Fifo => PolicyKind::S3Fifo,
+        }
+    }
+
     /// Opens the tiers that were asked for and puts them below the engine's pool.
     pub fn attach(&self, engine: &EngineHandle) -> Result<(), Failure> {
         if self.kv_ram.is_none() && self.kv_disk.is_none() && self.kv_store.is_none() {
             return Ok(());
         }
-        let policy = match self.kv_evict {
-            Evict::Lru => PolicyKind::Lru,
-            Evict::S3Fifo => PolicyKind::S3Fifo,
-        };
+        let policy = self.policy();
         let shelf = |capacity| ShelfConfig { policy, quota: self.kv_tenant_quota, ..ShelfConfig::new(capacity) };
         let mut tiers = TierConfig { ram: self.kv_ram.map(shelf), ..TierConfig::default() };
         tiers.rules.write = match self.kv_write {

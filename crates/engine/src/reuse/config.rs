@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cachalot_kv::CachePlan;
+use cachalot_store::tier::PolicyKind;
 use cachalot_store::{Domain, Identity};
 
 use crate::blend::{Blend, EditId};
@@ -17,6 +18,8 @@ pub struct ReuseConfig {
     pub every: usize,
     /// How stretches that were computed in another context are used, for requests that do not say: not at all where `None`.
     pub blend: Option<Blend>,
+    /// Which blocks go first when memory is wanted.
+    pub evict: PolicyKind,
     /// The codec that changes what goes below the pool, where there is one: it comes back to requests that allow it.
     pub lossy: Option<Arc<str>>,
     /// Whether requests do that do not say.
@@ -31,6 +34,7 @@ impl Default for ReuseConfig {
             enabled: true,
             every: 1024,
             blend: None,
+            evict: PolicyKind::Lru,
             lossy: None,
             allow_lossy: false,
             identity: Identity::default(),

@@ -191,8 +191,8 @@ impl Thread {
 impl Reuse {
     pub fn new(config: ReuseConfig) -> Reuse {
         Reuse {
+            tree: Tree::with(config.evict),
             config,
-            tree: Tree::default(),
             library: Library::default(),
             clock: 0,
             lower: Lower::default(),
@@ -367,7 +367,7 @@ impl Reuse {
     /// Lets go of everything.
     pub fn clear(&mut self) {
         self.lower.forget();
-        self.tree = Tree::default();
+        self.tree = Tree::with(self.config.evict);
         self.library = Library::default();
     }
 

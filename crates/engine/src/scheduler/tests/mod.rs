@@ -1,4 +1,5 @@
 mod below;
+mod evict;
 mod limits;
 mod replays;
 mod shadows;

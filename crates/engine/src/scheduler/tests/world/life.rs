@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use cachalot_store::Block;
-use cachalot_store::tier::WritePolicy;
+use cachalot_store::tier::{PolicyKind, WritePolicy};
 
 use super::super::below::machine;
 use super::super::sharing::{RECIPES, plan, request, sharing};
@@ -101,7 +101,9 @@ fn bench(rng: &mut Rng, ground: &Ground, window: Option<usize>) -> Bench {
         max_batch_tokens: [17, 64, 100, 512][rng.below(4)],
         ..EngineConfig::default()
     };
-    let mut bench = Bench::over(cache_with(pages, window), HashDecoder::new(600), sharing(config));
+    let mut config = sharing(config);
+    config.reuse.evict = [PolicyKind::Lru, PolicyKind::S3Fifo][rng.below(2)];
+    let mut bench = Bench::over(cache_with(pages, window), HashDecoder::new(600), config);
     bench.scheduler.attach(ground.open(rng.next(), &bench.cache));
     bench
 }
