@@ -37,7 +37,7 @@ pub struct TierArgs {
     /// The same in the object store.
     #[arg(long, default_value = "lossless", value_name = "CODEC", value_parser = lossless)]
     kv_store_codec: String,
-    /// Write blocks below the pool so that they do not come back bit for bit, as cachegen-1 (finest) to cachegen-3 (smallest) do.
+    /// Write blocks below the pool so that they do not come back bit for bit, as cachegen-1 (smallest) to cachegen-3 (finest) do.
     /// Only requests that allow it get them; others compute. Takes the place of the other two codecs.
     #[arg(long, value_name = "CODEC", value_parser = lossy)]
     pub kv_lossy: Option<String>,

@@ -15,6 +15,7 @@ use cachalot_kernels::{Isa, Team};
 use cachalot_model::{LoadOptions, Loaded, Model};
 use cachalot_server::{AppState, EngineBackend, ServerConfig, router};
 use cachalot_store::Identity;
+use cachalot_store::codec::Plain;
 use cachalot_store::tier::TierConfig;
 use serde_json::{Value, json};
 use tower::ServiceExt;
