@@ -16,8 +16,11 @@ use std::time::Duration;
 pub struct ForgetArgs {
     /// The key whose holder is to be forgotten.
     #[arg(long, env = "CACHALOT_API_KEY", hide_env_values = true, value_name = "KEY")]
-    #[arg(required_unless_present = "no_api_key", conflicts_with = "no_api_key")]
+    #[arg(required_unless_present_any = ["no_api_key", "tenant"], conflicts_with = "no_api_key")]
     api_key: Option<String>,
+    /// The name of a tenant of the server's file of keys.
+    #[arg(long, value_name = "NAME", conflicts_with = "no_api_key")]
+    tenant: Option<String>,
     /// What was kept by a server that asked for no key.
     #[arg(long)]
     no_api_key: bool,
@@ -39,7 +42,12 @@ pub struct ForgetArgs {
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 pub fn forget(out: &mut impl Write, args: ForgetArgs) -> Result<(), Failure> {
-    let name = args.api_key.as_ref().map_or(String::new(), |key| cachalot_server::tenant_of_key(key.trim().as_bytes()));
+    // A key may come from the environment; a name was typed.
+    let name = match (&args.tenant, &args.api_key) {
+        (Some(name), _) => cachalot_server::tenant_of_name(name),
+        (None, Some(key)) => cachalot_server::tenant_of_key(key.trim().as_bytes()),
+        (None, None) => String::new(),
+    };
     let mut deletion = Deletion::default();
     let mut tiers = TierConfig::default();
     if let Some(folder) = args.kv_disk {

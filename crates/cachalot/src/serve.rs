@@ -8,9 +8,9 @@ use cachalot_engine::reuse::Order;
 use cachalot_engine::session::{SessionConfig, Sessions, Shelf};
 use cachalot_engine::{Blend, EngineHandle, ReplayConfig, ReuseConfig};
 use cachalot_kv::KvFormat;
-use cachalot_server::{Backend, EngineBackend, Server, ServerConfig};
+use cachalot_server::{Backend, EngineBackend, NamedKey, Server, ServerConfig, keys_of_file};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ pub struct ServeArgs {
     /// Key that requests must carry; may be given several times, or in the environment separated by commas.
     #[arg(long, env = "CACHALOT_API_KEYS", value_delimiter = ',', hide_env_values = true, value_name = "KEY")]
     api_key: Vec<String>,
+    /// File of more keys, `tenant:key` a line: all keys of a tenant share what is computed for it. A key without a name is a tenant of
+    /// its own, as those above.
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
     /// Name under which the model is served; its own by default.
     #[arg(long, value_name = "NAME")]
     served_name: Option<String>,
@@ -161,13 +165,20 @@ fn percentage(text: &str) -> Result<f64, String> {
 
 pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let ready = load::load(&args.model)?;
-    let engine =
-        load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config(), args.reuse.config())?;
+    let reuse = ReuseConfig {
+        lossy: args.tiers.kv_lossy.as_deref().map(Arc::from),
+        allow_lossy: args.tiers.kv_lossy_default,
+        evict: args.tiers.policy(),
+        ..args.reuse.config()
+    };
+    let engine = load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config(), reuse)?;
     args.tiers.attach(&engine.handle())?;
+    let named_keys = args.api_key_file.map(|path| named_keys(&path)).transpose()?.unwrap_or_default();
     let config = ServerConfig {
         host: args.host,
         port: args.port,
         api_keys: args.api_key,
+        named_keys,
         cors_origins: args.cors,
         model_id: args.served_name,
         aliases: args.alias,
@@ -202,6 +213,16 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     })?;
     engine.shutdown_within(grace);
     Ok(())
+}
+
+/// Keys of a file, of which there is at least one: a file that was emptied by mistake must not open the server to everybody.
+fn named_keys(path: &Path) -> Result<Vec<NamedKey>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let keys = keys_of_file(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    match keys.is_empty() {
+        true => Err(format!("{}: there is no key in it", path.display()).into()),
+        false => Ok(keys),
+    }
 }
 
 /// Completes when the process is asked to stop.

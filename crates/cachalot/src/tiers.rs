@@ -1,9 +1,11 @@
 //! Where blocks are kept below the pool: memory, disk, object stores.
 
 use crate::{Failure, size};
-use cachalot_engine::EngineHandle;
 use cachalot_engine::reuse::below::{TierOptions, TierStore};
+use cachalot_engine::{EngineHandle, Scope};
+use cachalot_kernels::Isa;
 use cachalot_store::codec::{Plain, named};
+use cachalot_store::cost::CostFile;
 use cachalot_store::file::record;
 use cachalot_store::tier::backend::BucketConfig;
 use cachalot_store::tier::{Coding, DiskConfig, PolicyKind, RemoteConfig, ShelfConfig, TierConfig, WritePolicy};
@@ -35,7 +37,14 @@ pub struct TierArgs {
     /// The same in the object store.
     #[arg(long, default_value = "lossless", value_name = "CODEC", value_parser = lossless)]
     kv_store_codec: String,
-    /// What goes first where a tier is full.
+    /// Write blocks below the pool so that they do not come back bit for bit, as cachegen-1 (smallest) to cachegen-3 (finest) do.
+    /// Only requests that allow it get them; others compute. Takes the place of the other two codecs.
+    #[arg(long, value_name = "CODEC", value_parser = lossy)]
+    pub kv_lossy: Option<String>,
+    /// Allow that to requests that do not say.
+    #[arg(long, requires = "kv_lossy")]
+    pub kv_lossy_default: bool,
+    /// What goes first where the pool or a tier is full.
     #[arg(long, value_enum, default_value = "s3-fifo")]
     kv_evict: Evict,
     /// When blocks go to slower tiers: at once, or when the faster one has no room.
@@ -72,6 +81,15 @@ fn lossless(name: &str) -> Result<String, String> {
         false => Err(format!(
             "`{name}` changes bytes, and a block that is found must be what was computed; use none, lossless or zstd"
         )),
+    }
+}
+
+/// A codec that does not.
+fn lossy(name: &str) -> Result<String, String> {
+    let codec = named(name, &[]).map_err(|error| error.to_string())?;
+    match codec.is_lossless() {
+        false => Ok(name.to_owned()),
+        true => Err(format!("`{name}` changes no byte: name it for --kv-disk-codec or --kv-store-codec")),
     }
 }
 
@@ -112,21 +130,28 @@ fn coding(name: &str) -> Result<Option<Arc<dyn Coding>>, Failure> {
 }
 
 impl TierArgs {
+    /// Which blocks go first, in the pool and in every tier.
+    pub fn policy(&self) -> PolicyKind {
+        match self.kv_evict {
+            Evict::Lru => PolicyKind::Lru,
+            Evict::S3Fifo => PolicyKind::S3Fifo,
+        }
+    }
+
     /// Opens the tiers that were asked for and puts them below the engine's pool.
     pub fn attach(&self, engine: &EngineHandle) -> Result<(), Failure> {
         if self.kv_ram.is_none() && self.kv_disk.is_none() && self.kv_store.is_none() {
             return Ok(());
         }
-        let policy = match self.kv_evict {
-            Evict::Lru => PolicyKind::Lru,
-            Evict::S3Fifo => PolicyKind::S3Fifo,
-        };
+        let policy = self.policy();
         let shelf = |capacity| ShelfConfig { policy, quota: self.kv_tenant_quota, ..ShelfConfig::new(capacity) };
         let mut tiers = TierConfig { ram: self.kv_ram.map(shelf), ..TierConfig::default() };
         tiers.rules.write = match self.kv_write {
             Write::Through => WritePolicy::Through,
             Write::Back => WritePolicy::Back,
         };
+        // What is coded already is kept as it is.
+        let coding = |name: &str| if self.kv_lossy.is_some() { Ok(None) } else { coding(name) };
         if let Some(folder) = self.kv_disk.clone() {
             let shelf = ShelfConfig { coding: coding(&self.kv_disk_codec)?, ..shelf(self.kv_disk_size) };
             tiers.disk = Some(DiskConfig { folder, direct: self.kv_disk_direct, shelf });
@@ -137,9 +162,35 @@ impl TierArgs {
             tiers.remote = Some((bucket, RemoteConfig::default()));
         }
         let queue = engine.stats().kv_budget_bytes / 4;
-        let store = TierStore::open(TierOptions { tiers, threads: 2, queue }, engine.cache())?;
+        let cost = self.kv_disk.clone().map(|folder| self.cost_file(folder, engine)).transpose()?;
+        let codec: Arc<dyn Codec> = Arc::from(named(self.kv_lossy.as_deref().unwrap_or("none"), &[])?);
+        let store = TierStore::open(TierOptions { tiers, threads: 2, queue, codec, cost }, engine.cache())?;
         engine.attach(Box::new(store))?;
         Ok(())
+    }
+}
+
+impl TierArgs {
+    /// Where it is kept what things cost with this model, these tiers and this machine.
+    fn cost_file(&self, folder: PathBuf, engine: &EngineHandle) -> Result<CostFile, Failure> {
+        let host = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+        let cores = std::thread::available_parallelism().map_or(0, usize::from).to_string();
+        let isa = Isa::detect().to_string();
+        let identity = engine.identity(Scope::default())?;
+        let store = self.kv_store.as_deref().unwrap_or_default();
+        let texts = [
+            &cores,
+            std::env::consts::ARCH,
+            &isa,
+            &identity.dtype,
+            &self.kv_disk_codec,
+            &self.kv_store_codec,
+            self.kv_lossy.as_deref().unwrap_or_default(),
+            store,
+        ];
+        let mut fields: Vec<&[u8]> = vec![&host, &identity.model, &identity.plan];
+        fields.extend(texts.map(str::as_bytes));
+        Ok(CostFile::new(folder, &fields))
     }
 }
 
@@ -153,6 +204,7 @@ mod tests {
             assert_eq!(lossless(good).unwrap(), good);
         }
         assert!(lossless("cachegen-1").unwrap_err().contains("changes bytes"));
+        assert!(lossy("zstd").unwrap_err().contains("--kv-disk-codec") && lossy("cachegen-2").is_ok());
         assert!(lossless("lz4").unwrap_err().contains("lossless"));
     }
 }

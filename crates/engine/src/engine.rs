@@ -184,6 +184,7 @@ impl EngineHandle {
 
     fn try_submit(&self, mut request: Request) -> Result<Generation, EngineError> {
         let shared = &self.shared;
+        request.wish.lossy = request.wish.lossy.or(Some(shared.reuse.allow_lossy));
         request.wish.blend = request.wish.blend.or(shared.reuse.blend);
         if shared.state.load(SeqCst) != OPEN {
             return Err(EngineError::ShuttingDown);
@@ -241,8 +242,18 @@ impl EngineHandle {
         wish.blend = wish.blend.or(self.shared.reuse.blend);
         crate::request::check_stretches("kv.chunks", &wish.chunks, tokens.len())?;
         let plan = self.shared.recipes.plan(scope.kv)?;
-        let domain = self.shared.reuse.domain(&plan, scope.tenant, scope.edit);
-        self.ask(move |scheduler| scheduler.explain(&tokens, &plan, domain, wish)).await?
+        let shared = &self.shared;
+        let domain = shared.reuse.domain(&plan, scope.tenant, scope.edit);
+        let lossy = shared.reuse.lossy_domain(&shared.cache, &plan, scope.tenant).filter(|_| scope.edit.is_none());
+        self.ask(move |scheduler| {
+            let mut explained = scheduler.explain(&tokens, &plan, domain, wish)?;
+            let lossy =
+                lossy.map(|lossy| scheduler.explain(&tokens, &plan, Some(lossy), Wish::default())).transpose()?;
+            let lossy = lossy.map(|lossy| lossy.reusable_tokens);
+            explained.lossy_reusable_tokens = lossy.filter(|&tokens| tokens > explained.reusable_tokens);
+            Ok(explained)
+        })
+        .await?
     }
 
     /// Asks the thread that steps, between two steps.

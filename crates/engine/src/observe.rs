@@ -15,11 +15,13 @@
 //! | `cachalot_kv_corrupt_pages_total` | counter | pages | whose checksum was wrong; the sequence failed |
 //! | `cachalot_kv_kept_share` | histogram | share | of a context's tokens that stayed when it was reduced, mean over lanes |
 //! | `cachalot_kv_reused_tokens_total` | counter | tokens | not computed because their cache was there |
+//! | `cachalot_kv_lossy_tokens_total` | counter | tokens | of the reused ones, changed by a lossy codec below the pool |
 //! | `cachalot_kv_moved_tokens_total` | counter | tokens | whose cache came from another context |
 //! | `cachalot_kv_shared_blocks` | gauge | blocks | of 64 tokens, there for prompts that begin with them |
 //! | `cachalot_kv_shared_bytes` | gauge | bytes | of their pages, those that sequences use included |
 //! | `cachalot_kv_evicted_blocks_total` | counter | blocks | shared, let go for want of memory |
 //! | `cachalot_kv_fetched_bytes_total{tier}` | counter | bytes | of blocks that came from a tier below the pool |
+//! | `cachalot_kv_fetches_total{outcome}` | counter | fetches | from tiers: read `first` and gone on from, read `beside` computing what is before, `overtaken` by it, or `refused` because computing is faster |
 //! | `cachalot_kv_blocks_not_kept_total` | counter | blocks | not handed to the tiers, which could not keep up |
 //! | `cachalot_preemptions_total` | counter | sequences | set aside for want of memory |
 //! | `cachalot_kv_shadow_kl{recipe}` | histogram | nats | KL(exact ‖ lossy) of a compared step of a shadowed request |
@@ -56,11 +58,13 @@ pub fn describe() {
     c!("cachalot_kv_corrupt_pages_total", Unit::Count, "Pages whose checksum was wrong");
     h!("cachalot_kv_kept_share", Unit::Count, "Share of a context's tokens that stayed when it was reduced");
     c!("cachalot_kv_reused_tokens_total", Unit::Count, "Tokens not computed because their cache was there");
+    c!("cachalot_kv_lossy_tokens_total", Unit::Count, "Reused tokens that a lossy codec below the pool has changed");
     c!("cachalot_kv_moved_tokens_total", Unit::Count, "Tokens whose cache came from another context");
     g!("cachalot_kv_shared_blocks", Unit::Count, "Blocks of 64 tokens that prompts may begin with");
     g!("cachalot_kv_shared_bytes", Unit::Bytes, "Bytes of the pages of shared blocks");
     c!("cachalot_kv_evicted_blocks_total", Unit::Count, "Shared blocks let go for want of memory");
     c!("cachalot_kv_fetched_bytes_total", Unit::Bytes, "Bytes of blocks that came from a tier below the pool");
+    c!("cachalot_kv_fetches_total", Unit::Count, "Fetches from tiers below the pool, by what became of them");
     c!("cachalot_kv_blocks_not_kept_total", Unit::Count, "Blocks not handed to tiers that could not keep up");
     c!("cachalot_preemptions_total", Unit::Count, "Sequences set aside for want of memory");
     h!("cachalot_kv_shadow_kl", Unit::Count, "KL(exact || lossy) of compared steps of shadowed requests, in nats");
@@ -89,6 +93,13 @@ pub(crate) fn moved(tokens: usize) {
     counter!("cachalot_kv_moved_tokens_total").increment(tokens as u64);
 }
 
+/// Of the tokens it began with, so many were changed by a lossy codec.
+pub(crate) fn lossy(tokens: usize) {
+    if tokens > 0 {
+        counter!("cachalot_kv_lossy_tokens_total").increment(tokens as u64);
+    }
+}
+
 pub(crate) fn reused(tokens: usize) {
     counter!("cachalot_kv_reused_tokens_total").increment(tokens as u64);
 }
@@ -96,6 +107,11 @@ pub(crate) fn reused(tokens: usize) {
 /// An object came from a tier below the pool.
 pub(crate) fn fetched(level: &'static str, bytes: u64) {
     counter!("cachalot_kv_fetched_bytes_total", "tier" => level).increment(bytes);
+}
+
+/// What became of a fetch.
+pub(crate) fn fetch(outcome: &'static str) {
+    counter!("cachalot_kv_fetches_total", "outcome" => outcome).increment(1);
 }
 
 /// Blocks were not handed to the tiers, which could not keep up.

@@ -211,6 +211,9 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Tokens of the prompt that were not computed because their cache was there already.
     pub cached_tokens: usize,
+    /// Of these, tokens whose cache a lossy codec below the pool has changed, or that were computed behind such: answers are not
+    /// those of a prompt that is computed whole.
+    pub lossy_tokens: usize,
     /// Further tokens of the prompt whose cache came from another context, whether some layers of them were computed again or
     /// not: answers are not those of a prompt that is computed whole.
     pub moved_tokens: usize,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::auth::NamedKey;
+
 /// Settings of the server; the engine and the model have their own. `ServerConfig::default()` serves on
 /// `127.0.0.1:8080` to everybody who can reach that, which is this machine.
 #[derive(Debug, Clone)]
@@ -12,6 +14,8 @@ pub struct ServerConfig {
     pub port: u16,
     /// Keys of which a request must carry one as `Authorization: Bearer KEY`. Empty: no key is asked for.
     pub api_keys: Vec<String>,
+    /// More keys, with the names of tenants who have several.
+    pub named_keys: Vec<NamedKey>,
     /// Web pages of these origins may call the server from a browser; `*` allows all. Empty: none.
     pub cors_origins: Vec<String>,
     /// Name under which the model is served; the loaded model's own name by default.
@@ -46,6 +50,7 @@ impl Default for ServerConfig {
             host: "127.0.0.1".into(),
             port: 8080,
             api_keys: Vec::new(),
+            named_keys: Vec::new(),
             cors_origins: Vec::new(),
             model_id: None,
             aliases: Vec::new(),

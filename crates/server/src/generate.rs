@@ -124,6 +124,8 @@ pub(crate) fn engine_request(
 /// What the fields that both endpoints share ask of the engine, without log-probabilities and report. `defaults` are the
 /// model's own.
 pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -> Request {
+    // What a session goes on from, and saves, is what was computed.
+    let lossy = if common.session.is_none() { common.lossy } else { Some(false) };
     Request {
         prompt,
         sampling: sampling(&common.sampling, defaults),
@@ -133,7 +135,7 @@ pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -
         beam: common.beam,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
-        wish: Wish { blend: common.reuse, chunks: common.chunks.clone(), ..Wish::default() },
+        wish: Wish { blend: common.reuse, chunks: common.chunks.clone(), lossy, ..Wish::default() },
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()
@@ -200,7 +202,7 @@ pub(crate) enum Step {
     Progress { done: usize, total: usize },
     Token { index: usize, text: String, id: u32, logprob: Option<TokenLogprobs> },
     Finished { index: usize, reason: FinishReason },
-    Done(Totals),
+    Done(Box<Totals>),
 }
 
 /// Usage of all prompts of a request.
@@ -331,6 +333,7 @@ impl Run {
                 sum.prompt_tokens += usage.prompt_tokens;
                 sum.completion_tokens += usage.completion_tokens;
                 sum.cached_tokens += usage.cached_tokens;
+                sum.lossy_tokens += usage.lossy_tokens;
                 sum.moved_tokens += usage.moved_tokens;
                 sum.recomputed_tokens += usage.recomputed_tokens;
                 sum.kept_share = usage.kept_share;
@@ -352,7 +355,7 @@ impl Run {
                         "answered"
                     );
                 });
-                Step::Done(std::mem::take(&mut self.totals))
+                Step::Done(Box::new(std::mem::take(&mut self.totals)))
             }
         }))
     }

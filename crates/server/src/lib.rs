@@ -33,7 +33,7 @@ mod session;
 mod session_turn;
 mod state;
 
-pub use auth::tenant_of_key;
+pub use auth::{NamedKey, keys_of_file, tenant_of_key, tenant_of_name};
 pub use backend::{Backend, Events, Later, ModelInfo};
 pub use config::ServerConfig;
 pub use engine_backend::EngineBackend;

@@ -63,7 +63,7 @@ impl AppState {
         let limits = Limits { vocab: info.vocab, kv_recipe: info.kv_recipe.clone() };
         let workers = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
         AppState(Arc::new(Inner {
-            keys: Keys::new(&config.api_keys),
+            keys: Keys::new(&config.api_keys, &config.named_keys),
             limits,
             phase,
             body_budget: Arc::new(Semaphore::new(config.body_budget.min(Semaphore::MAX_PERMITS))),

@@ -72,6 +72,8 @@ pub struct Wish {
     pub blend: Option<Blend>,
     /// Stretches of the prompt that its client marked, ascending and apart: others may begin with them, or follow them.
     pub chunks: Vec<Range<usize>>,
+    /// Whether blocks may be taken that a lossy codec below the pool has changed; `None` leaves it to the engine.
+    pub lossy: Option<bool>,
     /// What the prompt was before it was edited.
     pub before: Option<Before>,
     /// The edit that it comes after: it shares with others that come after the same edit, and with nobody else.

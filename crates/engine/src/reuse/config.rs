@@ -1,6 +1,9 @@
 //! How blocks are shared.
 
+use std::sync::Arc;
+
 use cachalot_kv::CachePlan;
+use cachalot_store::tier::PolicyKind;
 use cachalot_store::{Domain, Identity};
 
 use super::Order;
@@ -18,13 +21,28 @@ pub struct ReuseConfig {
     pub blend: Option<Blend>,
     /// In which order requests leave the queue.
     pub order: Order,
+    /// Which blocks go first when memory is wanted.
+    pub evict: PolicyKind,
+    /// The codec that changes what goes below the pool, where there is one: it comes back to requests that allow it.
+    pub lossy: Option<Arc<str>>,
+    /// Whether requests do that do not say.
+    pub allow_lossy: bool,
     /// What every block's bytes depend on, beside recipe and tenant.
     pub identity: Identity,
 }
 
 impl Default for ReuseConfig {
     fn default() -> ReuseConfig {
-        ReuseConfig { enabled: true, every: 1024, blend: None, order: Order::Arrival, identity: Identity::default() }
+        ReuseConfig {
+            enabled: true,
+            every: 1024,
+            blend: None,
+            order: Order::Arrival,
+            evict: PolicyKind::Lru,
+            lossy: None,
+            allow_lossy: false,
+            identity: Identity::default(),
+        }
     }
 }
 

@@ -15,6 +15,9 @@ pub struct Explanation {
     pub matched_tokens: usize,
     /// Tokens that would not be computed again.
     pub reusable_tokens: usize,
+    /// Tokens that a request which allows lossy blocks would not compute, where that is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lossy_reusable_tokens: Option<usize>,
     /// Tokens of a block.
     pub block_tokens: usize,
     /// The block, from zero, that is the first to be computed.
@@ -85,6 +88,7 @@ impl Reuse {
             prompt_tokens: tokens.len(),
             matched_tokens: found.tokens,
             reusable_tokens: reusable,
+            lossy_reusable_tokens: None,
             block_tokens: PAGE_TOKENS,
             block: reusable / PAGE_TOKENS,
             reason: stop.to_string(),

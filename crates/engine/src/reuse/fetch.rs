@@ -1,22 +1,31 @@
 //! Blocks that come from below the pool, and those that go there.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{CachePlan, KvCache, SequenceKv};
-use cachalot_store::cost::CostModel;
-use cachalot_store::tier::{Removed, Tenant};
+use cachalot_store::cost::{CostModel, Demand, Source, decide};
+use cachalot_store::tier::{Level, Removed, Tenant};
 use cachalot_store::{BlockKey, Domain};
 
-use super::below::{Below, FetchId, Parts};
+use super::below::{Below, FetchId, Parts, There};
+use super::beside::Beside;
 use super::held::Held;
 use super::{Parcel, Reuse, Thread};
-use crate::Deletion;
+use crate::{Deletion, observe};
 
 /// How long a tier may think about what it has before a prompt is computed without it.
 const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Of so many fetches in a row that were not begun, one is, beside computing: a tier that was slow once may be fast again.
+const TRY: u64 = 16;
+/// Observations after which they are kept for the next time.
+const NOTE: u64 = 512;
+/// How much longer than expected computing waits for what it has come to.
+const SLACK: Duration = Duration::from_millis(20);
 
 /// How far a sequence has come with what is below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,29 +34,42 @@ pub(super) enum Stage {
     New,
     /// A tier was asked what it has.
     Asking(Duration),
+    /// It waits for what is read.
     Fetching(FetchId),
+    /// It computes while blocks further on are read.
+    Beside(Beside),
     Done,
 }
 
 /// Parts of blocks on their way.
-struct Fetching {
-    left: usize,
-    parcels: Vec<Parcel>,
-    tenant: Tenant,
+pub(super) struct Fetching {
+    pub left: usize,
+    pub parcels: Vec<Parcel>,
+    pub tenant: Tenant,
     begun: Duration,
-    /// See [`super::below::There::level`].
-    level: &'static str,
+    /// The slowest tier that has any of them.
+    level: Level,
     bytes: u64,
+    /// How long it should take.
+    expected: f64,
+    /// Whose it is alone, until they come to it: see [`Thread::claim`].
+    claim: Option<Weak<()>>,
+    /// Whether somebody had nothing to do but to wait for it: only then its time is the tier's.
+    pub waited: bool,
+    /// Whether each object is all of its block.
+    plain: bool,
 }
 
 /// What is below, if anything, and what is on its way from there.
 #[derive(Default)]
 pub(super) struct Lower {
-    below: Option<Box<dyn Below>>,
-    fetching: HashMap<FetchId, Fetching>,
+    pub below: Option<Box<dyn Below>>,
+    pub fetching: HashMap<FetchId, Fetching>,
     pub cost: CostModel,
-    /// Fetches that were not begun because computing is faster.
-    pub refused: u64,
+    /// Fetches in a row that were not begun because computing is faster.
+    refused: u64,
+    /// Observations that are kept for the next time.
+    noted: u64,
 }
 
 /// What a sequence looks for.
@@ -56,11 +78,17 @@ pub(crate) struct Wanted<'a> {
     pub kv: &'a SequenceKv,
     pub plan: &'a Arc<CachePlan>,
     pub tokens: &'a [u32],
+    /// Rows that others have computed before it.
+    pub queued: usize,
 }
 
 impl Reuse {
     /// From now on blocks are kept there and come from there.
-    pub fn attach(&mut self, below: Box<dyn Below>) {
+    pub fn attach(&mut self, mut below: Box<dyn Below>) {
+        if let Some(cost) = below.recall() {
+            self.lower.noted = cost.observations().iter().sum();
+            self.lower.cost = cost;
+        }
         self.lower.below = Some(below);
     }
 
@@ -72,30 +100,59 @@ impl Reuse {
     /// Takes in what has come from below.
     pub fn take_arrivals(&mut self, now: Duration) {
         let Some(below) = &mut self.lower.below else { return };
-        let mut complete = Vec::new();
         for arrived in below.arrived() {
             let Some(fetch) = self.lower.fetching.get_mut(&arrived.id) else { continue };
             fetch.left = fetch.left.saturating_sub(1);
             fetch.parcels.extend(arrived.parcel);
-            if fetch.left == 0 {
-                complete.extend(self.lower.fetching.remove(&arrived.id));
-            }
-        }
-        for mut fetch in complete {
-            if !fetch.parcels.is_empty() {
-                let seconds = now.saturating_sub(fetch.begun).as_secs_f64();
-                self.lower.cost.observe_tier(fetch.level, fetch.bytes, seconds);
+            if fetch.left > 0 {
+                continue;
             }
             fetch.parcels.sort_by_key(|parcel| parcel.start);
-            self.import(fetch.tenant, fetch.parcels);
+            let seconds = now.saturating_sub(fetch.begun).as_secs_f64();
+            if !fetch.parcels.is_empty() && (fetch.waited || seconds < fetch.expected) {
+                self.lower.cost.observe_tier(fetch.level.name(), fetch.bytes, seconds);
+            }
+        }
+        let seen = self.lower.cost.observations().iter().sum();
+        if seen > self.lower.noted + NOTE {
+            self.lower.noted = seen;
+            below.note(&self.lower.cost);
+        }
+        // What is nobody's alone is everybody's.
+        let is_claimed = |fetch: &Fetching| fetch.claim.as_ref().is_some_and(|claim| claim.strong_count() > 0);
+        let complete = self.lower.fetching.iter().filter(|(_, fetch)| fetch.left == 0 && !is_claimed(fetch));
+        let mut complete: Vec<FetchId> = complete.map(|(id, _)| *id).collect();
+        complete.sort_unstable_by_key(|id| id.0);
+        for fetch in complete {
+            if let Some(fetch) = self.lower.fetching.remove(&fetch) {
+                self.take_up(fetch);
+            }
+        }
+    }
+
+    /// Puts what was read to its place.
+    pub(super) fn take_up(&mut self, fetch: Fetching) {
+        let keys: Vec<BlockKey> = fetch.parcels.iter().map(Parcel::key).collect();
+        let taken = self.import(fetch.tenant, fetch.parcels);
+        if fetch.plain {
+            // What came from there is there.
+            self.tree.mark_stored(&keys[..taken]);
         }
     }
 
     /// Looks below for what a new sequence begins with and the pool has not. Whether it is to wait for that.
     pub fn look_below(&mut self, wanted: &Wanted<'_>, thread: &mut Thread, now: Duration) -> bool {
+        match self.config.lossy {
+            Some(_) => self.look_below_lossy(wanted, thread, now),
+            None => self.look(wanted, thread, 0, now),
+        }
+    }
+
+    /// See [`Reuse::look_below`]; what is below is only of use where it is more than `least` blocks.
+    pub(super) fn look(&mut self, wanted: &Wanted<'_>, thread: &mut Thread, least: usize, now: Duration) -> bool {
         let (Some(domain), Some(below)) = (thread.domain, &mut self.lower.below) else { return false };
         let asked = match thread.stage {
-            Stage::Done => return false,
+            Stage::Done | Stage::Beside(_) => return false,
             Stage::Fetching(id) if self.lower.fetching.contains_key(&id) => return true,
             Stage::Fetching(_) => {
                 thread.stage = Stage::Done;
@@ -105,7 +162,7 @@ impl Reuse {
             Stage::New => now,
         };
         thread.stage = Stage::Done;
-        let Wanted { cache, kv, plan, tokens } = wanted;
+        let Wanted { cache, kv, plan, tokens, .. } = wanted;
         let found = self.tree.find(domain, tokens);
         let first = found.path.iter().filter(|&&id| self.tree.node(id).is_some_and(|n| n.tokens.len() == PAGE_TOKENS));
         let first = first.count().min(found.tokens / PAGE_TOKENS);
@@ -122,19 +179,11 @@ impl Reuse {
             thread.stage = Stage::Asking(asked);
             return true;
         }
-        let parts = choose(&there.parts, near);
-        let gain = (from + parts.len()).saturating_sub(first);
-        let left: usize = parts.iter().map(|parts| usize::from(parts.kept) + usize::from(parts.near)).sum();
-        if gain == 0 || left == 0 {
+        if from + there.parts.len() <= least {
             return false;
         }
-        let bytes = cache.bytes_with(plan, parts.len() * PAGE_TOKENS);
-        let cost = &self.lower.cost;
-        let reading = cost.transfer(there.level, bytes);
-        if reading > cost.prefill(gain * PAGE_TOKENS, first * PAGE_TOKENS) {
-            self.lower.refused += 1;
-            return false;
-        }
+        let Some(choice) = self.weigh(wanted, thread, &there, first, from) else { return false };
+        let bytes = cache.bytes_with(plan, choice.parts.len() * PAGE_TOKENS);
         self.clock += 1;
         self.tree.touch(&found.path, self.clock);
         while cache.ledger().free() < bytes {
@@ -143,17 +192,123 @@ impl Reuse {
             }
             self.evicted += 1;
         }
-        let list: Vec<(BlockKey, Parts)> = keys.into_iter().zip(parts).collect();
+        let to = choice.from + choice.parts.len();
+        let left = choice.parts.iter().map(|parts| usize::from(parts.kept) + usize::from(parts.near)).sum();
+        let list: Vec<(BlockKey, Parts)> = keys.into_iter().skip(choice.from - from).zip(choice.parts).collect();
+        let Some(below) = &mut self.lower.below else { return false };
         let id = below.fetch(thread.tenant, plan, &list);
-        let fetching =
-            Fetching { left, parcels: Vec::new(), tenant: thread.tenant, begun: now, level: there.level, bytes };
+        let beside = choice.meet > first;
+        let claim = beside.then(Arc::<()>::default);
+        let fetching = Fetching {
+            left,
+            parcels: Vec::new(),
+            tenant: thread.tenant,
+            begun: now,
+            level: choice.level,
+            bytes,
+            expected: choice.seconds,
+            claim: claim.as_ref().map(Arc::downgrade),
+            waited: !beside,
+            plain: near == 0,
+        };
         self.lower.fetching.insert(id, fetching);
-        thread.stage = Stage::Fetching(id);
-        true
+        if !beside {
+            thread.stage = Stage::Fetching(id);
+            observe::fetch("first");
+            return true;
+        }
+        thread.claim = claim;
+        thread.stop_at(choice.meet * PAGE_TOKENS);
+        let until = now + Duration::from_secs_f64(2.0 * choice.seconds.min(3600.0)) + SLACK;
+        thread.stage = Stage::Beside(Beside { id, from: choice.meet, to, until });
+        false
+    }
+
+    /// What to read of what is there for a prompt of which the pool has `first` blocks, and what to compute meanwhile. `None`
+    /// where computing all of it is fastest.
+    fn weigh(
+        &mut self,
+        wanted: &Wanted<'_>,
+        thread: &Thread,
+        there: &There,
+        first: usize,
+        from: usize,
+    ) -> Option<Choice> {
+        let Wanted { cache, plan, tokens, .. } = wanted;
+        let near = near_blocks(cache, plan);
+        let end = from + choose(&there.parts, near).len();
+        if end <= first {
+            return None;
+        }
+        let cost = &self.lower.cost;
+        let level = |block: usize| there.levels.get(block - from).copied().unwrap_or(Level::Remote);
+        let bytes = cache.bytes_with(plan, PAGE_TOKENS);
+        let tier = |block| Source::Tier {
+            name: level(block).name().to_owned(),
+            bytes,
+            codec: "none".to_owned(),
+            pages: bytes,
+        };
+        let blocks = (0..end).map(|block| vec![if block < first { Source::Pool } else { tier(block) }]).collect();
+        let queues = self.lower.fetching.values().filter(|fetch| fetch.left > 0);
+        let demand = Demand {
+            tokens: tokens.len(),
+            block: PAGE_TOKENS,
+            blocks,
+            compute_queue: cost.prefill(wanted.queued, 0),
+            tier_queues: queues.map(|fetch| (fetch.level.name().to_owned(), fetch.bytes)).collect(),
+            pipelined: true,
+            layers: 0,
+        };
+        let decided = decide(cost, &demand);
+        let (mut meet, mut to) = (decided.front.end, decided.tail.start / PAGE_TOKENS);
+        let reading = |blocks: Range<usize>| -> f64 {
+            let slowest = blocks.clone().map(level).max().map_or(0.0, |level| cost.latency(level.name()));
+            slowest + blocks.map(|block| cost.transfer(level(block).name(), bytes)).sum::<f64>()
+        };
+        if !thread.may_begin_twice(plan) {
+            // All that is there, or nothing.
+            (meet, to) = (first, end);
+            if reading(first..end) > cost.prefill((end - first) * PAGE_TOKENS, first * PAGE_TOKENS) {
+                to = first;
+            }
+        }
+        if to <= meet {
+            self.lower.refused += 1;
+            observe::fetch("refused");
+            if self.lower.refused < TRY || end < first + 2 || !thread.may_begin_twice(plan) {
+                return None;
+            }
+            (meet, to) = (end - 1, end);
+        }
+        self.lower.refused = 0;
+        // A query that goes on from there reads what is close before it in another form.
+        let parts = choose(&there.parts[..to - from], near);
+        // Where computing meets it, the last block that has left the window is not encoded yet.
+        let before = if near > 0 { near + 1 } else { 0 };
+        let (begin, to) =
+            (if meet == first { from } else { meet.saturating_sub(before).max(from) }, from + parts.len());
+        let parts = parts[(begin - from).min(parts.len())..].to_vec();
+        let slowest = (begin..to).map(level).max()?;
+        let seconds = reading(begin..to);
+        (to > meet && parts.iter().any(|parts| parts.any())).then_some(Choice {
+            meet,
+            from: begin,
+            parts,
+            level: slowest,
+            seconds,
+        })
     }
 
     /// Hands blocks that a sequence has computed down, those that are not there yet.
-    pub(super) fn keep_below(&mut self, cache: &KvCache, domain: Domain, tenant: Tenant, tokens: &[u32]) {
+    pub(super) fn keep_below(&mut self, cache: &KvCache, domain: Domain, thread: &Thread, tokens: &[u32]) {
+        if self.config.lossy.is_some() && !thread.is_lossy() {
+            let blocks = thread.lossy.map(|lossy| self.keep_lossy(domain, lossy, tokens)).unwrap_or_default();
+            if let (false, Some(below)) = (blocks.is_empty(), &mut self.lower.below) {
+                below.keep(thread.tenant, blocks);
+            }
+            return;
+        }
         let Some(below) = &mut self.lower.below else { return };
         let (mut parent, mut blocks) = (None, Vec::new());
         for id in self.tree.whole(domain, tokens) {
@@ -175,7 +330,7 @@ impl Reuse {
             }
         }
         if !blocks.is_empty() {
-            below.keep(tenant, blocks);
+            below.keep(thread.tenant, blocks);
         }
     }
 
@@ -222,8 +377,21 @@ impl Reuse {
         // What came of a fetch that now never ends would hold its pages for ever.
         self.lower.fetching.clear();
         if let Some(mut below) = self.lower.below.take() {
+            below.note(&self.lower.cost);
             below.close(patience);
         }
+    }
+
+    /// What things cost here.
+    #[cfg(test)]
+    pub fn cost(&self) -> &CostModel {
+        &self.lower.cost
+    }
+
+    /// Begins with these.
+    #[cfg(test)]
+    pub fn set_cost(&mut self, cost: CostModel) {
+        self.lower.cost = cost;
     }
 
     /// A step computed so many prompt tokens from a position on, alone.
@@ -232,8 +400,17 @@ impl Reuse {
     }
 }
 
+/// Blocks to read, from `from` on, and how far to compute meanwhile.
+struct Choice {
+    meet: usize,
+    from: usize,
+    parts: Vec<Parts>,
+    level: Level,
+    seconds: f64,
+}
+
 /// Blocks before a position that a query there reads in another form than queries far behind: none where all is plain.
-fn near_blocks(cache: &KvCache, plan: &CachePlan) -> usize {
+pub(super) fn near_blocks(cache: &KvCache, plan: &CachePlan) -> usize {
     let layers = cache.config().layers.iter().zip(&plan.lanes);
     let near = layers.map(|(g, lanes)| {
         let encoded = lanes.iter().filter(|lane| lane.body.is_some() && !plan.holds()).map(|lane| lane.window);

@@ -9,6 +9,7 @@
 //! [`ReuseConfig::every`] tokens, the end of a prompt, the end of an answer, and where prompts were seen to part.
 
 pub mod below;
+mod beside;
 mod blend;
 mod chunks;
 mod comm;
@@ -16,6 +17,7 @@ mod config;
 mod explain;
 mod fetch;
 pub(crate) mod held;
+mod lossy;
 mod moved;
 mod order;
 mod parallel;
@@ -31,6 +33,7 @@ use cachalot_kv::{KvCache, KvError, SequenceKv, SharedBlock};
 use cachalot_store::tier::Tenant;
 use cachalot_store::{BlockKey, Domain};
 
+pub(crate) use beside::Meanwhile;
 pub use config::ReuseConfig;
 pub use explain::{Explanation, Stop};
 pub(crate) use fetch::Wanted;
@@ -51,8 +54,14 @@ pub(crate) struct Thread {
     pub tenant: Tenant,
     /// How far it has come with what is below the pool.
     stage: Stage,
+    /// What is read for it while it computes is its own as long as it has this.
+    claim: Option<Arc<()>>,
     /// Keys of its blocks, as far as they were needed.
     keys: Vec<BlockKey>,
+    /// Where its blocks are shared as a lossy codec below gives them back.
+    lossy: Option<Domain>,
+    /// Where it shares exactly, while it is not settled what it begins with.
+    exact: Option<Domain>,
     /// Tokens that are computed, also while a step has its cache.
     pub computed: usize,
     /// Blocks that have been published.
@@ -102,6 +111,8 @@ pub(crate) struct Reuse {
     owners: HashMap<Domain, Tenant>,
     /// Tokens that were not computed again.
     pub tokens: u64,
+    /// Of them, those that were read while others were computed.
+    pub beside: u64,
     /// Blocks that went for want of memory.
     pub evicted: u64,
 }
@@ -119,7 +130,10 @@ impl Thread {
             contexts: Vec::new(),
             prepared: false,
             unforeseen: Vec::new(),
+            lossy: None,
+            exact: None,
             stage: Stage::New,
+            claim: None,
             keys: Vec::new(),
             computed: 0,
             published: 0,
@@ -151,7 +165,10 @@ impl Thread {
             contexts: Vec::new(),
             prepared: true,
             unforeseen: Vec::new(),
+            lossy: self.lossy,
+            exact: None,
             stage: Stage::Done,
+            claim: None,
             keys: self.keys.clone(),
             computed: self.computed,
             published: self.published,
@@ -165,6 +182,7 @@ impl Thread {
     pub fn restart(&mut self) {
         (self.published, self.attached, self.reduced, self.computed) = (0, false, false, 0);
         self.prepared = false;
+        self.give_up();
     }
 
     /// Wants the sequence to stop at a position, if it has not passed it.
@@ -195,14 +213,15 @@ impl Thread {
 impl Reuse {
     pub fn new(config: ReuseConfig) -> Reuse {
         Reuse {
+            tree: Tree::with(config.evict),
             config,
-            tree: Tree::default(),
             library: Library::default(),
             anchors: Anchors::default(),
             clock: 0,
             lower: Lower::default(),
             owners: HashMap::new(),
             tokens: 0,
+            beside: 0,
             evicted: 0,
         }
     }
@@ -319,7 +338,7 @@ impl Reuse {
             self.tell(domain, thread, tokens, full * PAGE_TOKENS, prompt);
         }
         if at.is_some() {
-            self.keep_below(cache, domain, thread.tenant, &tokens[..len]);
+            self.keep_below(cache, domain, thread, &tokens[..len]);
         }
     }
 
@@ -335,7 +354,7 @@ impl Reuse {
         self.insert(domain, thread, tokens, 0, blocks);
         self.tell(domain, thread, tokens, tokens.len(), prompt);
         self.set_anchors(cache, &plan, thread, (tokens, prompt), &held);
-        self.keep_below(cache, domain, thread.tenant, tokens);
+        self.keep_below(cache, domain, thread, tokens);
     }
 
     /// The first of the published blocks that is not there any more, or the number of them.
@@ -375,13 +394,17 @@ impl Reuse {
             evicted = self.library.evict(held);
         }
         evicted |= !evicted && self.anchors.evict();
+        if !evicted {
+            return self.drop_fetch();
+        }
         self.evicted += u64::from(evicted);
         evicted
     }
 
     /// Lets go of everything.
     pub fn clear(&mut self) {
-        self.tree = Tree::default();
+        self.lower.forget();
+        self.tree = Tree::with(self.config.evict);
         self.library = Library::default();
         self.anchors = Anchors::default();
     }

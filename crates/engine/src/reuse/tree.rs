@@ -6,6 +6,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::SharedBlock;
+use cachalot_store::tier::PolicyKind;
+use cachalot_store::tier::policy::Policy;
 use cachalot_store::{BlockKey, Domain};
 
 use super::below::Parts;
@@ -49,9 +51,19 @@ pub(crate) struct Tree {
     /// Blocks that no other follows, by when they were last of use.
     leaves: BTreeSet<(u64, NodeId)>,
     held: Held,
+    /// In what order they go, where it is another than that.
+    order: Option<Box<dyn Policy>>,
 }
 
 impl Tree {
+    /// An empty one whose blocks go in this order.
+    pub fn with(policy: PolicyKind) -> Tree {
+        Tree {
+            order: Some(policy).filter(|policy| *policy != PolicyKind::Lru).map(PolicyKind::build),
+            ..Tree::default()
+        }
+    }
+
     /// Number of blocks.
     pub fn len(&self) -> usize {
         self.by_key.len()
@@ -152,9 +164,21 @@ impl Tree {
     pub fn touch(&mut self, path: &[NodeId], now: u64) {
         for &id in path {
             let Some(node) = self.nodes.get_mut(id).and_then(Option::as_mut) else { continue };
+            if let Some(order) = &mut self.order {
+                order.touch(&node.key);
+            }
             let before = std::mem::replace(&mut node.used, now);
             if self.leaves.remove(&(before, id)) {
                 self.leaves.insert((now, id));
+            }
+        }
+    }
+
+    /// Notes that what these blocks keep for good is below the pool.
+    pub fn mark_stored(&mut self, keys: &[BlockKey]) {
+        for key in keys {
+            if let Some(node) = self.by_key.get(key).and_then(|&id| self.nodes[id].as_mut()) {
+                node.stored.kept = true;
             }
         }
     }
@@ -184,6 +208,9 @@ impl Tree {
         };
         self.replace_beginnings(domain, parent, tokens, &block);
         self.held.add(&block);
+        if let Some(order) = &mut self.order {
+            order.insert(key, block.bytes());
+        }
         let depth = parent.and_then(|id| self.node(id)).map_or(0, |node| node.depth + 1);
         let (tokens, stored) = (tokens.to_vec(), Parts::default());
         let node = Node { key, domain, parent, depth, children: Vec::new(), tokens, block, stored, used: now };
@@ -218,9 +245,23 @@ impl Tree {
         covered.into_iter().for_each(|id| self.remove(id));
     }
 
-    /// Lets go of the block that was of use longest ago, of those that no other follows and that no sequence holds. Bytes
-    /// freed; `None` where there is none.
+    /// Lets go of the block that was of use longest ago, or that its policy chooses, of those that no other follows and that no
+    /// sequence holds. Bytes freed; `None` where there is none.
     pub fn evict(&mut self) -> Option<u64> {
+        if let Some(mut order) = self.order.take() {
+            let free = |key: &BlockKey| {
+                let node = self.by_key.get(key).and_then(|&id| self.node(id));
+                node.filter(|node| node.children.is_empty()).map_or(0, |node| self.held.reclaimable(&node.block))
+            };
+            let mut bytes = 0;
+            let gone = order.evict(&mut |key| {
+                bytes = free(key);
+                bytes > 0
+            });
+            self.order = Some(order);
+            self.remove(*self.by_key.get(&gone?)?);
+            return Some(bytes);
+        }
         let free = |id: NodeId| self.node(id).map_or(0, |node| self.held.reclaimable(&node.block));
         let (id, bytes) = self.leaves.iter().map(|&(_, id)| (id, free(id))).find(|&(_, bytes)| bytes > 0)?;
         self.remove(id);
@@ -233,6 +274,9 @@ impl Tree {
         node.children.iter().for_each(|&child| self.remove(child));
         self.held.remove(&node.block);
         self.by_key.remove(&node.key);
+        if let Some(order) = &mut self.order {
+            order.remove(&node.key);
+        }
         self.leaves.remove(&(node.used, id));
         self.free.push(id);
         match node.parent {

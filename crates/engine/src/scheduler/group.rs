@@ -44,6 +44,8 @@ pub(super) struct Group {
     pub kept_share: Option<f64>,
     /// See [`Usage::cached_tokens`].
     pub cached_tokens: usize,
+    /// See [`Usage::lossy_tokens`].
+    pub lossy_tokens: usize,
     /// See [`Usage::moved_tokens`].
     pub moved_tokens: usize,
     /// See [`Usage::recomputed_tokens`].
@@ -96,6 +98,7 @@ impl Group {
             prompt_tokens: request.prompt.len(),
             kept_share: None,
             cached_tokens: 0,
+            lossy_tokens: 0,
             moved_tokens: 0,
             recomputed_tokens: 0,
             prompt_progress: 0,
@@ -199,6 +202,7 @@ impl Group {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
             cached_tokens: self.cached_tokens,
+            lossy_tokens: self.lossy_tokens,
             moved_tokens: self.moved_tokens,
             recomputed_tokens: self.recomputed_tokens,
             kept_share: self.kept_share,

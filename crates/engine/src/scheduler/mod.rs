@@ -139,6 +139,8 @@ impl Scheduler {
         let tenant = submission.request.tenant.clone();
         let wish = Arc::new(submission.request.wish.clone());
         let spans = submission.request.spans.clone().into();
+        let lossy = domain.filter(|_| wish.edit.is_none());
+        let lossy = lossy.and_then(|_| self.reuse.lossy_domain(&self.cache, &plan, &tenant));
         let limit = self.limits.check(&submission.request, &self.cache, &plan);
         let beam = submission.request.beam;
         let watched = limit.is_ok() && beam.is_none();
@@ -166,7 +168,7 @@ impl Scheduler {
             record: self.replays.record(group.watch.as_ref(), group.seed, 0),
             forks: places.saturating_sub(1),
             last_token: None,
-            thread: Thread::new(domain, &tenant, wish).after(before),
+            thread: Thread::new(domain, &tenant, wish).after(before).lossy(lossy),
             errand: None,
         });
         self.groups.insert(ticket.request, group);

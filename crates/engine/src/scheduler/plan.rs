@@ -37,7 +37,7 @@ impl Scheduler {
         let mut index = 0;
         while index < self.running.len() {
             self.begin_errand(index);
-            if self.waits_for_another(index) || self.waits_below(index, now) {
+            if self.waits_for_another(index) || self.waits_below(index, now) || self.waits_beside(index, now) {
                 index += 1;
                 continue;
             }

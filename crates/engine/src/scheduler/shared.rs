@@ -9,7 +9,7 @@ use cachalot_kv::SequenceKv;
 use super::sequence::Ticket;
 use super::{Scheduler, Sequence};
 use crate::observe;
-use crate::reuse::{Order, Thread, Wanted};
+use crate::reuse::{Meanwhile, Order, Thread, Wanted};
 
 impl Scheduler {
     /// Who leaves the queue next. Those who were in the batch before come first in any order.
@@ -63,13 +63,41 @@ impl Scheduler {
 
     /// Whether what a new sequence begins with is on its way from below the pool.
     pub(super) fn waits_below(&mut self, index: usize, now: Duration) -> bool {
+        let queued = self.running.iter().take(index).map(Sequence::pending).sum();
         let Some(sequence) = self.running.get_mut(index).filter(|sequence| is_new(sequence)) else { return false };
         let Sequence { kv: Some(kv), thread, tokens, plan, prompt, .. } = sequence else { return false };
         if thread.layout(&tokens[..*prompt]).is_some() {
             // It begins with its prefix, which every context has, too.
             return false;
         }
-        self.reuse.look_below(&Wanted { cache: &self.cache, kv, plan, tokens }, thread, now)
+        self.reuse.look_below(&Wanted { cache: &self.cache, kv, plan, tokens, queued }, thread, now)
+    }
+
+    /// Whether a sequence has come to blocks that are read for it and about to be there; takes them up where they are.
+    pub(super) fn waits_beside(&mut self, index: usize, now: Duration) -> bool {
+        let Some(sequence) = self.running.get_mut(index) else { return false };
+        let Sequence { kv: Some(kv), thread, tokens, plan, spans, ticket, prompt, errand, .. } = sequence else {
+            return false;
+        };
+        match self.reuse.meanwhile(thread, kv.len(), now) {
+            Meanwhile::Compute => return false,
+            Meanwhile::Wait => return true,
+            Meanwhile::Take => {}
+        }
+        let fresh = self.cache.create_with(plan).and_then(|fresh| {
+            let mut fresh = fresh.with_spans(spans);
+            self.cache.expect(&mut fresh, *prompt).map(|()| fresh)
+        });
+        let Ok(fresh) = fresh else { return false };
+        let saved = self.reuse.adopt(&self.cache, kv, fresh, thread, tokens);
+        let (ticket, own) = (*ticket, errand.is_none());
+        observe::reused(saved);
+        observe::lossy(saved * usize::from(thread.is_lossy()));
+        if let Some(group) = self.groups.get_mut(&ticket.request).filter(|g| own && g.moments.prompt_done.is_none()) {
+            group.cached_tokens += saved;
+            group.lossy_tokens += saved * usize::from(thread.is_lossy());
+        }
+        false
     }
 
     /// Lets a sequence that has computed nothing yet begin with what is there.
@@ -82,8 +110,10 @@ impl Scheduler {
         let own = sequence.errand.is_none();
         if let Some(group) = self.groups.get_mut(&ticket.request).filter(|g| own && g.moments.prompt_done.is_none()) {
             group.cached_tokens = begun.tokens.min(*prompt);
+            group.lossy_tokens = group.cached_tokens * usize::from(thread.is_lossy());
         }
         observe::reused(begun.tokens);
+        observe::lossy(begun.tokens * usize::from(thread.is_lossy()));
         self.blend(index, ticket);
     }
 

@@ -12,6 +12,9 @@ pub(crate) fn usage(totals: &Totals) -> Value {
         details.insert("kv_moved_tokens".into(), json!(u.moved_tokens));
         details.insert("kv_recomputed_tokens".into(), json!(u.recomputed_tokens));
     }
+    if let (Value::Object(details), true) = (&mut details, u.lossy_tokens > 0) {
+        details.insert("kv_lossy_tokens".into(), json!(u.lossy_tokens));
+    }
     if let (Value::Object(details), Some(share)) = (&mut details, u.kept_share) {
         details.insert("kv_kept_share".into(), json!(share));
     }

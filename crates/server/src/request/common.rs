@@ -68,6 +68,8 @@ pub struct Common {
     pub chunks: Vec<Range<usize>>,
     /// How stretches that were computed in another context are used; `None` leaves it to the server.
     pub reuse: Option<Blend>,
+    /// Whether blocks may be taken that a lossy codec has changed; `None` leaves it to the server.
+    pub lossy: Option<bool>,
     /// Compare this share of the answer's steps with the exact cache.
     pub report: Option<f64>,
 }
@@ -98,6 +100,7 @@ impl Common {
             spans: kv::stretches(fields, "spans")?,
             chunks: kv::stretches(fields, "chunks")?,
             reuse: kv::reuse_of(fields)?,
+            lossy: kv::lossy(fields)?,
             report: kv::report(fields)?,
         })
     }

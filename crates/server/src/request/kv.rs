@@ -78,7 +78,10 @@ pub(super) fn recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<Stri
             let kv = Fields::of(value, "kv")?;
             match kv.string("recipe")? {
                 Some(recipe) => ("kv.recipe", recipe),
-                None if ["spans", "report", "session", "reuse", "chunks"].iter().any(|name| kv.get(name).is_some()) => {
+                None if ["spans", "report", "session", "reuse", "chunks", "lossy"]
+                    .iter()
+                    .any(|name| kv.get(name).is_some()) =>
+                {
                     return Ok(None);
                 }
                 None => return kv.require("recipe").map(|_| None),
@@ -103,6 +106,18 @@ pub(super) fn recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<Stri
 pub(super) fn session(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
     match fields.get("kv") {
         Some(value @ Value::Object(_)) => Ok(Fields::of(value, "kv")?.string("session")?.map(str::to_owned)),
+        _ => Ok(None),
+    }
+}
+
+/// `kv.lossy` allows blocks that a lossy codec below the pool has changed, or forbids them.
+pub(super) fn lossy(fields: &Fields<'_>) -> Result<Option<bool>, ApiError> {
+    match fields.get("kv") {
+        Some(value @ Value::Object(_)) => match Fields::of(value, "kv")?.get("lossy") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(allowed)) => Ok(Some(*allowed)),
+            Some(other) => Err(ApiError::wrong_type("kv.lossy", "true or false", other)),
+        },
         _ => Ok(None),
     }
 }

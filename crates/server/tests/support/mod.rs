@@ -173,6 +173,7 @@ impl Backend for Fake {
             prompt_tokens: tokens,
             matched_tokens: 2,
             reusable_tokens: 2,
+            lossy_reusable_tokens: None,
             block_tokens: 64,
             block: 0,
             reason: stop.to_string(),

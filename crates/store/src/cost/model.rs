@@ -42,6 +42,14 @@ fn codec() -> Fit {
 }
 
 impl CostModel {
+    /// A machine that takes `token` seconds for a token, and of each of these tiers `byte` seconds for a byte, until something else
+    /// is observed.
+    pub fn guess(token: f64, tiers: &[(&str, f64)]) -> CostModel {
+        let tier = |&(name, byte): &(&str, f64)| (name.to_owned(), Fit::new(&[1e-9, byte.max(1e-15)]));
+        let prefill = Fit::new(&[1e-9, token.max(1e-12), 1e-15]);
+        CostModel { prefill, tiers: tiers.iter().map(tier).collect(), ..CostModel::default() }
+    }
+
     /// A step that computed `tokens` from position `start` on took so long.
     pub fn observe_prefill(&mut self, tokens: usize, start: usize, seconds: f64) {
         self.prefill.observe(&prefill_features(tokens, start), seconds);

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use cachalot_kv::CachePlan;
 use cachalot_store::BlockKey;
-use cachalot_store::tier::{Proof, Tenant};
+use cachalot_store::cost::CostModel;
+use cachalot_store::tier::{Level, Proof, Tenant};
 
 #[cfg(test)]
 pub(crate) use seam::{Tiered, Workers};
@@ -47,8 +48,8 @@ pub struct FetchId(pub u64);
 pub struct There {
     /// Of each block from the first on, until one that has nothing.
     pub parts: Vec<Parts>,
-    /// The slowest tier that has any of it, as the cost model names it.
-    pub level: &'static str,
+    /// The tier each of them is read from: the slower one where their parts are in two. As many.
+    pub levels: Vec<Level>,
     /// Whether to look again later: a tier that does not know by itself is being asked.
     pub asking: bool,
 }
@@ -69,6 +70,9 @@ pub trait Below: Send {
     /// Begins to read parts of blocks. For each of them comes one [`Arrived`].
     fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId;
 
+    /// Gives up a fetch: what is not read yet comes as missing.
+    fn cancel(&mut self, id: FetchId);
+
     /// What has come since the last call.
     fn arrived(&mut self) -> Vec<Arrived>;
 
@@ -77,6 +81,14 @@ pub trait Below: Send {
 
     /// Removes all of a tenant; `tell` hears, later, what was removed and that nothing is left.
     fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>);
+
+    /// What is known of the cost of things here from before, if anything.
+    fn recall(&mut self) -> Option<CostModel> {
+        None
+    }
+
+    /// Keeps what is known of it now for the next time.
+    fn note(&mut self, _: &CostModel) {}
 
     /// Whether something is under way that wants [`Below::arrived`] to be called.
     fn is_busy(&self) -> bool;

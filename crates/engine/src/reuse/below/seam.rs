@@ -11,6 +11,7 @@ use super::worker::{Done, Pool, Work};
 pub(crate) trait Tiered: Send {
     fn lookup(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Run;
     fn fetch(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Ticket;
+    fn cancel(&mut self, ticket: Ticket);
     fn store(&mut self, run: Vec<Object>);
     fn delete_tenant(&mut self, tenant: Tenant) -> Ticket;
     fn poll(&mut self) -> Vec<Completed>;
@@ -25,6 +26,10 @@ impl Tiered for Tiers {
 
     fn fetch(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Ticket {
         Tiers::fetch(self, tenant, keys)
+    }
+
+    fn cancel(&mut self, ticket: Ticket) {
+        Tiers::cancel(self, ticket);
     }
 
     fn store(&mut self, run: Vec<Object>) {

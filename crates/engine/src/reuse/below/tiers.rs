@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cachalot_kv::{CachePlan, KvCache};
+use cachalot_store::codec::Codec;
+use cachalot_store::cost::{CostFile, CostModel};
 use cachalot_store::tier::{Completed, Proof, Tenant, Ticket, TierConfig, Tiers};
 use cachalot_store::{BlockKey, StoreError};
 
@@ -23,6 +25,10 @@ pub struct TierOptions {
     pub threads: usize,
     /// Most bytes of blocks that wait to be turned into bytes; others are not kept.
     pub queue: u64,
+    /// How pages are written before any tier sees them; its name is [`crate::ReuseConfig::lossy`] where it changes them.
+    pub codec: Arc<dyn Codec>,
+    /// Where it is kept what things cost here.
+    pub cost: Option<CostFile>,
 }
 
 struct Fetching {
@@ -38,6 +44,7 @@ pub struct TierStore {
     tiers: Option<Box<dyn Tiered>>,
     pool: Box<dyn Workers>,
     queue: u64,
+    cost: Option<CostFile>,
     /// Bytes of blocks that are being turned into bytes.
     writing: u64,
     /// Pieces of work of each tenant that threads have.
@@ -65,9 +72,9 @@ impl TierStore {
     /// Where a folder or URL cannot be used.
     pub fn open(options: TierOptions, cache: &Arc<KvCache>) -> Result<TierStore, StoreError> {
         let (tiers, _) = Tiers::open(options.tiers)?;
-        let pool = Pool::start(cache, options.threads)
+        let pool = Pool::start(cache, &options.codec, options.threads)
             .map_err(|source| StoreError::Io { place: "threads of the store".to_owned(), source })?;
-        Ok(TierStore::over(Box::new(tiers), Box::new(pool), options.queue))
+        Ok(TierStore { cost: options.cost, ..TierStore::over(Box::new(tiers), Box::new(pool), options.queue) })
     }
 
     /// Of these parts.
@@ -76,6 +83,7 @@ impl TierStore {
             tiers: Some(tiers),
             pool,
             queue,
+            cost: None,
             writing: 0,
             working: HashMap::new(),
             reading: 0,
@@ -159,7 +167,7 @@ impl Below for TierStore {
         let Some(tiers) = &mut self.tiers else { return There::default() };
         let run = tiers.lookup(tenant, keys);
         let mut asking = run.probe.is_some();
-        let mut parts = Vec::new();
+        let (mut parts, mut levels) = (Vec::new(), Vec::new());
         for (i, key) in keys.iter().enumerate() {
             let near = tiers.lookup(tenant, &[key.near()]);
             asking |= near.probe.is_some() && i <= run.levels.len();
@@ -168,9 +176,9 @@ impl Below for TierStore {
                 break;
             }
             parts.push(part);
+            levels.extend(run.levels.get(i).copied().max(near.levels.first().copied()));
         }
-        let level = run.levels.iter().max().map_or("ram", |level| level.name());
-        There { parts, level, asking }
+        There { parts, levels, asking }
     }
 
     fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId {
@@ -199,6 +207,13 @@ impl Below for TierStore {
         id
     }
 
+    fn cancel(&mut self, id: FetchId) {
+        let ticket = self.fetches.iter().find_map(|(ticket, fetch)| (fetch.id == id).then_some(*ticket));
+        if let (Some(tiers), Some(ticket)) = (&mut self.tiers, ticket) {
+            tiers.cancel(ticket);
+        }
+    }
+
     fn arrived(&mut self) -> Vec<Arrived> {
         self.turn();
         if self.reading == 0 {
@@ -224,6 +239,17 @@ impl Below for TierStore {
     fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>) {
         self.deletions.push(Deletion { tenant, ticket: None, tell });
         self.turn();
+    }
+
+    fn recall(&mut self) -> Option<CostModel> {
+        let known = self.cost.as_ref()?.read();
+        known.inspect_err(|error| tracing::warn!(%error, "what things cost here is learned anew")).unwrap_or(None)
+    }
+
+    fn note(&mut self, cost: &CostModel) {
+        if let Some(Err(error)) = self.cost.as_ref().map(|file| file.write(cost)) {
+            tracing::warn!(%error, "what things cost here was not kept");
+        }
     }
 
     fn is_busy(&self) -> bool {

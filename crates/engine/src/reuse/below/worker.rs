@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use cachalot_kv::{CachePlan, KvCache, SharedBlock};
 use cachalot_store::BlockKey;
-use cachalot_store::codec::Plain;
+use cachalot_store::codec::{Codec, Plain};
 use cachalot_store::file::record;
 use cachalot_store::tier::{Object, Tenant};
 
@@ -35,17 +35,18 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub fn start(cache: &Arc<KvCache>, threads: usize) -> std::io::Result<Pool> {
+    pub fn start(cache: &Arc<KvCache>, codec: &Arc<dyn Codec>, threads: usize) -> std::io::Result<Pool> {
         let (send, work) = channel::<Work>();
         let (finished, done) = channel();
         let work = Arc::new(Mutex::new(work));
         let spawn = |i: usize| {
             let (cache, work, finished) = (cache.clone(), work.clone(), finished.clone());
+            let codec = codec.clone();
             std::thread::Builder::new().name(format!("cachalot-blocks-{i}")).spawn(move || {
                 loop {
                     let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(work) = next else { return };
-                    if finished.send(work_on(&cache, work)).is_err() {
+                    if finished.send(work_on(&cache, &*codec, work)).is_err() {
                         return;
                     }
                 }
@@ -71,22 +72,30 @@ impl Drop for Pool {
 }
 
 /// Does it.
-pub(crate) fn work_on(cache: &KvCache, work: Work) -> Done {
+pub(crate) fn work_on(cache: &KvCache, codec: &dyn Codec, work: Work) -> Done {
     match work {
         Work::Write { tenant, blocks } => {
             let bytes = blocks.iter().map(|(parcel, _)| parcel.block.bytes()).sum();
-            let objects = blocks.iter().flat_map(|(parcel, parts)| objects(cache, tenant, parcel, *parts)).collect();
+            let objects =
+                blocks.iter().flat_map(|(parcel, parts)| objects(cache, codec, tenant, parcel, *parts)).collect();
             Done::Written { tenant, objects, bytes }
         }
         Work::Read { id, tenant, key, near, bytes, plan } => {
-            Done::Read { id, tenant, parcel: read(cache, &plan, key, near, &bytes) }
+            Done::Read { id, tenant, parcel: read(cache, codec, &plan, key, near, &bytes) }
         }
     }
 }
 
 /// A part of a block, where the bytes are what the key says.
-pub(crate) fn read(cache: &KvCache, plan: &CachePlan, key: BlockKey, near: bool, bytes: &[u8]) -> Option<Parcel> {
-    let block = record::read(bytes, &[&Plain]).ok().filter(|block| name(block.key(), near) == key)?;
+pub(crate) fn read(
+    cache: &KvCache,
+    codec: &dyn Codec,
+    plan: &CachePlan,
+    key: BlockKey,
+    near: bool,
+    bytes: &[u8],
+) -> Option<Parcel> {
+    let block = record::read(bytes, &[codec, &Plain]).ok().filter(|block| name(block.key(), near) == key)?;
     let read = Parcel::of_block(cache, plan, block);
     read.inspect_err(|error| tracing::warn!(%error, "a block from below was not used")).ok()
 }
@@ -97,14 +106,20 @@ pub(crate) fn name(key: BlockKey, near: bool) -> BlockKey {
 }
 
 /// The objects of some parts of a block.
-pub(crate) fn objects(cache: &KvCache, tenant: Tenant, parcel: &Parcel, parts: Parts) -> Vec<Object> {
+pub(crate) fn objects(
+    cache: &KvCache,
+    codec: &dyn Codec,
+    tenant: Tenant,
+    parcel: &Parcel,
+    parts: Parts,
+) -> Vec<Object> {
     let split = cache.parts(&parcel.block);
     let wanted = [(false, split.kept.filter(|_| parts.kept)), (true, split.near.filter(|_| parts.near))];
     let object = |(near, block): (bool, Option<SharedBlock>)| {
         // Pages come in the order of records: layer by layer, head by head, the kept form first.
         let block = Parcel { block: block?, ..parcel.clone() }.to_block();
         let mut bytes = Vec::new();
-        record::write(&block, &Plain, &mut bytes)
+        record::write(&block, codec, &mut bytes)
             .inspect_err(|error| tracing::warn!(%error, "a block was not kept"))
             .ok()?;
         Some(Object { key: name(parcel.key(), near), tenant, bytes: bytes.into() })

@@ -1,5 +1,6 @@
 mod beams;
 mod below;
+mod evict;
 mod limits;
 mod order;
 mod replays;

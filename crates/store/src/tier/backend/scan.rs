@@ -6,6 +6,7 @@ use super::disk::{DirEntry, Kind};
 use super::folder::{Folder, at};
 use super::layout::{LOCK, Named, file_of, is_shard, tenant_of};
 use crate::BlockKey;
+use crate::cost::file as cost;
 use crate::tier::fault::{Fault, FaultKind};
 use crate::tier::machine::{Found, Purged};
 use crate::tier::object::Tenant;
@@ -45,7 +46,7 @@ impl Folder {
         for entry in at(&self.root, self.disk.list(&self.root))? {
             match tenant_of(&entry.name).filter(|_| entry.kind == Kind::Folder) {
                 Some(tenant) => self.scan_tenant(tenant, &mut scan),
-                None if entry.name == LOCK => (),
+                None if [LOCK, cost::NAME, cost::TEMPORARY].contains(&&*entry.name) => (),
                 None => scan.foreign(&self.root, &entry.name),
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cachalot_kv::KvCache;
 use cachalot_store::BlockKey;
+use cachalot_store::codec::Plain;
 use cachalot_store::tier::backend::{Backends, Folder};
 use cachalot_store::tier::machine::{Action, Event};
 use cachalot_store::tier::{
@@ -144,6 +145,10 @@ impl Tiered for SimTiers {
         self.machine.fetch(self.now, tenant, keys)
     }
 
+    fn cancel(&mut self, ticket: Ticket) {
+        self.machine.cancel(ticket);
+    }
+
     fn store(&mut self, run: Vec<Object>) {
         self.machine.store(self.now, run);
     }
@@ -199,6 +204,6 @@ impl Workers for SimPool {
             return None;
         }
         let work = self.waiting.swap_remove(self.rng.below(self.waiting.len()));
-        Some(work_on(&self.cache, work))
+        Some(work_on(&self.cache, &Plain, work))
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 
 use cachalot_store::Block;
-use cachalot_store::tier::WritePolicy;
+use cachalot_store::tier::{PolicyKind, WritePolicy};
 
+use super::super::below::machine;
 use super::super::sharing::{RECIPES, plan, request, sharing};
 use super::super::*;
 use super::ground::Ground;
@@ -34,12 +35,13 @@ pub struct Counts {
     pub deletions: u64,
     pub set_aside: u64,
     pub moved: u64,
+    pub beside: u64,
 }
 
 impl Counts {
     pub fn add(&mut self, other: &Counts) {
         let Counts { answers, forks, reused, evicted, cancelled, imported, .. } = other;
-        let Counts { crashes, restarts, deletions, set_aside, moved, .. } = other;
+        let Counts { crashes, restarts, deletions, set_aside, moved, beside, .. } = other;
         self.answers += answers;
         self.forks += forks;
         self.reused += reused;
@@ -51,6 +53,7 @@ impl Counts {
         self.deletions += deletions;
         self.set_aside += set_aside;
         self.moved += moved;
+        self.beside += beside;
     }
 }
 
@@ -98,7 +101,9 @@ fn bench(rng: &mut Rng, ground: &Ground, window: Option<usize>) -> Bench {
         max_batch_tokens: [17, 64, 100, 512][rng.below(4)],
         ..EngineConfig::default()
     };
-    let mut bench = Bench::over(cache_with(pages, window), HashDecoder::new(600), sharing(config));
+    let mut config = sharing(config);
+    config.reuse.evict = [PolicyKind::Lru, PolicyKind::S3Fifo][rng.below(2)];
+    let mut bench = Bench::over(cache_with(pages, window), HashDecoder::new(600), config);
     bench.scheduler.attach(ground.open(rng.next(), &bench.cache));
     bench
 }
@@ -192,6 +197,11 @@ impl World {
         let n = [1, 1, 1, 2, 3][self.rng.below(5)];
         self.counts.forks += n as u64 - 1;
         let tokens = [0, 3, 12, 25][self.rng.below(4)] + self.rng.below(4);
+        if self.rng.chance(0.5) {
+            // What is below is about as fast as computing, so that both go on together.
+            let cost = machine(0.02, [0.01, 0.02, 0.03][self.rng.below(3)]);
+            self.bench.scheduler.reuse.set_cost(cost);
+        }
         let wish = self.wish(tenant, recipe, &prompt);
         let request = Request { n, tenant: tenant.into(), logprobs: Some(5), wish, ..request(prompt.clone(), tokens) };
         self.remember(Text { tenant, recipe, tokens: prompt });
@@ -219,7 +229,7 @@ impl World {
         let before = other.filter(|_| self.rng.chance(0.4));
         let edit = before.as_ref().filter(|_| self.rng.chance(0.5));
         let edit = edit.map(|before| EditId::of(&before.tokens, None, prompt, "cacheblend"));
-        Wish { blend, chunks, before, edit }
+        Wish { blend, chunks, before, edit, lossy: None }
     }
 
     fn remember(&mut self, text: Text) {
@@ -402,6 +412,7 @@ impl World {
         let stats = self.bench.scheduler.stats();
         self.counts.evicted += stats.evicted_blocks;
         self.counts.set_aside += stats.preemptions;
+        self.counts.beside += self.bench.scheduler.reuse.beside;
     }
 
     /// Lets everything come to its end, and closes what is below.
