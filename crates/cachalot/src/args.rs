@@ -75,8 +75,8 @@ pub struct SamplingArgs {
     #[arg(long, allow_negative_numbers = true)]
     pub frequency_penalty: Option<f32>,
     /// Search for the answer that is most likely as a whole with so many beams, instead of drawing tokens.
-    #[arg(long, value_name = "WIDTH")]
-    pub beams: Option<usize>,
+    #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u8).range(1..=128))]
+    pub beams: Option<u8>,
     /// With beams: above 0 favours long answers, below 0 short ones.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, requires = "beams", value_name = "POWER")]
     pub length_penalty: f32,
@@ -88,7 +88,7 @@ pub struct SamplingArgs {
 impl SamplingArgs {
     /// The search for the most likely answer, if it is wanted.
     pub fn beam(&self) -> Option<Beam> {
-        self.beams.map(|width| Beam { width, length_penalty: self.length_penalty, ..Beam::default() })
+        self.beams.map(|width| Beam { width: width.into(), length_penalty: self.length_penalty, ..Beam::default() })
     }
 
     /// The arguments over the model's defaults.
