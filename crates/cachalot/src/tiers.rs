@@ -1,6 +1,7 @@
 //! Where blocks are kept below the pool: memory, disk, object stores.
 
 use crate::{Failure, size};
+use cachalot_engine::reuse::NOTE_MAGIC;
 use cachalot_engine::reuse::below::{TierOptions, TierStore};
 use cachalot_engine::{EngineHandle, Scope};
 use cachalot_kernels::Isa;
@@ -93,7 +94,7 @@ fn lossy(name: &str) -> Result<String, String> {
     }
 }
 
-/// A codec of pages for tiers, which keep records of plain pages.
+/// A codec of pages for tiers, which keep records of plain pages, and notes of chunks that it leaves as they are.
 struct OfRecords {
     name: String,
     codec: Box<dyn Codec>,
@@ -110,12 +111,18 @@ impl Coding for OfRecords {
     }
 
     fn encode(&self, bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if bytes.starts_with(&NOTE_MAGIC) {
+            return Ok(bytes.to_vec());
+        }
         let mut out = Vec::with_capacity(bytes.len());
         record::write(&record::read(bytes, &[&Plain])?, &*self.codec, &mut out)?;
         Ok(out)
     }
 
     fn decode(&self, coded: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if coded.starts_with(&NOTE_MAGIC) {
+            return Ok(coded.to_vec());
+        }
         let mut out = Vec::with_capacity(2 * coded.len());
         record::write(&record::read(coded, &[&*self.codec, &Plain])?, &Plain, &mut out)?;
         Ok(out)
@@ -206,5 +213,15 @@ mod tests {
         assert!(lossless("cachegen-1").unwrap_err().contains("changes bytes"));
         assert!(lossy("zstd").unwrap_err().contains("--kv-disk-codec") && lossy("cachegen-2").is_ok());
         assert!(lossless("lz4").unwrap_err().contains("lossless"));
+    }
+
+    #[test]
+    fn notes_of_chunks_pass_a_codec_of_blocks() {
+        let coding = coding("lossless").unwrap().unwrap();
+        let note = [&NOTE_MAGIC[..], &[1, 2, 3]].concat();
+        let coded = coding.encode(&note).unwrap();
+        assert!(coded.len() <= coding.most(note.len()));
+        assert_eq!(coding.decode(&coded).unwrap(), note);
+        assert!(coding.encode(b"neither").is_err() && coding.decode(b"neither").is_err());
     }
 }

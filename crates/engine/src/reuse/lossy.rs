@@ -12,7 +12,8 @@ use cachalot_kv::{CachePlan, KvCache};
 use cachalot_store::{BlockKey, Domain};
 
 use super::below::Parts;
-use super::fetch::{Stage, Wanted, near_blocks};
+use super::fetch::{Stage, Wanted};
+use super::weigh::near_blocks;
 use super::{Parcel, Reuse, ReuseConfig, Thread};
 
 impl ReuseConfig {

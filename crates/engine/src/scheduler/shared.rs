@@ -70,7 +70,8 @@ impl Scheduler {
             // It begins with its prefix, which every context has, too.
             return false;
         }
-        self.reuse.look_below(&Wanted { cache: &self.cache, kv, plan, tokens, queued }, thread, now)
+        let wanted = Wanted { cache: &self.cache, kv, plan, tokens, queued };
+        self.reuse.look_below(&wanted, thread, now) || self.reuse.look_for_chunks(&wanted, *prompt, thread, now)
     }
 
     /// Whether a sequence has come to blocks that are read for it and about to be there; takes them up where they are.

@@ -1,5 +1,7 @@
 //! Blocks below the pool: written, lost, late, damaged, found again after a restart; and never a wrong byte.
 
+mod chunks;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
@@ -12,7 +14,7 @@ use super::sharing::{RECIPES, answer, cold, plan, random, request, sharing};
 use super::*;
 use crate::blend::Wish;
 use crate::reuse::Parcel;
-use crate::reuse::below::{Arrived, Below, FetchId, Parts, There, TierOptions, TierStore, objects, read};
+use crate::reuse::below::{Arrived, Below, FetchId, NoteRead, Parts, There, TierOptions, TierStore, objects, read};
 use crate::testing::{Dice, cache_with};
 
 type Disk = Arc<Mutex<HashMap<(Tenant, BlockKey), Vec<u8>>>>;
@@ -28,6 +30,7 @@ struct Unreliable {
     late: f64,
     codec: Box<dyn Codec>,
     waiting: VecDeque<Arrived>,
+    notes: Vec<NoteRead>,
     next: u64,
 }
 
@@ -42,6 +45,7 @@ impl Unreliable {
             late: 0.0,
             codec: Box::new(Plain),
             waiting: VecDeque::new(),
+            notes: Vec::new(),
             next: 0,
         })
     }
@@ -100,6 +104,29 @@ impl Below for Unreliable {
         }
     }
 
+    fn keep_notes(&mut self, tenant: Tenant, notes: Vec<(BlockKey, Arc<[u8]>)>) {
+        for (key, bytes) in notes {
+            if !self.dice.chance(self.faults) {
+                self.disk.lock().unwrap().entry((tenant, key)).or_insert_with(|| bytes.to_vec());
+            }
+        }
+    }
+
+    fn read_notes(&mut self, tenant: Tenant, keys: &[BlockKey]) -> FetchId {
+        let id = FetchId(self.next);
+        self.next += 1;
+        for &key in keys {
+            let bytes = self.disk.lock().unwrap().get(&(tenant, key)).cloned();
+            let lost = self.dice.chance(self.faults);
+            self.notes.push(NoteRead { id, key, bytes: bytes.filter(|_| !lost).map(Into::into) });
+        }
+        id
+    }
+
+    fn notes(&mut self) -> Vec<NoteRead> {
+        std::mem::take(&mut self.notes)
+    }
+
     fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>) {
         let mut disk = self.disk.lock().unwrap();
         let before = disk.len();
@@ -109,7 +136,7 @@ impl Below for Unreliable {
     }
 
     fn is_busy(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.notes.is_empty()
     }
 
     fn close(&mut self, _: Duration) {}
