@@ -135,7 +135,14 @@ pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -
         beam: common.beam,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
-        wish: Wish { blend: common.reuse, chunks: common.chunks.clone(), lossy, pin: common.pin, ..Wish::default() },
+        wish: Wish {
+            blend: common.reuse,
+            chunks: common.chunks.clone(),
+            lossy,
+            within: common.within,
+            pin: common.pin,
+            ..Wish::default()
+        },
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()

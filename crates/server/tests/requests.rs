@@ -249,6 +249,15 @@ async fn a_request_chooses_how_its_cache_is_kept() {
         both_refuse(&c, json!({"kv": {"pin": pin}}), "kv.pin", "invalid_value").await;
     }
     both_refuse(&c, json!({"kv": {"pin": true}}), "kv.pin", "invalid_type").await;
+    for (lossy, said) in [(json!(true), (Some(true), None)), (json!({"within": 1.5}), (Some(true), Some(1500)))] {
+        let c = client(Fake::default());
+        assert_eq!(c.chat(json!({"kv": {"lossy": lossy}})).await.status, 200);
+        let wish = c.fake.only().wish.clone();
+        assert_eq!((wish.lossy, wish.within.map(|within| within.as_millis())), said);
+    }
+    both_refuse(&c, json!({"kv": {"lossy": {}}}), "kv.lossy.within", "missing_required_parameter").await;
+    both_refuse(&c, json!({"kv": {"lossy": {"within": -1}}}), "kv.lossy.within", "invalid_value").await;
+    both_refuse(&c, json!({"kv": {"lossy": 1}}), "kv.lossy", "invalid_type").await;
     both_refuse(&c, json!({"kv": {"spans": [[0, 2], [3]]}}), "kv.spans[1]", "invalid_type").await;
     both_refuse(&c, json!({"kv": {"spans": [[-1, 2]]}}), "kv.spans[0]", "invalid_type").await;
     both_refuse(&c, json!({"kv": {}}), "kv.recipe", "missing_required_parameter").await;

@@ -80,6 +80,17 @@ impl Domain {
 }
 
 impl BlockKey {
+    /// The name of the same block where it is written at several levels of loss, the best first; that is called as the block is.
+    pub fn level(self, level: u8) -> BlockKey {
+        if level == 0 {
+            return self;
+        }
+        let mut fields = Fields::new("cachalot level v1");
+        fields.add("block", &self.0);
+        fields.add("level", &[level]);
+        BlockKey(fields.finish())
+    }
+
     /// The name of what only a continuation close behind a block reads of it; kept apart, as many blocks have none.
     pub fn near(self) -> BlockKey {
         let mut fields = Fields::new("cachalot near v1");

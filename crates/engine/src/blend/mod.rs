@@ -75,6 +75,8 @@ pub struct Wish {
     pub chunks: Vec<Range<usize>>,
     /// Whether blocks may be taken that a lossy codec below the pool has changed; `None` leaves it to the engine.
     pub lossy: Option<bool>,
+    /// The time from its arrival in which its first token is wanted: it chooses among levels of loss below the pool.
+    pub within: Option<Duration>,
     /// For how long its prompt's blocks are to stay; zero lets go of those that an earlier request with this prompt pinned.
     pub pin: Option<Duration>,
     /// What the prompt was before it was edited.

@@ -13,6 +13,7 @@ use cachalot_store::tier::{Level, Tenant};
 use super::below::{Below, FetchId, Parts};
 use super::beside::Beside;
 use super::stretches::{Notes, Stretch};
+use super::timely::at_best_level;
 use super::weigh::near_blocks;
 use super::{Parcel, Reuse, Thread};
 use crate::observe;
@@ -61,6 +62,11 @@ pub(super) struct Fetching {
 }
 
 impl Fetching {
+    /// Blocks of a prompt that are waited for.
+    pub fn of_prompt(tenant: Tenant, begun: (Duration, Level, u64, f64), left: usize) -> Fetching {
+        Fetching::of_chunks(tenant, Vec::new(), begun, left)
+    }
+
     /// Blocks of chunks: begun when, from which tier at worst, how many bytes, and how long it should take.
     pub fn of_chunks(
         tenant: Tenant,
@@ -95,6 +101,8 @@ pub(crate) struct Wanted<'a> {
     pub tokens: &'a [u32],
     /// Rows that others have computed before it.
     pub queued: usize,
+    /// When its request came.
+    pub submitted: Duration,
 }
 
 impl Reuse {
@@ -193,7 +201,8 @@ impl Reuse {
             return false;
         }
         let keys: Vec<BlockKey> = (from..most).map(|index| thread.key(domain, tokens, index)).collect();
-        let there = below.there(thread.tenant, &keys);
+        let levels = if thread.is_lossy() { self.config.levels() } else { 1 };
+        let (keys, there) = at_best_level(&mut **below, thread.tenant, keys, levels);
         if there.asking && now.saturating_sub(asked) < PATIENCE {
             thread.stage = Stage::Asking(asked);
             return true;

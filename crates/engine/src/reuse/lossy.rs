@@ -71,7 +71,11 @@ impl Reuse {
         let blocks = |reuse: &Reuse, domain| reuse.tree.find(domain, wanted.tokens).tokens / PAGE_TOKENS;
         let here = blocks(self, exact);
         thread.enter(lossy);
-        if self.look(wanted, thread, here, now) {
+        let looked = match thread.wish.within {
+            Some(within) => self.look_in_time(wanted, thread, here, within, now),
+            None => self.look(wanted, thread, here, now),
+        };
+        if looked {
             return true;
         }
         if !matches!(thread.stage, Stage::Beside(_)) && blocks(self, lossy) <= here {

@@ -26,6 +26,7 @@ mod parallel;
 mod parcel;
 mod pins;
 mod stretches;
+mod timely;
 pub(crate) mod tree;
 mod weigh;
 
@@ -64,6 +65,8 @@ pub(crate) struct Thread {
     pub tenant: Tenant,
     /// How far it has come with what is below the pool.
     stage: Stage,
+    /// Blocks that it has where what it waits for has come.
+    sought: usize,
     /// How far it has come with chunks of its prompt that are below.
     search: Search,
     /// Chunks of its prompt of which there are notes below, from the first.
@@ -153,6 +156,7 @@ impl Thread {
             lossy: None,
             exact: None,
             stage: Stage::New,
+            sought: 0,
             search: Search::New,
             noted: 0,
             claim: None,
@@ -191,6 +195,7 @@ impl Thread {
             lossy: self.lossy,
             exact: None,
             stage: Stage::Done,
+            sought: 0,
             search: Search::Done,
             noted: usize::MAX,
             claim: None,

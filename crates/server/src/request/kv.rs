@@ -117,10 +117,19 @@ pub(super) fn lossy(fields: &Fields<'_>) -> Result<Option<bool>, ApiError> {
         Some(value @ Value::Object(_)) => match Fields::of(value, "kv")?.get("lossy") {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Bool(allowed)) => Ok(Some(*allowed)),
-            Some(other) => Err(ApiError::wrong_type("kv.lossy", "true or false", other)),
+            Some(Value::Object(_)) => Ok(Some(true)),
+            Some(other) => Err(ApiError::wrong_type("kv.lossy", "true, false or {\"within\": seconds}", other)),
         },
         _ => Ok(None),
     }
+}
+
+/// `kv.lossy.within` are the seconds in which the first token is wanted, where there are several levels of loss to choose from.
+pub(super) fn within(fields: &Fields<'_>) -> Result<Option<Duration>, ApiError> {
+    let Some(value @ Value::Object(_)) = fields.get("kv") else { return Ok(None) };
+    let Some(lossy @ Value::Object(_)) = Fields::of(value, "kv")?.get("lossy") else { return Ok(None) };
+    let seconds = Fields::of(lossy, "kv.lossy")?.require("within")?;
+    Ok(Some(Duration::from_secs_f32(number_in("kv.lossy.within", seconds, 0.0, 3600.0)?)))
 }
 
 /// Longest pin of a prompt.

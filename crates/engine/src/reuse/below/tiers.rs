@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cachalot_kv::{CachePlan, KvCache};
-use cachalot_store::codec::Codec;
 use cachalot_store::cost::{CostFile, CostModel};
 use cachalot_store::tier::{Completed, Object, Proof, Tenant, Ticket, TierConfig, Tiers};
 use cachalot_store::{BlockKey, StoreError};
 
 use super::seam::{Tiered, Workers};
-use super::worker::{Done, Pool, Work, name};
+use super::worker::{Codecs, Done, Pool, Work, name};
 use super::{Arrived, Below, FetchId, NoteRead, Parts, There};
 use crate::observe;
 use crate::reuse::Parcel;
@@ -25,8 +24,8 @@ pub struct TierOptions {
     pub threads: usize,
     /// Most bytes of blocks that wait to be turned into bytes; others are not kept.
     pub queue: u64,
-    /// How pages are written before any tier sees them; its name is [`crate::ReuseConfig::lossy`] where it changes them.
-    pub codec: Arc<dyn Codec>,
+    /// How pages are written before any tier sees them; their names are [`crate::ReuseConfig::lossy`] where they change them.
+    pub codecs: Codecs,
     /// Where it is kept what things cost here.
     pub cost: Option<CostFile>,
 }
@@ -74,7 +73,7 @@ impl TierStore {
     /// Where a folder or URL cannot be used.
     pub fn open(options: TierOptions, cache: &Arc<KvCache>) -> Result<TierStore, StoreError> {
         let (tiers, _) = Tiers::open(options.tiers)?;
-        let pool = Pool::start(cache, &options.codec, options.threads)
+        let pool = Pool::start(cache, &options.codecs, options.threads)
             .map_err(|source| StoreError::Io { place: "threads of the store".to_owned(), source })?;
         Ok(TierStore { cost: options.cost, ..TierStore::over(Box::new(tiers), Box::new(pool), options.queue) })
     }
