@@ -96,6 +96,9 @@ pub struct ReuseArgs {
     /// Compute every prompt from its first token.
     #[arg(long)]
     no_kv_reuse: bool,
+    /// Share of the KV budget that pinned prompts of one API key may hold, as in 10%.
+    #[arg(long, default_value = "25%", value_parser = percentage, value_name = "PERCENT")]
+    kv_pins: f64,
     /// Tokens between positions that other prompts can go on from, where the recipe encodes what the window has passed.
     #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
     kv_reuse_every: usize,
@@ -169,6 +172,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         lossy: args.tiers.kv_lossy.as_deref().map(Arc::from),
         allow_lossy: args.tiers.kv_lossy_default,
         evict: args.tiers.policy(),
+        pin_share: args.reuse.kv_pins,
         ..args.reuse.config()
     };
     let engine = load::engine_with(&ready, &args.kv, args.max_batch, args.queue, args.replay.config(), reuse)?;

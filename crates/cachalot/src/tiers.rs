@@ -1,8 +1,9 @@
 //! Where blocks are kept below the pool: memory, disk, object stores.
 
 use crate::{Failure, size};
+use cachalot_engine::reuse::NOTE_MAGIC;
 use cachalot_engine::reuse::below::{TierOptions, TierStore};
-use cachalot_engine::{EngineHandle, Scope};
+use cachalot_engine::{EngineHandle, ReuseConfig, Scope};
 use cachalot_kernels::Isa;
 use cachalot_store::codec::{Plain, named};
 use cachalot_store::cost::CostFile;
@@ -38,7 +39,8 @@ pub struct TierArgs {
     #[arg(long, default_value = "lossless", value_name = "CODEC", value_parser = lossless)]
     kv_store_codec: String,
     /// Write blocks below the pool so that they do not come back bit for bit, as cachegen-1 (smallest) to cachegen-3 (finest) do.
-    /// Only requests that allow it get them; others compute. Takes the place of the other two codecs.
+    /// Only requests that allow it get them; others compute. Takes the place of the other two codecs. Several, finest first, as in
+    /// cachegen-3,cachegen-1, are all written; a request with a time gets what is in time.
     #[arg(long, value_name = "CODEC", value_parser = lossy)]
     pub kv_lossy: Option<String>,
     /// Allow that to requests that do not say.
@@ -84,16 +86,27 @@ fn lossless(name: &str) -> Result<String, String> {
     }
 }
 
-/// A codec that does not.
-fn lossy(name: &str) -> Result<String, String> {
+/// Codecs that do not, the finest first.
+fn lossy(names: &str) -> Result<String, String> {
+    let list: Vec<&str> = names.split(',').collect();
+    if list.len() > usize::from(ReuseConfig::MOST_LEVELS) || !list.is_sorted_by(|a, b| a > b) {
+        let most = ReuseConfig::MOST_LEVELS;
+        return Err(format!(
+            "`{names}` is not a list of at most {most} codecs, finest first, such as cachegen-3,cachegen-1"
+        ));
+    }
+    list.into_iter().try_for_each(one_lossy).map(|()| names.to_owned())
+}
+
+fn one_lossy(name: &str) -> Result<(), String> {
     let codec = named(name, &[]).map_err(|error| error.to_string())?;
     match codec.is_lossless() {
-        false => Ok(name.to_owned()),
+        false => Ok(()),
         true => Err(format!("`{name}` changes no byte: name it for --kv-disk-codec or --kv-store-codec")),
     }
 }
 
-/// A codec of pages for tiers, which keep records of plain pages.
+/// A codec of pages for tiers, which keep records of plain pages, and notes of chunks that it leaves as they are.
 struct OfRecords {
     name: String,
     codec: Box<dyn Codec>,
@@ -110,12 +123,18 @@ impl Coding for OfRecords {
     }
 
     fn encode(&self, bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if bytes.starts_with(&NOTE_MAGIC) {
+            return Ok(bytes.to_vec());
+        }
         let mut out = Vec::with_capacity(bytes.len());
         record::write(&record::read(bytes, &[&Plain])?, &*self.codec, &mut out)?;
         Ok(out)
     }
 
     fn decode(&self, coded: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if coded.starts_with(&NOTE_MAGIC) {
+            return Ok(coded.to_vec());
+        }
         let mut out = Vec::with_capacity(2 * coded.len());
         record::write(&record::read(coded, &[&*self.codec, &Plain])?, &Plain, &mut out)?;
         Ok(out)
@@ -163,8 +182,11 @@ impl TierArgs {
         }
         let queue = engine.stats().kv_budget_bytes / 4;
         let cost = self.kv_disk.clone().map(|folder| self.cost_file(folder, engine)).transpose()?;
-        let codec: Arc<dyn Codec> = Arc::from(named(self.kv_lossy.as_deref().unwrap_or("none"), &[])?);
-        let store = TierStore::open(TierOptions { tiers, threads: 2, queue, codec, cost }, engine.cache())?;
+        let names = self.kv_lossy.as_deref().unwrap_or("none").split(',');
+        let codecs: Vec<Arc<dyn Codec>> =
+            names.map(|name| named(name, &[]).map(Arc::from)).collect::<Result<_, _>>()?;
+        let store =
+            TierStore::open(TierOptions { tiers, threads: 2, queue, codecs: codecs.into(), cost }, engine.cache())?;
         engine.attach(Box::new(store))?;
         Ok(())
     }
@@ -205,6 +227,20 @@ mod tests {
         }
         assert!(lossless("cachegen-1").unwrap_err().contains("changes bytes"));
         assert!(lossy("zstd").unwrap_err().contains("--kv-disk-codec") && lossy("cachegen-2").is_ok());
+        assert!(lossy("cachegen-3,cachegen-1").is_ok());
+        for bad in ["cachegen-1,cachegen-3", "cachegen-2,cachegen-2", "cachegen-3,", "cachegen-3,none"] {
+            assert!(lossy(bad).is_err(), "{bad}");
+        }
         assert!(lossless("lz4").unwrap_err().contains("lossless"));
+    }
+
+    #[test]
+    fn notes_of_chunks_pass_a_codec_of_blocks() {
+        let coding = coding("lossless").unwrap().unwrap();
+        let note = [&NOTE_MAGIC[..], &[1, 2, 3]].concat();
+        let coded = coding.encode(&note).unwrap();
+        assert!(coded.len() <= coding.most(note.len()));
+        assert_eq!(coding.decode(&coded).unwrap(), note);
+        assert!(coding.encode(b"neither").is_err() && coding.decode(b"neither").is_err());
     }
 }

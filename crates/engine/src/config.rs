@@ -84,6 +84,8 @@ pub struct EngineStats {
     pub shared_blocks: usize,
     /// Bytes of their pages, those that sequences use at the moment included.
     pub shared_bytes: u64,
+    /// Bytes of blocks that pinned prompts hold.
+    pub pinned_bytes: u64,
     /// Prompt tokens that were not computed because their cache was there, since the start.
     pub reused_tokens: u64,
     /// Shared blocks let go for want of memory, since the start.

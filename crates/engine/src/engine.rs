@@ -245,11 +245,16 @@ impl EngineHandle {
         let shared = &self.shared;
         let domain = shared.reuse.domain(&plan, scope.tenant, scope.edit);
         let lossy = shared.reuse.lossy_domain(&shared.cache, &plan, scope.tenant).filter(|_| scope.edit.is_none());
+        let now = shared.now();
         self.ask(move |scheduler| {
             let mut explained = scheduler.explain(&tokens, &plan, domain, wish)?;
             let lossy =
                 lossy.map(|lossy| scheduler.explain(&tokens, &plan, Some(lossy), Wish::default())).transpose()?;
             let lossy = lossy.map(|lossy| lossy.reusable_tokens);
+            if let Some((tokens, left)) = domain.and_then(|domain| scheduler.pinned(domain, &tokens, now)) {
+                (explained.pinned_tokens, explained.pinned_seconds) =
+                    (Some(tokens), Some(left.as_secs_f64().ceil() as u64));
+            }
             explained.lossy_reusable_tokens = lossy.filter(|&tokens| tokens > explained.reusable_tokens);
             Ok(explained)
         })
@@ -414,17 +419,19 @@ fn run(mut scheduler: Scheduler, commands: &Receiver<Command>, shared: &Shared) 
 /// Takes what has come; waits for something if there is nothing else to do. False when nothing can come any more.
 fn take_commands(scheduler: &mut Scheduler, commands: &Receiver<Command>, shared: &Shared, closing: bool) -> bool {
     let mut may_wait = scheduler.is_idle() && !closing;
-    let busy = scheduler.is_busy_below();
+    let pins = scheduler.next_unpin().map(|end| end.saturating_sub(shared.now()));
+    // Somebody has to look at what threads have done, and at pins whose time is over.
+    let wait = if scheduler.is_busy_below() { Some(BELOW) } else { pins };
     loop {
         let command = match may_wait {
-            // Somebody has to look at what threads have done.
-            true if busy => match commands.recv_timeout(BELOW) {
-                Ok(command) => Ok(command),
-                Err(RecvTimeoutError::Timeout) => Err(TryRecvError::Empty),
-                Err(RecvTimeoutError::Disconnected) => Err(TryRecvError::Disconnected),
-            },
-            true => commands.recv().map_err(|_| TryRecvError::Disconnected),
             false => commands.try_recv(),
+            true => match wait {
+                Some(wait) => commands.recv_timeout(wait).map_err(|error| match error {
+                    RecvTimeoutError::Timeout => TryRecvError::Empty,
+                    RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+                }),
+                None => commands.recv().map_err(|_| TryRecvError::Disconnected),
+            },
         };
         may_wait = false;
         match command {

@@ -51,7 +51,7 @@ pub use generation::Generation;
 pub use observe::describe as describe_metrics;
 pub use replay::{Divergence, KvReport, ReplayConfig, ReportSpec, Skipped};
 pub use request::{Event, FinishReason, Request, Timings, Usage};
-pub use reuse::{Explanation, ReuseConfig};
+pub use reuse::{Explanation, Pinned, ReuseConfig};
 pub use sampling::{Sampling, TokenLogprobs, TopLogprob};
 
 /// What a panic said.

@@ -19,6 +19,8 @@
 //! | `cachalot_kv_moved_tokens_total` | counter | tokens | whose cache came from another context |
 //! | `cachalot_kv_shared_blocks` | gauge | blocks | of 64 tokens, there for prompts that begin with them |
 //! | `cachalot_kv_shared_bytes` | gauge | bytes | of their pages, those that sequences use included |
+//! | `cachalot_kv_pins_total{outcome}` | counter | pins | of prompts: `held`, `refused`, `expired`, `yielded` to a request |
+//! | `cachalot_kv_pinned_bytes` | gauge | bytes | that pinned prompts hold |
 //! | `cachalot_kv_evicted_blocks_total` | counter | blocks | shared, let go for want of memory |
 //! | `cachalot_kv_fetched_bytes_total{tier}` | counter | bytes | of blocks that came from a tier below the pool |
 //! | `cachalot_kv_fetches_total{outcome}` | counter | fetches | from tiers: read `first` and gone on from, read `beside` computing what is before, `overtaken` by it, or `refused` because computing is faster |
@@ -62,6 +64,8 @@ pub fn describe() {
     c!("cachalot_kv_moved_tokens_total", Unit::Count, "Tokens whose cache came from another context");
     g!("cachalot_kv_shared_blocks", Unit::Count, "Blocks of 64 tokens that prompts may begin with");
     g!("cachalot_kv_shared_bytes", Unit::Bytes, "Bytes of the pages of shared blocks");
+    c!("cachalot_kv_pins_total", Unit::Count, "Pins of prompts, by what became of them");
+    g!("cachalot_kv_pinned_bytes", Unit::Bytes, "Bytes of blocks that pinned prompts hold");
     c!("cachalot_kv_evicted_blocks_total", Unit::Count, "Shared blocks let go for want of memory");
     c!("cachalot_kv_fetched_bytes_total", Unit::Bytes, "Bytes of blocks that came from a tier below the pool");
     c!("cachalot_kv_fetches_total", Unit::Count, "Fetches from tiers below the pool, by what became of them");
@@ -97,6 +101,13 @@ pub(crate) fn moved(tokens: usize) {
 pub(crate) fn lossy(tokens: usize) {
     if tokens > 0 {
         counter!("cachalot_kv_lossy_tokens_total").increment(tokens as u64);
+    }
+}
+
+/// So many pins of prompts began, were refused, or ended.
+pub(crate) fn pins(outcome: &'static str, pins: usize) {
+    if pins > 0 {
+        counter!("cachalot_kv_pins_total", "outcome" => outcome).increment(pins as u64);
     }
 }
 
@@ -186,6 +197,7 @@ pub(crate) fn state(stats: &EngineStats, generated: u64, cache: &KvCache) {
     counter!("cachalot_generation_tokens_total").increment(generated);
     counter!("cachalot_kv_evicted_blocks_total").absolute(stats.evicted_blocks);
     gauge!("cachalot_kv_shared_blocks").set(stats.shared_blocks as f64);
+    gauge!("cachalot_kv_pinned_bytes").set(stats.pinned_bytes as f64);
     gauge!("cachalot_kv_shared_bytes").set(stats.shared_bytes as f64);
     gauge!("cachalot_queue_length").set(stats.queued as f64);
     gauge!("cachalot_kv_budget_bytes").set(stats.kv_budget_bytes as f64);

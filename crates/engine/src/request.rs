@@ -8,6 +8,7 @@ use crate::beam::Beam;
 use crate::blend::Wish;
 use crate::constraint::ConstraintSpec;
 use crate::replay::{KvReport, ReportSpec};
+use crate::reuse::Pinned;
 use crate::sampling::{MAX_TOP_LOGPROBS, Sampling, TokenLogprobs};
 use crate::stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
 
@@ -220,6 +221,8 @@ pub struct Usage {
     /// Of those, rows of the first choice that were computed again in the last layers or all of them, and of its prompt while
     /// its answer was generated.
     pub recomputed_tokens: usize,
+    /// What became of the wish that the prompt's blocks stay, where there was one.
+    pub pinned: Option<Pinned>,
     /// The share of the keys and values of the first choice that its recipe kept when it last reduced them, mean of all
     /// heads and layers; absent where it was not reduced.
     pub kept_share: Option<f64>,

@@ -135,7 +135,14 @@ pub fn to_engine(common: &Common, prompt: Vec<u32>, defaults: &SamplingFields) -
         beam: common.beam,
         kv: common.kv.clone(),
         spans: common.spans.clone(),
-        wish: Wish { blend: common.reuse, chunks: common.chunks.clone(), lossy, ..Wish::default() },
+        wish: Wish {
+            blend: common.reuse,
+            chunks: common.chunks.clone(),
+            lossy,
+            within: common.within,
+            pin: common.pin,
+            ..Wish::default()
+        },
         constraint: common.format.clone().map(constraint),
         ignore_eos: common.ignore_eos,
         ..Request::default()
@@ -336,6 +343,7 @@ impl Run {
                 sum.lossy_tokens += usage.lossy_tokens;
                 sum.moved_tokens += usage.moved_tokens;
                 sum.recomputed_tokens += usage.recomputed_tokens;
+                sum.pinned = usage.pinned.map(|pinned| sum.pinned.map_or(pinned, |before| before.and(pinned)));
                 sum.kept_share = usage.kept_share;
                 sum.timings = usage.timings;
                 self.waiting -= 1;

@@ -229,6 +229,35 @@ async fn a_request_chooses_how_its_cache_is_kept() {
         assert_eq!(c.fake.only().spans, [0..2, 3..5]);
     }
     both_refuse(&c, json!({"kv": {"spans": 3}}), "kv.spans", "invalid_type").await;
+    for (pin, seconds) in
+        [(json!("10m"), 600), (json!("90s"), 90), (json!("24h"), 86_400), (json!(7), 7), (json!("0s"), 0)]
+    {
+        let c = client(Fake::default());
+        assert_eq!(c.chat(json!({"kv": {"pin": pin}})).await.status, 200);
+        assert_eq!(c.fake.only().wish.pin, Some(std::time::Duration::from_secs(seconds)));
+    }
+    for pin in [
+        json!("10"),
+        json!("m"),
+        json!("+1m"),
+        json!("1.5h"),
+        json!("25h"),
+        json!(-1),
+        json!(86_401),
+        json!("99999999999999999999h"),
+    ] {
+        both_refuse(&c, json!({"kv": {"pin": pin}}), "kv.pin", "invalid_value").await;
+    }
+    both_refuse(&c, json!({"kv": {"pin": true}}), "kv.pin", "invalid_type").await;
+    for (lossy, said) in [(json!(true), (Some(true), None)), (json!({"within": 1.5}), (Some(true), Some(1500)))] {
+        let c = client(Fake::default());
+        assert_eq!(c.chat(json!({"kv": {"lossy": lossy}})).await.status, 200);
+        let wish = c.fake.only().wish.clone();
+        assert_eq!((wish.lossy, wish.within.map(|within| within.as_millis())), said);
+    }
+    both_refuse(&c, json!({"kv": {"lossy": {}}}), "kv.lossy.within", "missing_required_parameter").await;
+    both_refuse(&c, json!({"kv": {"lossy": {"within": -1}}}), "kv.lossy.within", "invalid_value").await;
+    both_refuse(&c, json!({"kv": {"lossy": 1}}), "kv.lossy", "invalid_type").await;
     both_refuse(&c, json!({"kv": {"spans": [[0, 2], [3]]}}), "kv.spans[1]", "invalid_type").await;
     both_refuse(&c, json!({"kv": {"spans": [[-1, 2]]}}), "kv.spans[0]", "invalid_type").await;
     both_refuse(&c, json!({"kv": {}}), "kv.recipe", "missing_required_parameter").await;

@@ -66,7 +66,31 @@ impl Domain {
     }
 }
 
+impl Domain {
+    /// The name of a note of where a chunk with these tokens lies, in the context that its last block stands for. A chunk has
+    /// several slots; of contexts that fall into the same one, the first has it.
+    pub fn chunk(self, tokens: &[u32], slot: u8) -> BlockKey {
+        let mut fields = Fields::new("cachalot chunk v1");
+        fields.add("domain", &self.0);
+        let tokens: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        fields.add("tokens", &tokens);
+        fields.add("slot", &[slot]);
+        BlockKey(fields.finish())
+    }
+}
+
 impl BlockKey {
+    /// The name of the same block where it is written at several levels of loss, the best first; that is called as the block is.
+    pub fn level(self, level: u8) -> BlockKey {
+        if level == 0 {
+            return self;
+        }
+        let mut fields = Fields::new("cachalot level v1");
+        fields.add("block", &self.0);
+        fields.add("level", &[level]);
+        BlockKey(fields.finish())
+    }
+
     /// The name of what only a continuation close behind a block reads of it; kept apart, as many blocks have none.
     pub fn near(self) -> BlockKey {
         let mut fields = Fields::new("cachalot near v1");
@@ -158,5 +182,8 @@ mod tests {
         assert_ne!(domain.key(Some(a), &[7]), domain.key(Some(b), &[7]));
         assert_ne!(domain.key(Some(a), &[7]), domain.key(None, &[7]));
         assert_eq!(domain.key(Some(a), &[7]), domain.key(Some(a), &[7]));
+        // Notes of chunks are no blocks, and one does not lie where another does.
+        let notes = [domain.chunk(&[1, 2], 0), domain.chunk(&[1, 2], 1), domain.chunk(&[1, 3], 0), a];
+        assert_eq!(notes.into_iter().collect::<HashSet<BlockKey>>().len(), 4);
     }
 }

@@ -20,7 +20,7 @@ use crate::reuse::tree::Tree;
 pub(crate) use choice::Choice;
 
 /// Contexts that one stretch is known in, at most: Cache-Craft (Agarwal et al., 2025) keeps several, too.
-const VARIANTS: usize = 4;
+pub(crate) const VARIANTS: usize = 4;
 
 /// A stretch that is there.
 pub(crate) struct Kept {
@@ -134,6 +134,33 @@ impl Library {
             let tokens = tokens[span.clone()].to_vec();
             self.add(domain, Variant { keys: Vec::new(), own, span, tokens, context, score: 0.0, used: now });
         }
+    }
+
+    /// The same of one whose blocks were read, at its positions in the context that they are of.
+    pub fn hold_read(
+        &mut self,
+        domain: Domain,
+        tokens: Vec<u32>,
+        (span, context): (Range<usize>, Option<Context<BlockKey>>),
+        own: Vec<SharedBlock>,
+        now: u64,
+    ) {
+        if own.len() == blocks_of(&span).len() {
+            self.add(domain, Variant { keys: Vec::new(), own, span, tokens, context, score: 0.0, used: now });
+        }
+    }
+
+    /// Whether a stretch with these tokens is there; where `crafted`, with what it stood behind. Contexts whose blocks are gone are
+    /// forgotten on the way.
+    pub fn has(&mut self, tree: &Tree, domain: Domain, tokens: &[u32], crafted: bool) -> bool {
+        let key = domain.key(None, tokens);
+        let Some((_, variants)) = self.variants.get_mut(&key) else { return false };
+        variants.retain(|variant| variant.is_there(tree));
+        let found = variants.iter().any(|v| v.tokens == tokens && (!crafted || v.context.is_some()));
+        if variants.is_empty() {
+            self.variants.remove(&key);
+        }
+        found
     }
 
     fn add(&mut self, domain: Domain, variant: Variant) {

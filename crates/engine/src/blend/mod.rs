@@ -21,11 +21,12 @@ mod scope;
 mod template;
 
 use std::ops::Range;
+use std::time::Duration;
 
 use cachalot_kv::mend::{Piece, Refresh};
 
 pub(crate) use anchors::{Anchors, Name, Place, Set};
-pub(crate) use library::{Choice, Kept, Library, blocks_of};
+pub(crate) use library::{Choice, Kept, Library, VARIANTS, blocks_of};
 pub use method::Method;
 pub(crate) use parallel::Layout;
 pub use scope::{EditId, Scope};
@@ -65,7 +66,7 @@ impl Blend {
     }
 }
 
-/// What a request wants of stretches that were computed elsewhere.
+/// What a request wants of what was computed before it, and of what it computes itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wish {
     /// How they are used; prompts are computed whole where `None`.
@@ -74,6 +75,10 @@ pub struct Wish {
     pub chunks: Vec<Range<usize>>,
     /// Whether blocks may be taken that a lossy codec below the pool has changed; `None` leaves it to the engine.
     pub lossy: Option<bool>,
+    /// The time from its arrival in which its first token is wanted: it chooses among levels of loss below the pool.
+    pub within: Option<Duration>,
+    /// For how long its prompt's blocks are to stay; zero lets go of those that an earlier request with this prompt pinned.
+    pub pin: Option<Duration>,
     /// What the prompt was before it was edited.
     pub before: Option<Before>,
     /// The edit that it comes after: it shares with others that come after the same edit, and with nobody else.

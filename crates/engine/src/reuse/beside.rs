@@ -129,6 +129,7 @@ impl Lower {
 
     /// What is on its way finds nobody who takes it in.
     pub(super) fn forget(&mut self) {
+        self.notes.clear();
         let ids: Vec<FetchId> = self.fetching.drain().map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| self.cancel(id));
     }

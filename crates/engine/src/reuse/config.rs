@@ -27,6 +27,8 @@ pub struct ReuseConfig {
     pub lossy: Option<Arc<str>>,
     /// Whether requests do that do not say.
     pub allow_lossy: bool,
+    /// Share of the KV budget that the pinned prompts of one tenant may hold.
+    pub pin_share: f64,
     /// What every block's bytes depend on, beside recipe and tenant.
     pub identity: Identity,
 }
@@ -41,6 +43,7 @@ impl Default for ReuseConfig {
             evict: PolicyKind::Lru,
             lossy: None,
             allow_lossy: false,
+            pin_share: 0.25,
             identity: Identity::default(),
         }
     }

@@ -18,6 +18,12 @@ pub struct Explanation {
     /// Tokens that a request which allows lossy blocks would not compute, where that is more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lossy_reusable_tokens: Option<usize>,
+    /// Tokens from its beginning on that a pin keeps from being let go of; absent where none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned_tokens: Option<usize>,
+    /// For how many seconds yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned_seconds: Option<u64>,
     /// Tokens of a block.
     pub block_tokens: usize,
     /// The block, from zero, that is the first to be computed.
@@ -89,6 +95,8 @@ impl Reuse {
             matched_tokens: found.tokens,
             reusable_tokens: reusable,
             lossy_reusable_tokens: None,
+            pinned_tokens: None,
+            pinned_seconds: None,
             block_tokens: PAGE_TOKENS,
             block: reusable / PAGE_TOKENS,
             reason: stop.to_string(),

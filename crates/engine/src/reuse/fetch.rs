@@ -1,27 +1,26 @@
-//! Blocks that come from below the pool, and those that go there.
+//! Blocks that come from below the pool.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{CachePlan, KvCache, SequenceKv};
-use cachalot_store::cost::{CostModel, Demand, Source, decide};
-use cachalot_store::tier::{Level, Removed, Tenant};
-use cachalot_store::{BlockKey, Domain};
+use cachalot_store::BlockKey;
+use cachalot_store::cost::CostModel;
+use cachalot_store::tier::{Level, Tenant};
 
-use super::below::{Below, FetchId, Parts, There};
+use super::below::{Below, FetchId, Parts};
 use super::beside::Beside;
-use super::held::Held;
+use super::stretches::{Notes, Stretch};
+use super::timely::at_best_level;
+use super::weigh::near_blocks;
 use super::{Parcel, Reuse, Thread};
-use crate::{Deletion, observe};
+use crate::observe;
 
 /// How long a tier may think about what it has before a prompt is computed without it.
-const PATIENCE: Duration = Duration::from_millis(300);
+pub(super) const PATIENCE: Duration = Duration::from_millis(300);
 
-/// Of so many fetches in a row that were not begun, one is, beside computing: a tier that was slow once may be fast again.
-const TRY: u64 = 16;
 /// Observations after which they are kept for the next time.
 const NOTE: u64 = 512;
 /// How much longer than expected computing waits for what it has come to.
@@ -48,8 +47,8 @@ pub(super) struct Fetching {
     pub tenant: Tenant,
     begun: Duration,
     /// The slowest tier that has any of them.
-    level: Level,
-    bytes: u64,
+    pub level: Level,
+    pub bytes: u64,
     /// How long it should take.
     expected: f64,
     /// Whose it is alone, until they come to it: see [`Thread::claim`].
@@ -58,6 +57,26 @@ pub(super) struct Fetching {
     pub waited: bool,
     /// Whether each object is all of its block.
     plain: bool,
+    /// Chunks that its blocks hold, where it is these that are wanted, and not the beginning of a prompt.
+    pub stretches: Vec<Stretch>,
+}
+
+impl Fetching {
+    /// Blocks of a prompt that are waited for.
+    pub fn of_prompt(tenant: Tenant, begun: (Duration, Level, u64, f64), left: usize) -> Fetching {
+        Fetching::of_chunks(tenant, Vec::new(), begun, left)
+    }
+
+    /// Blocks of chunks: begun when, from which tier at worst, how many bytes, and how long it should take.
+    pub fn of_chunks(
+        tenant: Tenant,
+        stretches: Vec<Stretch>,
+        (begun, level, bytes, expected): (Duration, Level, u64, f64),
+        left: usize,
+    ) -> Fetching {
+        let (parcels, claim, waited, plain) = (Vec::new(), None, true, true);
+        Fetching { left, parcels, tenant, begun, level, bytes, expected, claim, waited, plain, stretches }
+    }
 }
 
 /// What is below, if anything, and what is on its way from there.
@@ -65,9 +84,11 @@ pub(super) struct Fetching {
 pub(super) struct Lower {
     pub below: Option<Box<dyn Below>>,
     pub fetching: HashMap<FetchId, Fetching>,
+    /// Notes of chunks on their way.
+    pub notes: HashMap<FetchId, Notes>,
     pub cost: CostModel,
     /// Fetches in a row that were not begun because computing is faster.
-    refused: u64,
+    pub refused: u64,
     /// Observations that are kept for the next time.
     noted: u64,
 }
@@ -80,6 +101,8 @@ pub(crate) struct Wanted<'a> {
     pub tokens: &'a [u32],
     /// Rows that others have computed before it.
     pub queued: usize,
+    /// When its request came.
+    pub submitted: Duration,
 }
 
 impl Reuse {
@@ -118,6 +141,7 @@ impl Reuse {
             self.lower.noted = seen;
             below.note(&self.lower.cost);
         }
+        self.take_notes();
         // What is nobody's alone is everybody's.
         let is_claimed = |fetch: &Fetching| fetch.claim.as_ref().is_some_and(|claim| claim.strong_count() > 0);
         let complete = self.lower.fetching.iter().filter(|(_, fetch)| fetch.left == 0 && !is_claimed(fetch));
@@ -132,6 +156,9 @@ impl Reuse {
 
     /// Puts what was read to its place.
     pub(super) fn take_up(&mut self, fetch: Fetching) {
+        if !fetch.stretches.is_empty() {
+            return self.hold_read(fetch);
+        }
         let keys: Vec<BlockKey> = fetch.parcels.iter().map(Parcel::key).collect();
         let taken = self.import(fetch.tenant, fetch.parcels);
         if fetch.plain {
@@ -174,7 +201,8 @@ impl Reuse {
             return false;
         }
         let keys: Vec<BlockKey> = (from..most).map(|index| thread.key(domain, tokens, index)).collect();
-        let there = below.there(thread.tenant, &keys);
+        let levels = if thread.is_lossy() { self.config.levels() } else { 1 };
+        let (keys, there) = at_best_level(&mut **below, thread.tenant, keys, levels);
         if there.asking && now.saturating_sub(asked) < PATIENCE {
             thread.stage = Stage::Asking(asked);
             return true;
@@ -186,11 +214,8 @@ impl Reuse {
         let bytes = cache.bytes_with(plan, choice.parts.len() * PAGE_TOKENS);
         self.clock += 1;
         self.tree.touch(&found.path, self.clock);
-        while cache.ledger().free() < bytes {
-            if self.tree.evict().is_none() {
-                return false;
-            }
-            self.evicted += 1;
+        if !self.make_room_for(cache, bytes) {
+            return false;
         }
         let to = choice.from + choice.parts.len();
         let left = choice.parts.iter().map(|parts| usize::from(parts.kept) + usize::from(parts.near)).sum();
@@ -210,6 +235,7 @@ impl Reuse {
             claim: claim.as_ref().map(Arc::downgrade),
             waited: !beside,
             plain: near == 0,
+            stretches: Vec::new(),
         };
         self.lower.fetching.insert(id, fetching);
         if !beside {
@@ -224,152 +250,15 @@ impl Reuse {
         false
     }
 
-    /// What to read of what is there for a prompt of which the pool has `first` blocks, and what to compute meanwhile. `None`
-    /// where computing all of it is fastest.
-    fn weigh(
-        &mut self,
-        wanted: &Wanted<'_>,
-        thread: &Thread,
-        there: &There,
-        first: usize,
-        from: usize,
-    ) -> Option<Choice> {
-        let Wanted { cache, plan, tokens, .. } = wanted;
-        let near = near_blocks(cache, plan);
-        let end = from + choose(&there.parts, near).len();
-        if end <= first {
-            return None;
-        }
-        let cost = &self.lower.cost;
-        let level = |block: usize| there.levels.get(block - from).copied().unwrap_or(Level::Remote);
-        let bytes = cache.bytes_with(plan, PAGE_TOKENS);
-        let tier = |block| Source::Tier {
-            name: level(block).name().to_owned(),
-            bytes,
-            codec: "none".to_owned(),
-            pages: bytes,
-        };
-        let blocks = (0..end).map(|block| vec![if block < first { Source::Pool } else { tier(block) }]).collect();
-        let queues = self.lower.fetching.values().filter(|fetch| fetch.left > 0);
-        let demand = Demand {
-            tokens: tokens.len(),
-            block: PAGE_TOKENS,
-            blocks,
-            compute_queue: cost.prefill(wanted.queued, 0),
-            tier_queues: queues.map(|fetch| (fetch.level.name().to_owned(), fetch.bytes)).collect(),
-            pipelined: true,
-            layers: 0,
-        };
-        let decided = decide(cost, &demand);
-        let (mut meet, mut to) = (decided.front.end, decided.tail.start / PAGE_TOKENS);
-        let reading = |blocks: Range<usize>| -> f64 {
-            let slowest = blocks.clone().map(level).max().map_or(0.0, |level| cost.latency(level.name()));
-            slowest + blocks.map(|block| cost.transfer(level(block).name(), bytes)).sum::<f64>()
-        };
-        if !thread.may_begin_twice(plan) {
-            // All that is there, or nothing.
-            (meet, to) = (first, end);
-            if reading(first..end) > cost.prefill((end - first) * PAGE_TOKENS, first * PAGE_TOKENS) {
-                to = first;
+    /// Lets go of blocks until so many bytes are free; false where that is not to be had.
+    pub(super) fn make_room_for(&mut self, cache: &KvCache, bytes: u64) -> bool {
+        while cache.ledger().free() < bytes {
+            if self.tree.evict().is_none() {
+                return false;
             }
+            self.evicted += 1;
         }
-        if to <= meet {
-            self.lower.refused += 1;
-            observe::fetch("refused");
-            if self.lower.refused < TRY || end < first + 2 || !thread.may_begin_twice(plan) {
-                return None;
-            }
-            (meet, to) = (end - 1, end);
-        }
-        self.lower.refused = 0;
-        // A query that goes on from there reads what is close before it in another form.
-        let parts = choose(&there.parts[..to - from], near);
-        // Where computing meets it, the last block that has left the window is not encoded yet.
-        let before = if near > 0 { near + 1 } else { 0 };
-        let (begin, to) =
-            (if meet == first { from } else { meet.saturating_sub(before).max(from) }, from + parts.len());
-        let parts = parts[(begin - from).min(parts.len())..].to_vec();
-        let slowest = (begin..to).map(level).max()?;
-        let seconds = reading(begin..to);
-        (to > meet && parts.iter().any(|parts| parts.any())).then_some(Choice {
-            meet,
-            from: begin,
-            parts,
-            level: slowest,
-            seconds,
-        })
-    }
-
-    /// Hands blocks that a sequence has computed down, those that are not there yet.
-    pub(super) fn keep_below(&mut self, cache: &KvCache, domain: Domain, thread: &Thread, tokens: &[u32]) {
-        if self.config.lossy.is_some() && !thread.is_lossy() {
-            let blocks = thread.lossy.map(|lossy| self.keep_lossy(domain, lossy, tokens)).unwrap_or_default();
-            if let (false, Some(below)) = (blocks.is_empty(), &mut self.lower.below) {
-                below.keep(thread.tenant, blocks);
-            }
-            return;
-        }
-        let Some(below) = &mut self.lower.below else { return };
-        let (mut parent, mut blocks) = (None, Vec::new());
-        for id in self.tree.whole(domain, tokens) {
-            let Some(node) = self.tree.node_mut(id) else { break };
-            let before = parent.replace(node.key);
-            if node.tokens.len() < PAGE_TOKENS {
-                break;
-            }
-            let parts = cache.parts(&node.block);
-            let new = Parts {
-                kept: parts.kept.is_some() && !node.stored.kept,
-                near: parts.near.is_some() && !node.stored.near,
-            };
-            if new.any() {
-                node.stored = Parts { kept: node.stored.kept || new.kept, near: node.stored.near || new.near };
-                let start = node.depth * PAGE_TOKENS;
-                let (tokens, block) = (node.tokens.clone(), node.block.clone());
-                blocks.push((Parcel { domain, parent: before, start, tokens, block }, new));
-            }
-        }
-        if !blocks.is_empty() {
-            below.keep(thread.tenant, blocks);
-        }
-    }
-
-    /// Removes all of a tenant: what is in the pool at once, and what is below later; `tell` hears of both.
-    pub fn delete_tenant(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Deletion) + Send>) {
-        let before = self.size();
-        let owned: Vec<Domain> = self.owners.iter().filter(|(_, owner)| **owner == tenant).map(|(d, _)| *d).collect();
-        for domain in owned {
-            self.tree.remove_domain(domain);
-            self.library.remove_domain(domain);
-            self.anchors.remove_domain(domain);
-            self.owners.remove(&domain);
-        }
-        // What is on its way up finds nobody who takes it in.
-        self.lower.fetching.retain(|_, fetching| fetching.tenant != tenant);
-        let after = self.size();
-        let (objects, bytes) = (before.0 - after.0, before.1 - after.1);
-        let pool = Removed { objects: objects as u64, bytes, ..Removed::default() };
-        let deletion = Deletion { pool, ..Deletion::default() };
-        match &mut self.lower.below {
-            Some(below) => {
-                let tell = move |proof| tell(Deletion { tiers: Some(proof), ..deletion });
-                below.delete(tenant, Box::new(tell));
-            }
-            None => tell(deletion),
-        }
-    }
-
-    /// Blocks and anchors of a tenant, and their bytes.
-    pub fn shared_by(&self, tenant: Tenant) -> (u64, u64) {
-        let is_theirs = |domain: &Domain| self.owners.get(domain) == Some(&tenant);
-        let nodes = self.tree.iter().filter(|(_, node)| is_theirs(&node.domain)).map(|(_, node)| &node.block);
-        let (mut blocks, mut held) = (0, Held::default());
-        for block in nodes.chain(self.library.blocks_of(is_theirs)) {
-            blocks += 1;
-            held.add(block);
-        }
-        let (anchors, bytes) = self.anchors.of(is_theirs);
-        (blocks + anchors as u64, held.bytes() + bytes)
+        true
     }
 
     /// Ends what is below in order.
@@ -397,62 +286,5 @@ impl Reuse {
     /// A step computed so many prompt tokens from a position on, alone.
     pub fn observe_prefill(&mut self, tokens: usize, start: usize, took: Duration) {
         self.lower.cost.observe_prefill(tokens, start, took.as_secs_f64());
-    }
-}
-
-/// Blocks to read, from `from` on, and how far to compute meanwhile.
-struct Choice {
-    meet: usize,
-    from: usize,
-    parts: Vec<Parts>,
-    level: Level,
-    seconds: f64,
-}
-
-/// Blocks before a position that a query there reads in another form than queries far behind: none where all is plain.
-pub(super) fn near_blocks(cache: &KvCache, plan: &CachePlan) -> usize {
-    let layers = cache.config().layers.iter().zip(&plan.lanes);
-    let near = layers.map(|(g, lanes)| {
-        let encoded = lanes.iter().filter(|lane| lane.body.is_some() && !plan.holds()).map(|lane| lane.window);
-        // Positions to go on from are whole blocks.
-        let window = encoded.map(|window| window.div_ceil(PAGE_TOKENS)).max().unwrap_or(0);
-        window.max(g.window.map_or(0, |window| (window - 1).div_ceil(PAGE_TOKENS)))
-    });
-    near.max().unwrap_or(0)
-}
-
-/// Of what is there, the blocks up to the last from which a query can go on: it needs the second part of the `near` before it.
-fn choose(parts: &[Parts], near: usize) -> Vec<Parts> {
-    if near == 0 {
-        let kept = parts.iter().take_while(|parts| parts.kept).count();
-        return parts[..kept].iter().map(|parts| Parts { near: false, ..*parts }).collect();
-    }
-    let ends = |&end: &usize| {
-        let (far, close) = parts[..end].split_at(end.saturating_sub(near));
-        far.iter().all(|parts| parts.kept) && close.iter().all(|parts| parts.near)
-    };
-    let end = (1..=parts.len()).rev().find(ends).unwrap_or(0);
-    let begin = end.saturating_sub(near);
-    parts[..end].iter().enumerate().map(|(i, parts)| Parts { near: parts.near && i >= begin, ..*parts }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_are_fetched_up_to_where_a_query_can_go_on() {
-        let parts = |text: &str| -> Vec<Parts> {
-            let part = |c| Parts { kept: c != 'n', near: c != 'k' };
-            text.chars().map(part).collect()
-        };
-        // k: kept alone, n: near alone, b: both.
-        assert_eq!(choose(&parts("kkkk"), 0).len(), 4);
-        assert_eq!(choose(&parts("kknk"), 0).len(), 2);
-        assert_eq!(choose(&parts("kkkk"), 2).len(), 0);
-        assert_eq!(choose(&parts("kkbbkk"), 2), parts("kkbb"));
-        assert_eq!(choose(&parts("bkkknn"), 2), parts("kkkknn"));
-        assert_eq!(choose(&parts("b"), 2), parts("b"));
-        assert_eq!(choose(&parts("bnnbb"), 2), parts("knn"));
     }
 }

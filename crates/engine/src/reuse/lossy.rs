@@ -12,7 +12,8 @@ use cachalot_kv::{CachePlan, KvCache};
 use cachalot_store::{BlockKey, Domain};
 
 use super::below::Parts;
-use super::fetch::{Stage, Wanted, near_blocks};
+use super::fetch::{Stage, Wanted};
+use super::weigh::near_blocks;
 use super::{Parcel, Reuse, ReuseConfig, Thread};
 
 impl ReuseConfig {
@@ -70,7 +71,11 @@ impl Reuse {
         let blocks = |reuse: &Reuse, domain| reuse.tree.find(domain, wanted.tokens).tokens / PAGE_TOKENS;
         let here = blocks(self, exact);
         thread.enter(lossy);
-        if self.look(wanted, thread, here, now) {
+        let looked = match thread.wish.within {
+            Some(within) => self.look_in_time(wanted, thread, here, within, now),
+            None => self.look(wanted, thread, here, now),
+        };
+        if looked {
             return true;
         }
         if !matches!(thread.stage, Stage::Beside(_)) && blocks(self, lossy) <= here {

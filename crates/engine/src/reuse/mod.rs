@@ -17,16 +17,23 @@ mod config;
 mod explain;
 mod fetch;
 pub(crate) mod held;
+mod keep;
 mod lossy;
 mod moved;
+mod note;
 mod order;
 mod parallel;
 mod parcel;
+mod pins;
+mod stretches;
+mod timely;
 pub(crate) mod tree;
+mod weigh;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{KvCache, KvError, SequenceKv, SharedBlock};
@@ -39,8 +46,12 @@ pub use explain::{Explanation, Stop};
 pub(crate) use fetch::Wanted;
 use fetch::{Lower, Stage};
 pub use moved::{Chunk, Moved};
+pub use note::NOTE_MAGIC;
 pub use order::Order;
 pub use parcel::Parcel;
+pub use pins::Pinned;
+use pins::Pins;
+use stretches::Search;
 use tree::Tree;
 
 use crate::blend::craft::Context;
@@ -54,6 +65,12 @@ pub(crate) struct Thread {
     pub tenant: Tenant,
     /// How far it has come with what is below the pool.
     stage: Stage,
+    /// Blocks that it has where what it waits for has come.
+    sought: usize,
+    /// How far it has come with chunks of its prompt that are below.
+    search: Search,
+    /// Chunks of its prompt of which there are notes below, from the first.
+    noted: usize,
     /// What is read for it while it computes is its own as long as it has this.
     claim: Option<Arc<()>>,
     /// Keys of its blocks, as far as they were needed.
@@ -86,6 +103,8 @@ pub(crate) struct Thread {
     pub prepared: bool,
     /// Messages of its prompt that become anchors when it ends.
     unforeseen: Vec<usize>,
+    /// What became of its request's wish that its prompt stays.
+    pub pinned: Option<Pinned>,
 }
 
 /// What a sequence begins with.
@@ -106,6 +125,9 @@ pub(crate) struct Reuse {
     library: Library,
     anchors: Anchors,
     clock: u64,
+    /// The scheduler's clock.
+    now: Duration,
+    pins: Pins,
     lower: Lower,
     /// Whose each domain is.
     owners: HashMap<Domain, Tenant>,
@@ -130,9 +152,13 @@ impl Thread {
             contexts: Vec::new(),
             prepared: false,
             unforeseen: Vec::new(),
+            pinned: None,
             lossy: None,
             exact: None,
             stage: Stage::New,
+            sought: 0,
+            search: Search::New,
+            noted: 0,
             claim: None,
             keys: Vec::new(),
             computed: 0,
@@ -165,9 +191,13 @@ impl Thread {
             contexts: Vec::new(),
             prepared: true,
             unforeseen: Vec::new(),
+            pinned: self.pinned,
             lossy: self.lossy,
             exact: None,
             stage: Stage::Done,
+            sought: 0,
+            search: Search::Done,
+            noted: usize::MAX,
             claim: None,
             keys: self.keys.clone(),
             computed: self.computed,
@@ -218,6 +248,8 @@ impl Reuse {
             library: Library::default(),
             anchors: Anchors::default(),
             clock: 0,
+            now: Duration::ZERO,
+            pins: Pins::default(),
             lower: Lower::default(),
             owners: HashMap::new(),
             tokens: 0,
@@ -317,6 +349,20 @@ impl Reuse {
         if kv.len() >= prompt && prompt <= tokens.len() {
             self.learn(kv, thread, &tokens[..prompt]);
         }
+        self.publish_blocks(cache, kv, thread, tokens, prompt);
+        if kv.len() == prompt && prompt <= tokens.len() {
+            self.pin(cache, thread, &tokens[..prompt]);
+        }
+    }
+
+    fn publish_blocks(
+        &mut self,
+        cache: &KvCache,
+        kv: &mut SequenceKv,
+        thread: &mut Thread,
+        tokens: &[u32],
+        prompt: usize,
+    ) {
         let Some(domain) = thread.domain.filter(|_| thread.shares(kv)) else { return };
         let len = kv.len().min(tokens.len());
         let full = len / PAGE_TOKENS;
@@ -339,6 +385,7 @@ impl Reuse {
         }
         if at.is_some() {
             self.keep_below(cache, domain, thread, &tokens[..len]);
+            self.note_chunks(cache, kv.plan(), thread, (&tokens[..len], prompt));
         }
     }
 
@@ -354,7 +401,11 @@ impl Reuse {
         self.insert(domain, thread, tokens, 0, blocks);
         self.tell(domain, thread, tokens, tokens.len(), prompt);
         self.set_anchors(cache, &plan, thread, (tokens, prompt), &held);
+        if tokens.len() >= prompt {
+            self.pin(cache, thread, &tokens[..prompt]);
+        }
         self.keep_below(cache, domain, thread, tokens);
+        self.note_chunks(cache, &plan, thread, (tokens, prompt));
     }
 
     /// The first of the published blocks that is not there any more, or the number of them.
@@ -404,6 +455,7 @@ impl Reuse {
     /// Lets go of everything.
     pub fn clear(&mut self) {
         self.lower.forget();
+        self.pins = Pins::default();
         self.tree = Tree::with(self.config.evict);
         self.library = Library::default();
         self.anchors = Anchors::default();
@@ -420,6 +472,7 @@ impl Reuse {
 
     /// Lets go of blocks whose bytes are not those that were sealed. How many there were.
     pub fn purge(&mut self) -> usize {
+        self.pins.purge();
         let bad: Vec<usize> =
             self.tree.iter().filter(|(_, node)| node.block.verify().is_err()).map(|(id, _)| id).collect();
         bad.iter().for_each(|&id| self.tree.remove(id));

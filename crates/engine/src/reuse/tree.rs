@@ -174,6 +174,12 @@ impl Tree {
         }
     }
 
+    /// Whether what these blocks keep for good was handed down.
+    pub fn are_stored(&self, keys: &[BlockKey]) -> bool {
+        let node = |key| self.by_key.get(key).and_then(|&id| self.node(id));
+        keys.iter().all(|key| node(key).is_some_and(|node| node.stored.kept))
+    }
+
     /// Notes that what these blocks keep for good is below the pool.
     pub fn mark_stored(&mut self, keys: &[BlockKey]) {
         for key in keys {

@@ -114,6 +114,7 @@ impl Scheduler {
             if let Some(group) = self.groups.get_mut(&part.ticket.request) {
                 if part.ticket.choice == 0 {
                     group.recomputed_tokens = recomputed;
+                    group.pinned = sequence.thread.pinned;
                 }
                 // Passes over a context come when it has been read; what is mended has not been.
                 let read = passing && sequence.kv.as_ref().is_some_and(|kv| kv.moved() == 0);
@@ -139,6 +140,9 @@ impl Scheduler {
             // Nothing was to be generated.
             let Sequence { ticket, forks, tokens, kv, mut thread, prompt, .. } = sequence;
             self.retire(kv, &mut thread, &tokens, prompt);
+            if let Some(group) = self.groups.get_mut(&ticket.request) {
+                group.pinned = thread.pinned;
+            }
             if let Some(watch) = self.groups.get_mut(&ticket.request).and_then(|group| group.watch.as_mut()) {
                 let script = |choice| Script { choice, tokens: tokens.clone(), rows: Default::default() };
                 watch.scripts.extend((ticket.choice..=ticket.choice + forks).map(script));
@@ -211,6 +215,7 @@ impl Scheduler {
                 let Sequence { kv, tokens, record, mut thread, prompt, .. } = sequence;
                 if let Some(kv) = kv {
                     self.reuse.retire(&self.cache, kv, &mut thread, &tokens, prompt);
+                    group.pinned = thread.pinned;
                 }
                 if let (Some(watch), Some(record)) = (&mut group.watch, record) {
                     watch.scripts.push(Script { choice: ticket.choice, tokens, rows: record.into_rows() });

@@ -15,6 +15,7 @@ use crate::constraint::Constraint;
 use crate::observe;
 use crate::queue::Place;
 use crate::request::Moments;
+use crate::reuse::Pinned;
 use crate::sampling::Sampling;
 use crate::{Event, FinishReason, Usage};
 
@@ -50,6 +51,8 @@ pub(super) struct Group {
     pub moved_tokens: usize,
     /// See [`Usage::recomputed_tokens`].
     pub recomputed_tokens: usize,
+    /// See [`Usage::pinned`].
+    pub pinned: Option<Pinned>,
     /// The progress that was reported last.
     prompt_progress: usize,
     completion_tokens: usize,
@@ -101,6 +104,7 @@ impl Group {
             lossy_tokens: 0,
             moved_tokens: 0,
             recomputed_tokens: 0,
+            pinned: None,
             prompt_progress: 0,
             completion_tokens: 0,
             begun: 0,
@@ -205,6 +209,7 @@ impl Group {
             lossy_tokens: self.lossy_tokens,
             moved_tokens: self.moved_tokens,
             recomputed_tokens: self.recomputed_tokens,
+            pinned: self.pinned,
             kept_share: self.kept_share,
             timings: self.moments.timings(self.ended, self.completion_tokens, self.begun),
         }));

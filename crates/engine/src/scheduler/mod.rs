@@ -200,6 +200,7 @@ impl Scheduler {
             kv_budget_bytes: ledger.budget(),
             shared_blocks: self.reuse.size().0,
             shared_bytes: self.reuse.size().1,
+            pinned_bytes: self.reuse.pinned_bytes(),
             reused_tokens: self.reuse.tokens,
             evicted_blocks: self.reuse.evicted,
             prompt_tokens: self.counters.prompt_tokens,
@@ -225,6 +226,16 @@ impl Scheduler {
         });
         let kv = created.map_err(|error| EngineError::Cache(error.to_string()))?;
         Ok(self.reuse.explain(&self.cache, &kv, &Thread::new(domain, "", Arc::new(wish)), tokens))
+    }
+
+    /// Tokens at the beginning of a prompt that are pinned, and for how long.
+    pub fn pinned(&self, domain: Domain, tokens: &[u32], now: Duration) -> Option<(usize, Duration)> {
+        self.reuse.pinned(domain, tokens, now)
+    }
+
+    /// When the next pin is over.
+    pub fn next_unpin(&self) -> Option<Duration> {
+        self.reuse.next_unpin()
     }
 
     /// The blocks that `tokens` begins with as a whole.
@@ -277,6 +288,7 @@ impl Scheduler {
 
     /// Takes in what came from below; to be called now and then while [`Scheduler::is_busy_below`].
     pub fn poll_below(&mut self, now: Duration) {
+        self.reuse.tick(now);
         self.reuse.take_arrivals(now);
     }
 

@@ -27,6 +27,7 @@ impl Scheduler {
     /// ask again.
     pub fn plan(&mut self, now: Duration) -> Option<Batch> {
         self.drop_abandoned(now);
+        self.reuse.tick(now);
         self.reuse.take_arrivals(now);
         self.admit(now);
         self.begin_replays(now);
@@ -163,6 +164,8 @@ impl Scheduler {
                 }
                 Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. })
                     if self.let_go_of_parked(if first { 0 } else { ticket.request }) => {}
+                // Nobody else is left who could give anything.
+                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if first && self.reuse.yield_pin() => {}
                 Err(KvError::OutOfBudget { needed, budget, .. }) if first => {
                     // Alone, and still too large: it was checked when it came, so somebody else holds the memory.
                     let error = EngineError::KvTooSmall { prompt, needed, budget };

@@ -65,12 +65,15 @@ impl Scheduler {
     pub(super) fn waits_below(&mut self, index: usize, now: Duration) -> bool {
         let queued = self.running.iter().take(index).map(Sequence::pending).sum();
         let Some(sequence) = self.running.get_mut(index).filter(|sequence| is_new(sequence)) else { return false };
-        let Sequence { kv: Some(kv), thread, tokens, plan, prompt, .. } = sequence else { return false };
+        let Sequence { kv: Some(kv), thread, tokens, plan, prompt, ticket, .. } = sequence else { return false };
         if thread.layout(&tokens[..*prompt]).is_some() {
             // It begins with its prefix, which every context has, too.
             return false;
         }
-        self.reuse.look_below(&Wanted { cache: &self.cache, kv, plan, tokens, queued }, thread, now)
+        let moments = self.groups.get(&ticket.request).map(|group| group.moments.submitted);
+        let submitted = moments.unwrap_or(now);
+        let wanted = Wanted { cache: &self.cache, kv, plan, tokens, queued, submitted };
+        self.reuse.look_below(&wanted, thread, now) || self.reuse.look_for_chunks(&wanted, *prompt, thread, now)
     }
 
     /// Whether a sequence has come to blocks that are read for it and about to be there; takes them up where they are.

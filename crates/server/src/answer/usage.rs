@@ -15,6 +15,9 @@ pub(crate) fn usage(totals: &Totals) -> Value {
     if let (Value::Object(details), true) = (&mut details, u.lossy_tokens > 0) {
         details.insert("kv_lossy_tokens".into(), json!(u.lossy_tokens));
     }
+    if let (Value::Object(details), Some(pinned)) = (&mut details, u.pinned) {
+        details.insert("kv_pin".into(), json!(pinned));
+    }
     if let (Value::Object(details), Some(share)) = (&mut details, u.kept_share) {
         details.insert("kv_kept_share".into(), json!(share));
     }

@@ -1,6 +1,7 @@
 //! The fields that chat and text completions share.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use cachalot_engine::{Beam, Blend, Stopping};
 use serde_json::Value;
@@ -70,6 +71,10 @@ pub struct Common {
     pub reuse: Option<Blend>,
     /// Whether blocks may be taken that a lossy codec has changed; `None` leaves it to the server.
     pub lossy: Option<bool>,
+    /// The time in which the first token is wanted, for those who allow that.
+    pub within: Option<Duration>,
+    /// For how long the prompt's blocks are to stay.
+    pub pin: Option<Duration>,
     /// Compare this share of the answer's steps with the exact cache.
     pub report: Option<f64>,
 }
@@ -101,6 +106,8 @@ impl Common {
             chunks: kv::stretches(fields, "chunks")?,
             reuse: kv::reuse_of(fields)?,
             lossy: kv::lossy(fields)?,
+            within: kv::within(fields)?,
+            pin: kv::pin(fields)?,
             report: kv::report(fields)?,
         })
     }

@@ -1,6 +1,7 @@
 //! The field `kv`: how a request wants its cache kept, and whether it wants to know what that did.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use cachalot_engine::blend::Method;
 use cachalot_engine::{Blend, EngineError, ReplayConfig};
@@ -78,7 +79,7 @@ pub(super) fn recipe(fields: &Fields<'_>, limits: &Limits) -> Result<Option<Stri
             let kv = Fields::of(value, "kv")?;
             match kv.string("recipe")? {
                 Some(recipe) => ("kv.recipe", recipe),
-                None if ["spans", "report", "session", "reuse", "chunks", "lossy"]
+                None if ["spans", "report", "session", "reuse", "chunks", "lossy", "pin"]
                     .iter()
                     .any(|name| kv.get(name).is_some()) =>
                 {
@@ -116,10 +117,49 @@ pub(super) fn lossy(fields: &Fields<'_>) -> Result<Option<bool>, ApiError> {
         Some(value @ Value::Object(_)) => match Fields::of(value, "kv")?.get("lossy") {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Bool(allowed)) => Ok(Some(*allowed)),
-            Some(other) => Err(ApiError::wrong_type("kv.lossy", "true or false", other)),
+            Some(Value::Object(_)) => Ok(Some(true)),
+            Some(other) => Err(ApiError::wrong_type("kv.lossy", "true, false or {\"within\": seconds}", other)),
         },
         _ => Ok(None),
     }
+}
+
+/// `kv.lossy.within` are the seconds in which the first token is wanted, where there are several levels of loss to choose from.
+pub(super) fn within(fields: &Fields<'_>) -> Result<Option<Duration>, ApiError> {
+    let Some(value @ Value::Object(_)) = fields.get("kv") else { return Ok(None) };
+    let Some(lossy @ Value::Object(_)) = Fields::of(value, "kv")?.get("lossy") else { return Ok(None) };
+    let seconds = Fields::of(lossy, "kv.lossy")?.require("within")?;
+    Ok(Some(Duration::from_secs_f32(number_in("kv.lossy.within", seconds, 0.0, 3600.0)?)))
+}
+
+/// Longest pin of a prompt.
+const LONGEST_PIN: u64 = 24 * 3600;
+
+/// `kv.pin` says how long the prompt's blocks are to stay: seconds, or a text as `"90s"`, `"10m"`, `"2h"`. Zero lets go of an earlier
+/// pin.
+pub(super) fn pin(fields: &Fields<'_>) -> Result<Option<Duration>, ApiError> {
+    let Some(value @ Value::Object(_)) = fields.get("kv") else { return Ok(None) };
+    let seconds = match Fields::of(value, "kv")?.get("pin") {
+        None => return Ok(None),
+        Some(Value::Number(number)) => number.as_u64(),
+        Some(Value::String(text)) => seconds(text),
+        Some(other) => return Err(ApiError::wrong_type("kv.pin", "seconds, or a text such as \"10m\"", other)),
+    };
+    match seconds.filter(|seconds| *seconds <= LONGEST_PIN) {
+        Some(seconds) => Ok(Some(Duration::from_secs(seconds))),
+        None => {
+            let allowed = "whole seconds, or a number with s, m or h, at most 24h";
+            Err(ApiError::invalid("kv.pin", format!("Invalid value for 'kv.pin': it must be {allowed}.")))
+        }
+    }
+}
+
+/// `"90s"`, `"10m"`, `"2h"`.
+fn seconds(text: &str) -> Option<u64> {
+    let unit = [("s", 1), ("m", 60), ("h", 3600)];
+    let (digits, each) = unit.iter().find_map(|(unit, each)| Some((text.strip_suffix(unit)?, *each)))?;
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse::<u64>().ok().filter(|_| is_number)?.checked_mul(each)
 }
 
 /// `kv.report` is `true`, or `{"share": ..}` of the answer's steps.

@@ -15,7 +15,7 @@ use cachalot_kernels::{Isa, Team};
 use cachalot_model::{LoadOptions, Loaded, Model};
 use cachalot_server::{AppState, EngineBackend, ServerConfig, router};
 use cachalot_store::Identity;
-use cachalot_store::codec::Plain;
+use cachalot_store::codec::{Codec, Plain};
 use cachalot_store::tier::TierConfig;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -50,7 +50,13 @@ pub fn serve_with(folder: Option<&Path>, tiers: Option<TierConfig>) -> Server {
     let cache = config.cache(loaded.model.layer_geometry(), team, Isa::detect()).unwrap();
     let engine = Engine::start(loaded.model.clone(), loaded.tokenizer.clone(), cache, config);
     if let Some(tiers) = tiers {
-        let options = TierOptions { tiers, threads: 1, queue: 32 << 20, codec: Arc::new(Plain), cost: None };
+        let options = TierOptions {
+            tiers,
+            threads: 1,
+            queue: 32 << 20,
+            codecs: [Arc::new(Plain) as Arc<dyn Codec>].into(),
+            cost: None,
+        };
         engine.handle().attach(Box::new(TierStore::open(options, engine.handle().cache()).unwrap())).unwrap();
     }
     let api_keys = vec!["one".to_owned(), "two".to_owned()];

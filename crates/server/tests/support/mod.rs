@@ -174,6 +174,8 @@ impl Backend for Fake {
             matched_tokens: 2,
             reusable_tokens: 2,
             lossy_reusable_tokens: None,
+            pinned_tokens: None,
+            pinned_seconds: None,
             block_tokens: 64,
             block: 0,
             reason: stop.to_string(),

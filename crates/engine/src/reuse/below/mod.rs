@@ -62,6 +62,16 @@ pub struct Arrived {
     pub parcel: Option<Parcel>,
 }
 
+/// A note that was asked for: see [`Below::read_notes`].
+pub struct NoteRead {
+    /// Of which fetch.
+    pub id: FetchId,
+    /// Its name.
+    pub key: BlockKey,
+    /// What it says; `None` where it did not come.
+    pub bytes: Option<Arc<[u8]>>,
+}
+
 /// Where blocks lie that are not in the pool.
 pub trait Below: Send {
     /// What is there of a chain of blocks. Looks at an index only; where that does not know, `asking` says to look again later.
@@ -78,6 +88,15 @@ pub trait Below: Send {
 
     /// Takes blocks that were computed, in the order of their chain. May drop them where it cannot keep up.
     fn keep(&mut self, tenant: Tenant, blocks: Vec<(Parcel, Parts)>);
+
+    /// Keeps some bytes under names beside the blocks. What is there under a name already stays. May drop them.
+    fn keep_notes(&mut self, tenant: Tenant, notes: Vec<(BlockKey, Arc<[u8]>)>);
+
+    /// Begins to read what was kept under names. For each of them comes one [`NoteRead`].
+    fn read_notes(&mut self, tenant: Tenant, keys: &[BlockKey]) -> FetchId;
+
+    /// Notes that have come since the last call; what [`Below::arrived`] does not look at may be missing.
+    fn notes(&mut self) -> Vec<NoteRead>;
 
     /// Removes all of a tenant; `tell` hears, later, what was removed and that nothing is left.
     fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>);

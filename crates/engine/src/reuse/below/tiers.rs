@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cachalot_kv::{CachePlan, KvCache};
-use cachalot_store::codec::Codec;
 use cachalot_store::cost::{CostFile, CostModel};
-use cachalot_store::tier::{Completed, Proof, Tenant, Ticket, TierConfig, Tiers};
+use cachalot_store::tier::{Completed, Object, Proof, Tenant, Ticket, TierConfig, Tiers};
 use cachalot_store::{BlockKey, StoreError};
 
 use super::seam::{Tiered, Workers};
-use super::worker::{Done, Pool, Work, name};
-use super::{Arrived, Below, FetchId, Parts, There};
+use super::worker::{Codecs, Done, Pool, Work, name};
+use super::{Arrived, Below, FetchId, NoteRead, Parts, There};
 use crate::observe;
 use crate::reuse::Parcel;
 
@@ -25,8 +24,8 @@ pub struct TierOptions {
     pub threads: usize,
     /// Most bytes of blocks that wait to be turned into bytes; others are not kept.
     pub queue: u64,
-    /// How pages are written before any tier sees them; its name is [`crate::ReuseConfig::lossy`] where it changes them.
-    pub codec: Arc<dyn Codec>,
+    /// How pages are written before any tier sees them; their names are [`crate::ReuseConfig::lossy`] where they change them.
+    pub codecs: Codecs,
     /// Where it is kept what things cost here.
     pub cost: Option<CostFile>,
 }
@@ -34,7 +33,8 @@ pub struct TierOptions {
 struct Fetching {
     id: FetchId,
     tenant: Tenant,
-    plan: Arc<CachePlan>,
+    /// How blocks are made of it; what has none are notes.
+    plan: Option<Arc<CachePlan>>,
     /// Whether each object is [`Parts::near`].
     near: Vec<bool>,
 }
@@ -54,6 +54,7 @@ pub struct TierStore {
     fetches: HashMap<Ticket, Fetching>,
     next: u64,
     arrived: Vec<Arrived>,
+    notes: Vec<NoteRead>,
     deletions: Vec<Deletion>,
     settled: bool,
 }
@@ -72,7 +73,7 @@ impl TierStore {
     /// Where a folder or URL cannot be used.
     pub fn open(options: TierOptions, cache: &Arc<KvCache>) -> Result<TierStore, StoreError> {
         let (tiers, _) = Tiers::open(options.tiers)?;
-        let pool = Pool::start(cache, &options.codec, options.threads)
+        let pool = Pool::start(cache, &options.codecs, options.threads)
             .map_err(|source| StoreError::Io { place: "threads of the store".to_owned(), source })?;
         Ok(TierStore { cost: options.cost, ..TierStore::over(Box::new(tiers), Box::new(pool), options.queue) })
     }
@@ -90,6 +91,7 @@ impl TierStore {
             fetches: HashMap::new(),
             next: 0,
             arrived: Vec::new(),
+            notes: Vec::new(),
             deletions: Vec::new(),
             settled: true,
         }
@@ -146,7 +148,12 @@ impl TierStore {
             };
             let Some(fetch) = self.fetches.get(&ticket) else { continue };
             let near = fetch.near.get(index).copied().unwrap_or_default();
-            let (id, tenant, plan) = (fetch.id, fetch.tenant, fetch.plan.clone());
+            let (id, tenant) = (fetch.id, fetch.tenant);
+            let Some(plan) = fetch.plan.clone() else {
+                self.reading = self.reading.saturating_sub(1);
+                self.notes.push(NoteRead { id, key, bytes: result.ok().map(|(bytes, _)| bytes) });
+                continue;
+            };
             match result {
                 Ok((bytes, level)) => {
                     observe::fetched(level.name(), bytes.len() as u64);
@@ -197,7 +204,7 @@ impl Below for TierStore {
             Some(tiers) => {
                 let ticket = tiers.fetch(tenant, &keys);
                 let near = objects.iter().map(|object| object.1).collect();
-                self.fetches.insert(ticket, Fetching { id, tenant, plan: plan.clone(), near });
+                self.fetches.insert(ticket, Fetching { id, tenant, plan: Some(plan.clone()), near });
             }
             None => {
                 self.reading -= keys.len();
@@ -234,6 +241,32 @@ impl Below for TierStore {
         }
         self.writing += bytes;
         self.send(tenant, Work::Write { tenant, blocks });
+    }
+
+    fn keep_notes(&mut self, tenant: Tenant, notes: Vec<(BlockKey, Arc<[u8]>)>) {
+        let going = self.deletions.iter().any(|deletion| deletion.tenant == tenant);
+        if let (Some(tiers), false) = (&mut self.tiers, going || notes.is_empty()) {
+            self.settled = false;
+            tiers.store(notes.into_iter().map(|(key, bytes)| Object { key, tenant, bytes }).collect());
+        }
+    }
+
+    fn read_notes(&mut self, tenant: Tenant, keys: &[BlockKey]) -> FetchId {
+        let id = FetchId(self.next);
+        self.next += 1;
+        match &mut self.tiers {
+            Some(tiers) => {
+                let ticket = tiers.fetch(tenant, keys);
+                self.reading += keys.len();
+                self.fetches.insert(ticket, Fetching { id, tenant, plan: None, near: vec![false; keys.len()] });
+            }
+            None => self.notes.extend(keys.iter().map(|&key| NoteRead { id, key, bytes: None })),
+        }
+        id
+    }
+
+    fn notes(&mut self) -> Vec<NoteRead> {
+        std::mem::take(&mut self.notes)
     }
 
     fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>) {

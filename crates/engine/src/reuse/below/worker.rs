@@ -13,6 +13,9 @@ use cachalot_store::tier::{Object, Tenant};
 use super::{FetchId, Parts};
 use crate::reuse::Parcel;
 
+/// How pages are written before any tier sees them, the best first: a block is written by each of them, under names of its own.
+pub type Codecs = Arc<[Arc<dyn Codec>]>;
+
 /// Work for a thread.
 pub(crate) enum Work {
     /// Make objects of the parts of blocks.
@@ -35,18 +38,18 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub fn start(cache: &Arc<KvCache>, codec: &Arc<dyn Codec>, threads: usize) -> std::io::Result<Pool> {
+    pub fn start(cache: &Arc<KvCache>, codecs: &Codecs, threads: usize) -> std::io::Result<Pool> {
         let (send, work) = channel::<Work>();
         let (finished, done) = channel();
         let work = Arc::new(Mutex::new(work));
         let spawn = |i: usize| {
             let (cache, work, finished) = (cache.clone(), work.clone(), finished.clone());
-            let codec = codec.clone();
+            let codecs = codecs.clone();
             std::thread::Builder::new().name(format!("cachalot-blocks-{i}")).spawn(move || {
                 loop {
                     let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(work) = next else { return };
-                    if finished.send(work_on(&cache, &*codec, work)).is_err() {
+                    if finished.send(work_on(&cache, &codecs, work)).is_err() {
                         return;
                     }
                 }
@@ -72,16 +75,16 @@ impl Drop for Pool {
 }
 
 /// Does it.
-pub(crate) fn work_on(cache: &KvCache, codec: &dyn Codec, work: Work) -> Done {
+pub(crate) fn work_on(cache: &KvCache, codecs: &[Arc<dyn Codec>], work: Work) -> Done {
     match work {
         Work::Write { tenant, blocks } => {
             let bytes = blocks.iter().map(|(parcel, _)| parcel.block.bytes()).sum();
             let objects =
-                blocks.iter().flat_map(|(parcel, parts)| objects(cache, codec, tenant, parcel, *parts)).collect();
+                blocks.iter().flat_map(|(parcel, parts)| objects(cache, codecs, tenant, parcel, *parts)).collect();
             Done::Written { tenant, objects, bytes }
         }
         Work::Read { id, tenant, key, near, bytes, plan } => {
-            Done::Read { id, tenant, parcel: read(cache, codec, &plan, key, near, &bytes) }
+            Done::Read { id, tenant, parcel: read(cache, codecs, &plan, key, near, &bytes) }
         }
     }
 }
@@ -89,13 +92,15 @@ pub(crate) fn work_on(cache: &KvCache, codec: &dyn Codec, work: Work) -> Done {
 /// A part of a block, where the bytes are what the key says.
 pub(crate) fn read(
     cache: &KvCache,
-    codec: &dyn Codec,
+    codecs: &[Arc<dyn Codec>],
     plan: &CachePlan,
     key: BlockKey,
     near: bool,
     bytes: &[u8],
 ) -> Option<Parcel> {
-    let block = record::read(bytes, &[codec, &Plain]).ok().filter(|block| name(block.key(), near) == key)?;
+    let known: Vec<&dyn Codec> = codecs.iter().map(|codec| &**codec).chain([&Plain as &dyn Codec]).collect();
+    let names = |of: BlockKey| (0..codecs.len() as u8).map(move |level| name(of, near).level(level));
+    let block = record::read(bytes, &known).ok().filter(|block| names(block.key()).any(|name| name == key))?;
     let read = Parcel::of_block(cache, plan, block);
     read.inspect_err(|error| tracing::warn!(%error, "a block from below was not used")).ok()
 }
@@ -108,21 +113,27 @@ pub(crate) fn name(key: BlockKey, near: bool) -> BlockKey {
 /// The objects of some parts of a block.
 pub(crate) fn objects(
     cache: &KvCache,
-    codec: &dyn Codec,
+    codecs: &[Arc<dyn Codec>],
     tenant: Tenant,
     parcel: &Parcel,
     parts: Parts,
 ) -> Vec<Object> {
     let split = cache.parts(&parcel.block);
     let wanted = [(false, split.kept.filter(|_| parts.kept)), (true, split.near.filter(|_| parts.near))];
-    let object = |(near, block): (bool, Option<SharedBlock>)| {
+    let object = |((near, block), level): ((bool, Option<SharedBlock>), usize)| {
         // Pages come in the order of records: layer by layer, head by head, the kept form first.
         let block = Parcel { block: block?, ..parcel.clone() }.to_block();
         let mut bytes = Vec::new();
-        record::write(&block, codec, &mut bytes)
+        record::write(&block, &**codecs.get(level)?, &mut bytes)
             .inspect_err(|error| tracing::warn!(%error, "a block was not kept"))
             .ok()?;
-        Some(Object { key: name(parcel.key(), near), tenant, bytes: bytes.into() })
+        Some(Object { key: name(parcel.key(), near).level(level as u8), tenant, bytes: bytes.into() })
     };
-    wanted.into_iter().filter_map(object).collect()
+    // At all levels of a block before the next.
+    let levels = 0..codecs.len();
+    wanted
+        .into_iter()
+        .flat_map(|part| levels.clone().map(move |level| (part.clone(), level)))
+        .filter_map(object)
+        .collect()
 }

@@ -1,5 +1,8 @@
 //! Blocks below the pool: written, lost, late, damaged, found again after a restart; and never a wrong byte.
 
+mod chunks;
+mod timely;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
@@ -12,7 +15,7 @@ use super::sharing::{RECIPES, answer, cold, plan, random, request, sharing};
 use super::*;
 use crate::blend::Wish;
 use crate::reuse::Parcel;
-use crate::reuse::below::{Arrived, Below, FetchId, Parts, There, TierOptions, TierStore, objects, read};
+use crate::reuse::below::{Arrived, Below, FetchId, NoteRead, Parts, There, TierOptions, TierStore, objects, read};
 use crate::testing::{Dice, cache_with};
 
 type Disk = Arc<Mutex<HashMap<(Tenant, BlockKey), Vec<u8>>>>;
@@ -26,8 +29,11 @@ struct Unreliable {
     faults: f64,
     /// Chance that nothing arrives when somebody looks.
     late: f64,
-    codec: Box<dyn Codec>,
+    codecs: Vec<Arc<dyn Codec>>,
+    /// Objects that were asked for.
+    asked: Arc<Mutex<Vec<BlockKey>>>,
     waiting: VecDeque<Arrived>,
+    notes: Vec<NoteRead>,
     next: u64,
 }
 
@@ -40,8 +46,10 @@ impl Unreliable {
             dice: Dice::new(seed),
             faults,
             late: 0.0,
-            codec: Box::new(Plain),
+            codecs: vec![Arc::new(Plain)],
+            asked: Arc::default(),
             waiting: VecDeque::new(),
+            notes: Vec::new(),
             next: 0,
         })
     }
@@ -62,13 +70,14 @@ impl Below for Unreliable {
         for &(key, parts) in wanted {
             for near in [(parts.kept, false), (parts.near, true)].iter().filter(|part| part.0).map(|part| part.1) {
                 let key = if near { key.near() } else { key };
+                self.asked.lock().unwrap().push(key);
                 let mut bytes = self.disk.lock().unwrap().get(&(tenant, key)).cloned().unwrap_or_default();
                 if self.dice.chance(self.faults) && !bytes.is_empty() {
                     let at = self.dice.below(bytes.len());
                     bytes[at] ^= 1 << self.dice.below(8);
                 }
                 let lost = self.dice.chance(self.faults);
-                let parcel = if lost { None } else { read(&self.cache, &*self.codec, plan, key, near, &bytes) };
+                let parcel = if lost { None } else { read(&self.cache, &self.codecs, plan, key, near, &bytes) };
                 let at = self.dice.below(self.waiting.len() + 1);
                 self.waiting.insert(at, Arrived { id, parcel });
             }
@@ -92,12 +101,35 @@ impl Below for Unreliable {
 
     fn keep(&mut self, tenant: Tenant, blocks: Vec<(Parcel, Parts)>) {
         for (parcel, parts) in blocks {
-            for object in objects(&self.cache, &*self.codec, tenant, &parcel, parts) {
+            for object in objects(&self.cache, &self.codecs, tenant, &parcel, parts) {
                 if !self.dice.chance(self.faults) {
                     self.disk.lock().unwrap().insert((tenant, object.key), object.bytes.to_vec());
                 }
             }
         }
+    }
+
+    fn keep_notes(&mut self, tenant: Tenant, notes: Vec<(BlockKey, Arc<[u8]>)>) {
+        for (key, bytes) in notes {
+            if !self.dice.chance(self.faults) {
+                self.disk.lock().unwrap().entry((tenant, key)).or_insert_with(|| bytes.to_vec());
+            }
+        }
+    }
+
+    fn read_notes(&mut self, tenant: Tenant, keys: &[BlockKey]) -> FetchId {
+        let id = FetchId(self.next);
+        self.next += 1;
+        for &key in keys {
+            let bytes = self.disk.lock().unwrap().get(&(tenant, key)).cloned();
+            let lost = self.dice.chance(self.faults);
+            self.notes.push(NoteRead { id, key, bytes: bytes.filter(|_| !lost).map(Into::into) });
+        }
+        id
+    }
+
+    fn notes(&mut self) -> Vec<NoteRead> {
+        std::mem::take(&mut self.notes)
     }
 
     fn delete(&mut self, tenant: Tenant, tell: Box<dyn FnOnce(Proof) + Send>) {
@@ -109,7 +141,7 @@ impl Below for Unreliable {
     }
 
     fn is_busy(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.notes.is_empty()
     }
 
     fn close(&mut self, _: Duration) {}
@@ -128,7 +160,11 @@ fn drain(bench: &mut Bench) {
 
 /// A machine on which a block of 64 tokens takes so long to compute, and so long to read.
 pub fn machine(compute: f64, read: f64) -> CostModel {
-    let cache = cache(100);
+    machine_of(&cache(100), compute, read)
+}
+
+/// The same, of blocks of this cache.
+fn machine_of(cache: &KvCache, compute: f64, read: f64) -> CostModel {
     let byte = read / cache.bytes_with(&cache.config().plan, 64) as f64;
     CostModel::guess(compute / 64.0, &["ram", "disk", "remote"].map(|tier| (tier, byte)))
 }
@@ -300,7 +336,7 @@ fn what_a_lossy_codec_changed_is_found_by_those_who_allow_it_alone() {
     let bench = |life| {
         let mut bench = Bench::over(cache_with(4000, None), HashDecoder::new(600), config());
         let mut below = Unreliable::over(&disk, &bench.cache, life, 0.0);
-        below.codec = named("cachegen-3", &[]).unwrap();
+        below.codecs = vec![named("cachegen-3", &[]).unwrap().into()];
         bench.scheduler.attach(below);
         bench
     };
@@ -344,7 +380,8 @@ fn what_things_cost_is_known_after_a_restart() {
         let mut bench = Bench::new(HashDecoder::new(600), 4000, sharing(EngineConfig::default()));
         let tiers = TierConfig { ram: Some(ShelfConfig::new(1 << 20)), ..TierConfig::default() };
         let cost = Some(CostFile::new(folder.path().to_owned(), &[b"this machine"]));
-        let options = TierOptions { tiers, threads: 1, queue: 1 << 20, codec: Arc::new(Plain), cost };
+        let options =
+            TierOptions { tiers, threads: 1, queue: 1 << 20, codecs: [Arc::new(Plain) as Arc<dyn Codec>].into(), cost };
         bench.scheduler.attach(Box::new(TierStore::open(options, &bench.cache).unwrap()));
         known.push(bench.scheduler.reuse.cost().observations()[0]);
         let _client = bench.submit(request(random(&mut Dice::new(1), 300), 3));

@@ -3,6 +3,7 @@ mod below;
 mod evict;
 mod limits;
 mod order;
+mod pins;
 mod replays;
 mod shadows;
 mod sharing;

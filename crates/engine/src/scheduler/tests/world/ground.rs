@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cachalot_kv::KvCache;
 use cachalot_store::BlockKey;
-use cachalot_store::codec::Plain;
+use cachalot_store::codec::{Codec, Plain};
 use cachalot_store::tier::backend::{Backends, Folder};
 use cachalot_store::tier::machine::{Action, Event};
 use cachalot_store::tier::{
@@ -204,6 +204,6 @@ impl Workers for SimPool {
             return None;
         }
         let work = self.waiting.swap_remove(self.rng.below(self.waiting.len()));
-        Some(work_on(&self.cache, &Plain, work))
+        Some(work_on(&self.cache, &[Arc::new(Plain) as Arc<dyn Codec>], work))
     }
 }

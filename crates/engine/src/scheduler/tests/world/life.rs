@@ -229,7 +229,7 @@ impl World {
         let before = other.filter(|_| self.rng.chance(0.4));
         let edit = before.as_ref().filter(|_| self.rng.chance(0.5));
         let edit = edit.map(|before| EditId::of(&before.tokens, None, prompt, "cacheblend"));
-        Wish { blend, chunks, before, edit, lossy: None }
+        Wish { blend, chunks, before, edit, lossy: None, within: None, pin: None }
     }
 
     fn remember(&mut self, text: Text) {
