@@ -48,7 +48,7 @@ fn no_wrong_byte_and_no_leak_whatever_happens() {
     }
     // A simulation in which nothing happens proves nothing.
     assert!(all.answers > 100 * seeds && all.reused > 3_000 * seeds && all.evicted > 80 * seeds, "{all:?}");
-    assert!(all.moved > 60 * seeds && all.beside > 20 * seeds, "{all:?}");
+    assert!(all.moved > 60 * seeds && all.apart > 20 * seeds && all.beside > 20 * seeds, "{all:?}");
     assert!(all.forks > 80 * seeds && all.cancelled > 10 * seeds && all.imported > 4 * seeds, "{all:?}");
     assert!(all.crashes > 4 * seeds && all.restarts > 4 * seeds && all.deletions > 2 * seeds, "{all:?}");
     assert!(delivered.iter().all(|&n| n > 2 * seeds), "{delivered:?}");
