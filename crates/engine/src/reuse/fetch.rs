@@ -211,15 +211,22 @@ impl Reuse {
             return false;
         }
         let Some(choice) = self.weigh(wanted, thread, &there, first, from) else { return false };
-        let bytes = cache.bytes_with(plan, choice.parts.len() * PAGE_TOKENS);
+        // Behind the last that is there may be one that is not full.
+        let last = if near == 0 && levels == 1 { (from + there.parts.len()).checked_sub(1) } else { None };
+        let last = last.filter(|last| *last + 1 == choice.from + choice.parts.len());
+        let tails = last.map(|last| thread.key(domain, tokens, last)).map(|key| self.tails(thread.tenant, key));
+        let tails = tails.unwrap_or_default();
+        let bytes = cache.bytes_with(plan, (choice.parts.len() + tails.len()) * PAGE_TOKENS);
         self.clock += 1;
         self.tree.touch(&found.path, self.clock);
         if !self.make_room_for(cache, bytes) {
             return false;
         }
         let to = choice.from + choice.parts.len();
-        let left = choice.parts.iter().map(|parts| usize::from(parts.kept) + usize::from(parts.near)).sum();
-        let list: Vec<(BlockKey, Parts)> = keys.into_iter().skip(choice.from - from).zip(choice.parts).collect();
+        let left: usize = choice.parts.iter().map(|parts| usize::from(parts.kept) + usize::from(parts.near)).sum();
+        let mut list: Vec<(BlockKey, Parts)> = keys.into_iter().skip(choice.from - from).zip(choice.parts).collect();
+        let left = left + tails.len();
+        list.extend(tails.into_iter().map(|tail| (tail, Parts { kept: true, near: false })));
         let Some(below) = &mut self.lower.below else { return false };
         let id = below.fetch(thread.tenant, plan, &list);
         let beside = choice.meet > first;
@@ -248,6 +255,13 @@ impl Reuse {
         let until = now + Duration::from_secs_f64(2.0 * choice.seconds.min(3600.0)) + SLACK;
         thread.stage = Stage::Beside(Beside { id, from: choice.meet, to, until });
         false
+    }
+
+    /// Names of blocks that are not full, behind one, as far as they are at hand.
+    fn tails(&mut self, tenant: Tenant, before: BlockKey) -> Vec<BlockKey> {
+        let Some(below) = &mut self.lower.below else { return Vec::new() };
+        let names = (0..BlockKey::TAILS).map(|slot| before.tail(slot));
+        names.filter(|name| below.is_near(tenant, *name)).collect()
     }
 
     /// Lets go of blocks until so many bytes are free; false where that is not to be had.
