@@ -91,6 +91,18 @@ impl BlockKey {
         BlockKey(fields.finish())
     }
 
+    /// Where a block that is not full lies behind this one, with some tokens that whoever looks for it does not know. Several may:
+    /// each has a slot by its own key, and of those in the same slot the first has it.
+    pub fn tail(self, slot: u8) -> BlockKey {
+        let mut fields = Fields::new("cachalot tail v1");
+        fields.add("block", &self.0);
+        fields.add("slot", &[slot % BlockKey::TAILS]);
+        BlockKey(fields.finish())
+    }
+
+    /// How many slots there are behind a block for such as are not full.
+    pub const TAILS: u8 = 2;
+
     /// The name of what only a continuation close behind a block reads of it; kept apart, as many blocks have none.
     pub fn near(self) -> BlockKey {
         let mut fields = Fields::new("cachalot near v1");

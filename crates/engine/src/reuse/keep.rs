@@ -9,6 +9,7 @@ use super::below::Parts;
 use super::held::Held;
 use super::{Parcel, Reuse, Thread};
 use crate::Deletion;
+use crate::blend::LEAST;
 
 impl Reuse {
     /// Hands blocks that a sequence has computed down, those that are not there yet.
@@ -25,10 +26,12 @@ impl Reuse {
         for id in self.tree.whole(domain, tokens) {
             let Some(node) = self.tree.node_mut(id) else { break };
             let before = parent.replace(node.key);
-            if node.tokens.len() < PAGE_TOKENS {
+            let parts = cache.parts(&node.block);
+            // The last may not be full: worth it where it comes back as it was, all of it in one part, and is not too short.
+            let plain = parts.near.is_none() && self.config.lossy.is_none();
+            if node.tokens.len() < PAGE_TOKENS && (!plain || node.tokens.len() < LEAST || before.is_none()) {
                 break;
             }
-            let parts = cache.parts(&node.block);
             let new = Parts {
                 kept: parts.kept.is_some() && !node.stored.kept,
                 near: parts.near.is_some() && !node.stored.near,

@@ -18,6 +18,7 @@ mod explain;
 mod fetch;
 pub(crate) mod held;
 mod keep;
+mod look;
 mod lossy;
 mod moved;
 mod note;

@@ -77,6 +77,9 @@ pub trait Below: Send {
     /// What is there of a chain of blocks. Looks at an index only; where that does not know, `asking` says to look again later.
     fn there(&mut self, tenant: Tenant, keys: &[BlockKey]) -> There;
 
+    /// Whether an object is at hand, without asking a tier that would have to be asked.
+    fn is_near(&mut self, tenant: Tenant, key: BlockKey) -> bool;
+
     /// Begins to read parts of blocks. For each of them comes one [`Arrived`].
     fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId;
 

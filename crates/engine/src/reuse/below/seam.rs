@@ -10,6 +10,7 @@ use super::worker::{Done, Pool, Work};
 /// See [`Tiers`].
 pub(crate) trait Tiered: Send {
     fn lookup(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Run;
+    fn is_near(&mut self, tenant: Tenant, key: BlockKey) -> bool;
     fn fetch(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Ticket;
     fn cancel(&mut self, ticket: Ticket);
     fn store(&mut self, run: Vec<Object>);
@@ -22,6 +23,10 @@ pub(crate) trait Tiered: Send {
 impl Tiered for Tiers {
     fn lookup(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Run {
         Tiers::lookup(self, tenant, keys)
+    }
+
+    fn is_near(&mut self, tenant: Tenant, key: BlockKey) -> bool {
+        Tiers::is_near(self, tenant, key)
     }
 
     fn fetch(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Ticket {

@@ -188,6 +188,10 @@ impl Below for TierStore {
         There { parts, levels, asking }
     }
 
+    fn is_near(&mut self, tenant: Tenant, key: BlockKey) -> bool {
+        self.tiers.as_mut().is_some_and(|tiers| tiers.is_near(tenant, key))
+    }
+
     fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId {
         let id = FetchId(self.next);
         self.next += 1;

@@ -4,11 +4,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kv::{CachePlan, KvCache, SharedBlock};
-use cachalot_store::BlockKey;
 use cachalot_store::codec::{Codec, Plain};
 use cachalot_store::file::record;
 use cachalot_store::tier::{Object, Tenant};
+use cachalot_store::{Block, BlockKey};
 
 use super::{FetchId, Parts};
 use crate::reuse::Parcel;
@@ -99,10 +100,22 @@ pub(crate) fn read(
     bytes: &[u8],
 ) -> Option<Parcel> {
     let known: Vec<&dyn Codec> = codecs.iter().map(|codec| &**codec).chain([&Plain as &dyn Codec]).collect();
-    let names = |of: BlockKey| (0..codecs.len() as u8).map(move |level| name(of, near).level(level));
-    let block = record::read(bytes, &known).ok().filter(|block| names(block.key()).any(|name| name == key))?;
+    let is_named = |block: &Block| {
+        let named = name(at_rest(block.parent, block.key(), block.tokens.len()), near);
+        (0..codecs.len() as u8).any(|level| named.level(level) == key)
+    };
+    let block = record::read(bytes, &known).ok().filter(is_named)?;
     let read = Parcel::of_block(cache, plan, block);
     read.inspect_err(|error| tracing::warn!(%error, "a block from below was not used")).ok()
+}
+
+/// What a block is called at rest: by its key, or, where it is not full, by the one before it, so that it is found by those who
+/// know no more than that.
+fn at_rest(parent: Option<BlockKey>, key: BlockKey, tokens: usize) -> BlockKey {
+    match parent {
+        Some(parent) if tokens < PAGE_TOKENS => parent.tail(key.0[0]),
+        _ => key,
+    }
 }
 
 /// What a part of a block is called.
@@ -120,6 +133,7 @@ pub(crate) fn objects(
 ) -> Vec<Object> {
     let split = cache.parts(&parcel.block);
     let wanted = [(false, split.kept.filter(|_| parts.kept)), (true, split.near.filter(|_| parts.near))];
+    let key = at_rest(parcel.parent, parcel.key(), parcel.tokens.len());
     let object = |((near, block), level): ((bool, Option<SharedBlock>), usize)| {
         // Pages come in the order of records: layer by layer, head by head, the kept form first.
         let block = Parcel { block: block?, ..parcel.clone() }.to_block();
@@ -127,7 +141,7 @@ pub(crate) fn objects(
         record::write(&block, &**codecs.get(level)?, &mut bytes)
             .inspect_err(|error| tracing::warn!(%error, "a block was not kept"))
             .ok()?;
-        Some(Object { key: name(parcel.key(), near).level(level as u8), tenant, bytes: bytes.into() })
+        Some(Object { key: name(key, near).level(level as u8), tenant, bytes: bytes.into() })
     };
     // At all levels of a block before the next.
     let levels = 0..codecs.len();

@@ -1,6 +1,7 @@
 //! Blocks below the pool: written, lost, late, damaged, found again after a restart; and never a wrong byte.
 
 mod chunks;
+mod tails;
 mod timely;
 
 use std::collections::{HashMap, VecDeque};
@@ -62,6 +63,10 @@ impl Below for Unreliable {
         let parts = keys.iter().map(|&key| Parts { kept: has(key), near: has(key.near()) });
         let parts: Vec<Parts> = parts.take_while(|parts| parts.any()).collect();
         There { levels: vec![Level::Disk; parts.len()], parts, asking: self.dice.chance(0.1) }
+    }
+
+    fn is_near(&mut self, tenant: Tenant, key: BlockKey) -> bool {
+        self.disk.lock().unwrap().contains_key(&(tenant, key))
     }
 
     fn fetch(&mut self, tenant: Tenant, plan: &Arc<CachePlan>, wanted: &[(BlockKey, Parts)]) -> FetchId {

@@ -19,6 +19,12 @@ impl Machine {
         Run { levels, probe }
     }
 
+    /// Whether memory or disk has an object. The remote tier is not asked.
+    pub fn is_near(&self, now: Duration, tenant: Tenant, key: &BlockKey) -> bool {
+        let located = if self.deletions.contains_key(&tenant) { None } else { self.locate(now, &tenant, key) };
+        located.is_some_and(|(level, _)| level < Level::Remote)
+    }
+
     /// The fastest tier that has an object and its bytes there.
     pub(super) fn locate(&self, now: Duration, tenant: &Tenant, key: &BlockKey) -> Option<(Level, u64)> {
         if let Some(entry) = self.ram.as_ref().and_then(|ram| ram.ready(tenant, key)) {

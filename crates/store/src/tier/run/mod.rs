@@ -130,6 +130,11 @@ impl Tiers {
         self.call(|machine, now| machine.lookup(now, tenant, keys))
     }
 
+    /// Whether memory or disk has it. See [`Machine::is_near`].
+    pub fn is_near(&mut self, tenant: Tenant, key: BlockKey) -> bool {
+        self.call(|machine, now| machine.is_near(now, tenant, &key))
+    }
+
     /// Begins to read. See [`Machine::fetch`].
     pub fn fetch(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Ticket {
         self.call(|machine, now| machine.fetch(now, tenant, keys))

@@ -141,6 +141,10 @@ impl Tiered for SimTiers {
         run
     }
 
+    fn is_near(&mut self, tenant: Tenant, key: BlockKey) -> bool {
+        self.machine.is_near(self.now, tenant, &key)
+    }
+
     fn fetch(&mut self, tenant: Tenant, keys: &[BlockKey]) -> Ticket {
         self.machine.fetch(self.now, tenant, keys)
     }
