@@ -105,7 +105,11 @@ impl Anchors {
     pub fn evict(&mut self) -> bool {
         let Some(oldest) = self.oldest() else { return false };
         let mut gone = false;
-        self.retain(|_, set| gone || set.used != oldest || !std::mem::replace(&mut gone, true));
+        self.retain(|_, set| {
+            let goes = !gone && set.used == oldest;
+            gone |= goes;
+            !goes
+        });
         gone
     }
 

@@ -200,7 +200,7 @@ impl World {
         let n = [1, 1, 1, 2, 3][self.rng.below(5)];
         self.counts.forks += n as u64 - 1;
         let tokens = [0, 3, 12, 25][self.rng.below(4)] + self.rng.below(4);
-        if self.rng.chance(0.5) {
+        if self.rng.chance(0.8) {
             // What is below is about as fast as computing, so that both go on together.
             let cost = machine(0.02, [0.01, 0.02, 0.03][self.rng.below(3)]);
             self.bench.scheduler.reuse.set_cost(cost);
@@ -220,7 +220,7 @@ impl World {
             (1..prompt.len()).filter(|&at| prompt[at].is_multiple_of(24)).chain([prompt.len()]).collect();
         ends.dedup();
         let starts = [0].into_iter().chain(ends.clone());
-        let chunks = starts.zip(ends).map(|(from, to)| from..to).collect();
+        let mut chunks: Vec<_> = starts.zip(ends).map(|(from, to)| from..to).collect();
         let exact = !self.recipes[recipe].contains("int");
         if !exact || self.rng.chance(0.2) {
             return Wish { chunks, ..Wish::default() };
@@ -233,6 +233,10 @@ impl World {
             Method::KvComm { gamma: 1.0, anchors: 3 },
         ];
         let method = methods[[0, 0, 0, 1, 1, 1, 2, 3, 4][self.rng.below(9)]];
+        if method.wants_chunks() {
+            // Somebody asks something of them.
+            chunks.pop();
+        }
         let blend = Some(Blend::of(method));
         let other = self.texts.iter().filter(|text| text.tenant == tenant && text.recipe == recipe);
         let other = other.map(|text| Before { tokens: text.tokens.clone(), edit: None }).next_back();
