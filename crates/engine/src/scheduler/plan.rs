@@ -166,6 +166,10 @@ impl Scheduler {
                     if self.let_go_of_parked(if first { 0 } else { ticket.request }) => {}
                 // Nobody else is left who could give anything.
                 Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if first && self.reuse.yield_pin() => {}
+                // What is being written below is held until it is written.
+                Err(KvError::OutOfBudget { .. } | KvError::OutOfMemory { .. }) if first && self.reuse.is_busy() => {
+                    return Granted::No;
+                }
                 Err(KvError::OutOfBudget { needed, budget, .. }) if first => {
                     // Alone, and still too large: it was checked when it came, so somebody else holds the memory.
                     let error = EngineError::KvTooSmall { prompt, needed, budget };

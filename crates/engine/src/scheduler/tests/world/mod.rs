@@ -67,3 +67,9 @@ fn a_seed_is_a_whole_life() {
 fn seed_71_a_fetch_that_never_ended_kept_its_pages() {
     live(71, OPERATIONS);
 }
+
+/// A prompt that was alone failed for want of memory, while blocks that nobody used waited to be written.
+#[test]
+fn seed_39_a_prompt_waits_for_what_is_being_written() {
+    live(39, OPERATIONS);
+}
