@@ -24,6 +24,18 @@ METHODS = ["pie", "cacheblend(share=0.05)", "cacheblend", "cacheblend(share=0.3)
            "ape", "ape(temperature=1, scale=1)", "exact"]
 AGENTS = ["pie", "cacheblend", "kvcomm", "exact"]
 CITIES = ["Vienna", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Tunis", "Accra", "Dakar", "Sofia", "Hanoi"]
+# A sentence for a document, and the question for its number. Of different kinds: a small model that is asked for one of seven
+# codes names any of them, whatever its cache.
+FACTS = [("The secret code of Vienna is {}.", "What is the secret code of Vienna?"),
+         ("The ship Albatross carried exactly {} barrels of oil.", "How many barrels of oil did the ship Albatross carry?"),
+         ("Doctor Castillo has the telephone number {}.", "What is the telephone number of Doctor Castillo?"),
+         ("The painting of the blue horse was sold for {} dollars.",
+          "For how many dollars was the painting of the blue horse sold?"),
+         ("The bicycle of aunt Matilda bears the registration {}.",
+          "Which registration does the bicycle of aunt Matilda bear?"),
+         ("The library of Ravenna owns {} books.", "How many books does the library of Ravenna own?"),
+         ("The tunnel under the mountain is {} feet long.", "How many feet long is the tunnel under the mountain?"),
+         ("The old lighthouse was built of {} stones.", "Of how many stones was the old lighthouse built?")]
 
 
 def post(server, path, body):
@@ -56,7 +68,8 @@ class Texts:
 
 
 def chat(server, documents, question, kv, tokens):
-    parts = [{"type": "text", "text": "Remember the secret codes in these documents."}]
+    parts = [{"type": "text", "text": "Some facts with numbers are hidden in these documents. Remember them. You will be asked for one of "
+                                      "the numbers afterwards."}]
     for document in documents:
         parts += [{"type": "text", "text": "\n\nDocument:\n"}, {"type": "text", "text": document, "cache": "chunk"}]
     parts.append({"type": "text", "text": f"\n\n{question}"})
@@ -75,10 +88,10 @@ def result(answer, code):
 def rag(server, args, texts):
     rows = {method: [] for method in args.methods}
     for trial in range(args.trials):
-        cities = texts.random.sample(CITIES, args.documents + 1)
-        codes = {city: texts.code() for city in cities}
-        sentence = {city: f"The secret code of {city} is {codes[city]}." for city in cities}
-        known = [texts.document(args.words, sentence[city]) for city in cities[:-1]]
+        facts = texts.random.sample(FACTS, args.documents + 1)
+        codes = [texts.code() for _ in facts]
+        sentences = [fact.format(code) for (fact, _), code in zip(facts, codes)]
+        known = [texts.document(args.words, sentence) for sentence in sentences[:-1]]
         for read in [[document] for document in known] if args.apart else [known]:
             # Computed whole, since nobody had them before; seen how they depend on each other.
             chat(server, read, "Say hello.", {"reuse": "cache-craft"}, 1)
@@ -86,15 +99,21 @@ def rag(server, args, texts):
         while order == sorted(order):
             texts.random.shuffle(order)
         place = texts.random.randrange(args.documents + 1)
-        city = texts.random.choice(cities[:-1] if args.known else cities)
-        question = f"What is the secret code of {city}? Answer with the number only."
+        asked = texts.random.sample(range(args.documents + (not args.known)), args.asked)
         for method in args.methods:
             # Of its own, or the next method would find it.
             documents = [known[i] for i in order]
             if not args.known:
-                documents.insert(place, texts.document(args.words, sentence[cities[-1]]))
-            answer = chat(server, documents, question, {"reuse": method, "report": {"share": 1}}, args.answer)
-            rows[method].append(result(answer, codes[city]))
+                documents.insert(place, texts.document(args.words, sentences[-1]))
+            for number, fact in enumerate(asked):
+                # Time and divergence are of the first question: the others may find what it left.
+                kv = {"reuse": method, **({"report": {"share": 1}} if number == 0 and args.report else {})}
+                question = f"{facts[fact][1]} Answer with the number only."
+                row = result(chat(server, documents, question, kv, args.answer), codes[fact])
+                if number == 0:
+                    rows[method].append({**row, "asked": 0, "right": 0})
+                rows[method][-1]["asked"] += 1
+                rows[method][-1]["right"] += row["right"]
             print(json.dumps({"trial": trial, "method": method, **rows[method][-1]}), flush=True)
     return rows
 
@@ -182,10 +201,10 @@ def table(rows):
         ratio = statistics.median(row["seconds"] / whole for row, whole in zip(list_, exact))
         kl = [row["report"].get("kl_mean", 0.0) for row in list_]
         top = [row["report"].get("top1_agreement", 1.0) for row in list_]
-        right = sum(row["right"] for row in list_)
+        right, asked = sum(row["right"] for row in list_), sum(row.get("asked", 1) for row in list_)
         lines.append(f"| {method} | {middle(lambda r: r['tokens']):.0f} | {middle(lambda r: r['moved']):.0f} | "
                      f"{middle(lambda r: r['again'] / max(r['moved'], 1)):.1%} | {ratio:.2f} | "
-                     f"{statistics.mean(kl):.4f} | {max(kl):.4f} | {statistics.mean(top):.3f} | {right} of {len(list_)} |")
+                     f"{statistics.mean(kl):.4f} | {max(kl):.4f} | {statistics.mean(top):.3f} | {right} of {asked} |")
     return "\n".join(lines)
 
 
@@ -206,6 +225,8 @@ def main():
     parser.add_argument("--apart", action="store_true", help="documents are read one by one, each in a prompt of its own")
     parser.add_argument("--known", action="store_true", help="no new document: all methods see the same prompts")
     parser.add_argument("--documents", type=int, default=6)
+    parser.add_argument("--asked", type=int, default=1, help="questions about the documents of a trial")
+    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help="of divergence")
     parser.add_argument("--words", type=int, default=600, help="of a document; 600 are about 800 tokens")
     parser.add_argument("--answer", type=int, default=16, help="tokens of an answer")
     parser.add_argument("--kv", default="f16")
