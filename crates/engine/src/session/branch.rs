@@ -2,6 +2,7 @@
 
 use cachalot_store::{Block, StoreError};
 
+use super::segments::Segments;
 use super::{Kept, Session, SessionError, SessionName, Shelf, Written};
 
 impl Shelf {
@@ -58,6 +59,13 @@ impl Shelf {
             block.as_ref().is_ok_and(|block| block.start as usize + block.tokens.len() <= end)
         };
         let identity = kept.identity_of(tenant)?;
-        self.write(tenant, &session, &identity, kept.identity.about.clone(), kept.blocks().take_while(within))
+        self.write(
+            tenant,
+            &session,
+            &identity,
+            kept.identity.about.clone(),
+            &Segments::default(),
+            kept.blocks().take_while(within),
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! Named sessions: conversations whose keys and values survive the process.
 //!
-//! A session is one KV file in a folder of its tenant ([`Shelf`]), with the conversation in the file's metadata
-//! ([`Session`]). [`Sessions`] ties the files to an engine: it saves what the engine's index holds, brings it back, says
+//! A session is a KV file in a folder of its tenant ([`Shelf`]), with the conversation in the file's metadata
+//! ([`Session`]), and a few files behind it that have what it was before (`segments`). [`Sessions`] ties the files to an engine: it saves what the engine's index holds, brings it back, says
 //! truthfully how much of it a request would not compute again, and holds pinned sessions in memory (`pins`).
 //!
 //! Saved is what is exact. A recipe that reduces its context shares nothing from there on, so its sessions have the whole
@@ -16,6 +16,7 @@ mod meta;
 mod name;
 mod pins;
 mod restore;
+mod segments;
 mod shelf;
 mod splice;
 mod store;

@@ -52,16 +52,17 @@ impl Sessions {
         kept.check(&identity)?;
         let tokens = session.tokens.len();
         let mut restored = Restored { tokens, ..Restored::default() };
-        restored.notes = kept.file.damage().iter().map(|damage| kept.note(damage)).collect();
+        restored.notes = kept.damage().collect();
         if self.reusable(session, tenant).await? < kept.saved_tokens() {
-            self.read_in(kept, tenant, &mut restored).await?;
+            self.read_in(guard, kept, &mut restored).await?;
         }
         restored.restored_tokens = self.reusable(session, tenant).await?;
         restored.recompute_tokens = tokens - restored.restored_tokens;
         Ok(restored)
     }
 
-    async fn read_in(&self, kept: &Kept, tenant: &str, restored: &mut Restored) -> Result<(), SessionError> {
+    async fn read_in(&self, guard: &Guard, kept: &Kept, restored: &mut Restored) -> Result<(), SessionError> {
+        let tenant = guard.tenant.as_str();
         let scope = kept.session.scope(tenant);
         let mut blocks = kept.blocks();
         loop {
@@ -72,7 +73,10 @@ impl Sessions {
                     None => break,
                     Some(Ok(block)) => batch.push(block),
                     Some(Err(error @ StoreError::Io { .. })) => return Err(error.into()),
-                    Some(Err(error)) => damaged = Some(kept.note(&error)),
+                    Some(Err(error)) => {
+                        damaged = Some(kept.note(&error));
+                        self.damaged().insert((tenant.to_owned(), guard.name.clone()));
+                    }
                 }
             }
             let wanted: usize = batch.iter().map(|block| block.tokens.len()).sum();

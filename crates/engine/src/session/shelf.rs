@@ -1,4 +1,4 @@
-//! The folder of sessions: one file each, in a folder of its tenant.
+//! The folder of sessions: a file each and those behind it, in a folder of its tenant.
 //!
 //! Files are called by digests of names, so no path ever comes from outside, and a tenant's folder by a digest of the tenant.
 //! Nothing here needs an engine.
@@ -13,6 +13,7 @@ use cachalot_store::file::{About, KvFileWriter};
 use cachalot_store::{Block, Identity, StoreError};
 
 use super::kept::{damaged, open};
+use super::segments::Segments;
 use super::{Kept, Listed, Session, SessionError, SessionName};
 
 /// Age at which a file that somebody began and did not finish is cleared away.
@@ -31,7 +32,7 @@ pub struct Written {
     pub blocks: usize,
     /// Their tokens.
     pub tokens: usize,
-    /// Bytes of the file.
+    /// Bytes of the session's own file.
     pub bytes: u64,
 }
 
@@ -64,7 +65,7 @@ impl Shelf {
         self.root.join(digest("cachalot session tenant v1", tenant))
     }
 
-    fn path(&self, tenant: &str, name: &SessionName) -> PathBuf {
+    pub(super) fn path(&self, tenant: &str, name: &SessionName) -> PathBuf {
         self.folder(tenant).join(digest("cachalot session name v1", name.as_str())).with_extension("ckv")
     }
 
@@ -112,16 +113,18 @@ impl Shelf {
         }
     }
 
-    /// Writes a session in place of what has its name. The first block that cannot be had ends it.
+    /// Writes a session in place of what has its name: its own file, with what is not in those behind it. The first block that
+    /// cannot be had ends it. Files that were behind it and are not now go.
     ///
     /// # Errors
     /// [`SessionError::TooMany`]; [`SessionError::File`], and what was there is there still.
-    pub fn write(
+    pub(super) fn write(
         &self,
         tenant: &str,
         session: &Session,
         identity: &Identity,
         about: About,
+        segments: &Segments,
         blocks: impl Iterator<Item = Result<Block, StoreError>>,
     ) -> Result<Written, SessionError> {
         let name: SessionName = session.name.parse()?;
@@ -130,7 +133,8 @@ impl Shelf {
         if !path.exists() && self.count(&folder) >= self.most {
             return Err(SessionError::TooMany { most: self.most });
         }
-        let about = About { meta: session.to_meta(), ..about };
+        let mut about = About { meta: session.to_meta(), ..about };
+        segments.to_meta(&mut about.meta);
         let mut writer = KvFileWriter::create(&path, identity, about)?;
         let mut written = Written::default();
         for block in blocks.map_while(Result::ok) {
@@ -139,6 +143,7 @@ impl Shelf {
             written.tokens += block.tokens.len();
         }
         writer.finish()?;
+        segments.sweep(&path);
         set_time(&path, session.used);
         self.set_pin(&path, session.pinned_until)?;
         written.bytes = fs::metadata(&path).map_or(0, |about| about.len());
@@ -151,6 +156,8 @@ impl Shelf {
     /// [`SessionError::Unknown`], [`SessionError::Io`].
     pub fn remove(&self, tenant: &str, name: &SessionName) -> Result<(), SessionError> {
         let path = self.path(tenant, name);
+        // First what nobody would find without the session's own file.
+        Segments::default().sweep(&path);
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == NotFound => return Err(SessionError::Unknown { name: name.to_string() }),

@@ -1,5 +1,6 @@
 //! Sessions of an engine.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cachalot_store::Block;
@@ -30,8 +31,10 @@ pub struct Saved {
     pub tokens: usize,
     /// Of them, those that the file has blocks for. The last token of an answer is never among them: nobody has computed it.
     pub saved_tokens: usize,
-    /// Bytes of the file.
+    /// Bytes of the session's files.
     pub bytes: u64,
+    /// Bytes of them that were written; the others were there.
+    pub written_bytes: u64,
     /// Whether the recipe reduces its context: then only the blocks that are exact still can be saved.
     pub reduces: bool,
 }
@@ -42,13 +45,15 @@ pub struct Sessions {
     pub(super) shelf: Shelf,
     config: SessionConfig,
     pins: Mutex<Pins>,
+    /// Sessions whose files turned out damaged when they were read.
+    damaged: Mutex<HashSet<(String, SessionName)>>,
     pub(super) locks: Locks,
 }
 
 impl Sessions {
     /// Sessions of an engine, kept in a folder.
     pub fn new(handle: EngineHandle, shelf: Shelf, config: SessionConfig) -> Sessions {
-        Sessions { handle, shelf, config, pins: Mutex::default(), locks: Locks::default() }
+        Sessions { handle, shelf, config, pins: Mutex::default(), damaged: Mutex::default(), locks: Locks::default() }
     }
 
     /// The files.
@@ -114,19 +119,23 @@ impl Sessions {
         let parcels = self.handle.export(session.tokens.clone(), session.scope(tenant)).await?;
         let mut end = parcels.last().map(|parcel| (parcel.key(), parcel.start + parcel.tokens.len()));
         let before = self.shelf.read(tenant, &guard.name).ok().filter(|kept| kept.check(&identity).is_ok());
-        // What was let go meanwhile is in the file still.
-        let mut rest: Vec<usize> = Vec::new();
-        for (i, block) in before.iter().flat_map(|kept| kept.chain.iter().map(|&i| (i, &kept.file.blocks()[i]))) {
+        // What was let go meanwhile is in the files still.
+        let mut rest = Vec::new();
+        for (place, block) in before.iter().flat_map(|kept| kept.chain.iter().copied().zip(kept.infos())) {
             let at = end.map_or(0, |(_, at)| at);
             let follows = block.parent == end.map(|(key, _)| key) && block.start == at as u64;
             if follows && session.tokens[at..].starts_with(&block.tokens) {
-                rest.push(i);
+                rest.push(place);
                 end = Some((block.key, at + block.tokens.len()));
             }
         }
-        let codecs: [&dyn cachalot_store::Codec; 1] = [&cachalot_store::codec::Plain];
-        let rest = before.iter().flat_map(|kept| rest.iter().map(|&i| kept.file.read(i, &codecs)));
-        let blocks = parcels.iter().map(|parcel| Ok::<Block, _>(parcel.to_block())).chain(rest);
+        // What was found damaged is mended: all of it is written again.
+        let sound = before.as_ref().filter(|_| !self.damaged().remove(&(tenant.to_owned(), guard.name.clone())));
+        let staying = sound.map_or(0, |kept| kept.staying(session, &parcels));
+        let segments = sound.filter(|_| staying > 0).and_then(|kept| self.shelf.set_aside(guard, kept, staying));
+        let new = &parcels[if segments.is_some() { staying } else { 0 }..];
+        let rest = before.iter().flat_map(|kept| rest.iter().map(|&place| kept.read(place)));
+        let blocks = new.iter().map(|parcel| Ok::<Block, _>(parcel.to_block())).chain(rest);
         let about = About {
             model: self.config.model.clone(),
             tokenizer: self.config.tokenizer.clone(),
@@ -135,8 +144,9 @@ impl Sessions {
         };
         let pinned_until = session.pinned_until.filter(|&until| until > session.used);
         let session = Session { name: guard.name.to_string(), pinned_until, ..session.clone() };
-        let Written { tokens: saved_tokens, bytes, .. } =
-            self.shelf.write(tenant, &session, &identity, about, blocks)?;
+        let segments = segments.unwrap_or_default();
+        let written = self.shelf.write(tenant, &session, &identity, about, &segments, blocks)?;
+        let stayed: usize = parcels[..parcels.len() - new.len()].iter().map(|parcel| parcel.tokens.len()).sum();
         match pinned_until {
             None => self.pins().release(tenant, &guard.name, 0),
             Some(until) => {
@@ -145,7 +155,13 @@ impl Sessions {
                 }
             }
         }
-        Ok(Saved { tokens: session.tokens.len(), saved_tokens, bytes, reduces: plan.keep.is_some() })
+        Ok(Saved {
+            tokens: session.tokens.len(),
+            saved_tokens: stayed + written.tokens,
+            bytes: written.bytes + self.shelf.bytes_behind(guard, &segments),
+            written_bytes: written.bytes,
+            reduces: plan.keep.is_some(),
+        })
     }
 
     /// Takes a session back to its first `turn` turns; see [`Shelf::rewind`].
@@ -164,6 +180,7 @@ impl Sessions {
     /// As [`Shelf::remove`].
     pub fn remove(&self, guard: &Guard) -> Result<(), SessionError> {
         self.pins().release(&guard.tenant, &guard.name, 0);
+        self.damaged().remove(&(guard.tenant.clone(), guard.name.clone()));
         self.shelf.remove(&guard.tenant, &guard.name)
     }
 
@@ -212,6 +229,11 @@ impl Sessions {
     /// Lets go of one pin, that whose time is over first: for a request that could otherwise never run.
     pub fn yield_pin(&self) -> Option<SessionName> {
         self.pins().yield_one().map(|(_, name)| name)
+    }
+
+    /// Of which all is to be written anew.
+    pub(super) fn damaged(&self) -> MutexGuard<'_, HashSet<(String, SessionName)>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn pins(&self) -> MutexGuard<'_, Pins> {

@@ -85,9 +85,9 @@ fn is_session(entry: &DirEntry) -> bool {
     has_extension(entry, &["ckv"])
 }
 
-/// Sessions, their pins, and what was begun to be written.
+/// Sessions, what they had before, their pins, and what was begun to be written.
 fn is_ours(entry: &DirEntry) -> bool {
-    has_extension(entry, &["ckv", "pin", "part"])
+    has_extension(entry, &["ckv", "seg", "pin", "part"])
 }
 
 impl Sessions {

@@ -1,6 +1,7 @@
 //! Sessions over a real cache and files, with the model of hashes.
 
 mod files;
+mod grown;
 mod memory;
 
 use std::fs;
