@@ -73,8 +73,8 @@ impl SessionService {
             let saved = runtime.block_on(service.sessions.save(&guard, &session));
             crate::metrics::session_saved(saved.is_ok());
             match saved {
-                Ok(Saved { tokens, saved_tokens, bytes, .. }) => {
-                    tracing::debug!(tokens, saved_tokens, bytes, "a session was saved");
+                Ok(Saved { tokens, saved_tokens, bytes, written_bytes, .. }) => {
+                    tracing::debug!(tokens, saved_tokens, bytes, written_bytes, "a session was saved");
                 }
                 Err(error) => tracing::error!(%error, "an answer was given, but its session was not saved"),
             }

@@ -4,6 +4,8 @@
 //! A page is the elements as a tile lies, keys `[channels][tokens]` and values `[tokens][channels]`, then the scales, keys
 //! `[blocks][tokens]` and values `[tokens][blocks]`.
 
+mod read;
+
 use crate::encode::codec::{Hints, Item, Part, Queries, Shape, Side, Work, bytes_of};
 use crate::encode::quantizer::float8::{Float8, exponent, power_of_two};
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
@@ -85,6 +87,36 @@ impl BlockFloat8 {
         (bytes_of(tile), Element::F32)
     }
 
+    /// Whether elements mean what they say, without a scale.
+    fn is_plain(&self) -> bool {
+        matches!(self.scaling, Scaling::Constant(1.0))
+    }
+
+    /// The scales, one for each block of channels of each token.
+    fn scales(&self, page: &[u8], to: &mut Vec<f32>) {
+        let Shape { tokens, channels, .. } = self.shape;
+        to.clear();
+        match self.scaling {
+            Scaling::Constant(scale) => to.resize(channels.div_ceil(BLOCK) * tokens, scale),
+            Scaling::Blocks => {
+                let scales = &page[self.shape.elements()..][..self.blocks() * tokens];
+                to.extend(scales.iter().map(|&byte| power(byte)));
+            }
+        }
+    }
+
+    fn floats<'a>(&self, page: &'a [u8], scales: &'a [f32]) -> Floats<'a> {
+        let Shape { tokens, channels, .. } = self.shape;
+        Floats { codes: &page[..self.shape.elements()], scales, tokens, channels, width: self.shape.width() }
+    }
+
+    /// The page as a tile, for many rows.
+    fn fresh_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut Vec<f32>) {
+        tile.clear();
+        tile.resize(self.shape.tile_len(), 0.0);
+        self.tile(isa, page, work, tile);
+    }
+
     /// Place of an element.
     fn at(&self, token: usize, channel: usize) -> usize {
         match self.shape.side {
@@ -164,13 +196,29 @@ impl Part for BlockFloat8 {
         }
     }
 
-    /// Elements at their own size are read as they lie, as those of plain pages.
+    /// Whole pages are read as they lie, as those of plain elements.
     fn fused(&self) -> bool {
-        matches!(self.scaling, Scaling::Constant(1.0)) && self.shape.tokens == PAGE_TOKENS && self.whole()
+        self.shape.tokens == PAGE_TOKENS && self.whole()
     }
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
-        let (width, mut local) = (self.shape.width(), std::mem::take(&mut work.floats));
+        let width = self.shape.width();
+        if !self.is_plain() {
+            if queries.rows > DIRECT_ROWS {
+                let mut tile = std::mem::take(&mut work.tile);
+                self.fresh_tile(isa, page, work, &mut tile);
+                let mut local = std::mem::take(&mut work.floats);
+                local.resize(queries.rows * PAGE_TOKENS, 0.0);
+                score_page(isa, &queries.q[..queries.rows * width], width, bytes_of(&tile), Element::F32, &mut local);
+                scores.iter_mut().zip(&local).for_each(|(to, score)| *to += score);
+                (work.tile, work.floats) = (tile, local);
+                return;
+            }
+            self.scales(page, &mut work.floats);
+            let page = self.floats(page, &work.floats);
+            return read::score(isa, self.kind == Float8::E4m3, page, &queries.q[..queries.rows * width], scores);
+        }
+        let mut local = std::mem::take(&mut work.floats);
         local.resize(queries.rows * PAGE_TOKENS, 0.0);
         let (bytes, element) = self.plain(isa, page, queries.rows, &mut work.tile);
         score_page(isa, &queries.q[..queries.rows * width], width, bytes, element, &mut local);
@@ -180,24 +228,28 @@ impl Part for BlockFloat8 {
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
         // What a row does not see has no weight, and all elements are finite.
+        if !self.is_plain() && rows <= DIRECT_ROWS {
+            self.scales(page, &mut work.floats);
+            let page = self.floats(page, &work.floats);
+            return read::accumulate(isa, self.kind == Float8::E4m3, page, weights, rows, out);
+        }
         work.visible.clear();
         work.visible.resize(rows, Visible { from: 0, to: PAGE_TOKENS as u8 });
+        if !self.is_plain() {
+            let mut tile = std::mem::take(&mut work.tile);
+            self.fresh_tile(isa, page, work, &mut tile);
+            accumulate_page(isa, weights, bytes_of(&tile), Element::F32, self.shape.width(), &work.visible, out);
+            work.tile = tile;
+            return;
+        }
         let (bytes, element) = self.plain(isa, page, rows, &mut work.tile);
         accumulate_page(isa, weights, bytes, element, self.shape.width(), &work.visible, out);
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
-        let Shape { side, tokens, channels } = self.shape;
-        let (codes, scales) = page.split_at(self.shape.elements());
-        work.floats.clear();
-        match self.scaling {
-            Scaling::Constant(scale) => work.floats.resize(channels.div_ceil(BLOCK) * tokens, scale),
-            Scaling::Blocks => {
-                work.floats.extend(scales[..self.blocks() * tokens].iter().map(|&byte| power(byte)));
-            }
-        }
-        let floats = Floats { codes, scales: &work.floats, tokens, channels, width: self.shape.width() };
-        match (self.kind, side) {
+        self.scales(page, &mut work.floats);
+        let floats = self.floats(page, &work.floats);
+        match (self.kind, self.shape.side) {
             (Float8::E4m3, Side::Keys) => add_e4m3_keys(isa, floats, tile),
             (Float8::E4m3, Side::Values) => add_e4m3_values(isa, floats, tile),
             (Float8::E5m2, Side::Keys) => add_e5m2_keys(isa, floats, tile),
@@ -215,6 +267,16 @@ struct Floats<'a> {
     tokens: usize,
     channels: usize,
     width: usize,
+}
+
+impl Floats<'_> {
+    /// # Panics
+    /// If anything is missing of a whole page, or its lines are no whole vectors.
+    fn check(&self) {
+        assert!(self.tokens == PAGE_TOKENS && self.channels == self.width && self.channels.is_multiple_of(LANES));
+        assert!(self.codes.len() >= PAGE_TOKENS * self.channels);
+        assert!(self.scales.len() >= PAGE_TOKENS * self.channels.div_ceil(BLOCK));
+    }
 }
 
 macro_rules! add {
