@@ -121,7 +121,13 @@ impl Kept {
     }
 }
 
+/// A session that somebody else saves meanwhile may lose a file behind it that it does not need any more: it is looked at twice.
 pub(super) fn open(path: &Path, name: &str) -> Result<Kept, SessionError> {
+    let kept = open_once(path, name)?;
+    if kept.is_sound() { Ok(kept) } else { open_once(path, name) }
+}
+
+fn open_once(path: &Path, name: &str) -> Result<Kept, SessionError> {
     let about = match fs::metadata(path) {
         Ok(about) => about,
         Err(error) if error.kind() == NotFound => return Err(SessionError::Unknown { name: name.to_owned() }),

@@ -141,6 +141,10 @@ pub trait Transform: Send + Sync + fmt::Debug {
     /// For outputs: `x = T⁻¹ y + weight · mean`, where `y` is a weighted sum of forwarded values and `weight` the sum
     /// of the weights.
     fn output(&self, y: &[f32], weight: f32, x: &mut [f32]);
+    /// [`Transform::inverse_tile`] in place, where that needs no second tile; whether it did.
+    fn inverse_in_place(&self, _tile: &mut [f32]) -> bool {
+        false
+    }
     /// [`Transform::inverse`] of [`PAGE_TOKENS`] keys at once: `[outputs padded][PAGE_TOKENS]` to
     /// `[inputs padded][PAGE_TOKENS]`. Override it where vectors of tokens make it cheap.
     fn inverse_tile(&self, from: &[f32], to: &mut [f32]) {

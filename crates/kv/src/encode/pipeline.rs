@@ -190,6 +190,9 @@ impl Pipeline {
     pub fn untransform_tile(&self, tile: &mut Vec<f32>, spare: &mut Vec<f32>) {
         debug_assert_eq!(self.shape.side, Side::Keys);
         for t in self.transforms.iter().rev() {
+            if t.inverse_in_place(tile) {
+                continue;
+            }
             spare.clear();
             spare.resize(t.inputs().next_multiple_of(16) * PAGE_TOKENS, 0.0);
             t.inverse_tile(tile, spare);

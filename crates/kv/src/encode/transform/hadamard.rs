@@ -68,10 +68,10 @@ impl Transform for Hadamard {
         self.forward(y, x);
     }
 
-    fn inverse_tile(&self, from: &[f32], to: &mut [f32]) {
-        to[..self.channels * PAGE_TOKENS].copy_from_slice(&from[..self.channels * PAGE_TOKENS]);
-        let blocks = to[..self.channels * PAGE_TOKENS].chunks_exact_mut(self.block * PAGE_TOKENS);
+    fn inverse_in_place(&self, tile: &mut [f32]) -> bool {
+        let blocks = tile[..self.channels * PAGE_TOKENS].chunks_exact_mut(self.block * PAGE_TOKENS);
         blocks.for_each(|block| transform_tile(widest(), block));
+        true
     }
 
     fn describe(&self) -> String {

@@ -108,10 +108,9 @@ impl Transform for Rotate {
         self.inverse(y, x);
     }
 
-    fn inverse_tile(&self, from: &[f32], to: &mut [f32]) {
-        to[..self.channels * PAGE_TOKENS].copy_from_slice(&from[..self.channels * PAGE_TOKENS]);
+    fn inverse_in_place(&self, tile: &mut [f32]) -> bool {
         for pass in self.passes.iter().rev() {
-            let to = &mut to[pass.channels.start * PAGE_TOKENS..pass.channels.end * PAGE_TOKENS];
+            let to = &mut tile[pass.channels.start * PAGE_TOKENS..pass.channels.end * PAGE_TOKENS];
             if pass.mix {
                 transform_tile(widest(), to);
             }
@@ -119,6 +118,7 @@ impl Transform for Rotate {
                 row.iter_mut().for_each(|x| *x *= sign);
             }
         }
+        true
     }
 
     fn describe(&self) -> String {

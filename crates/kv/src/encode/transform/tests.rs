@@ -90,7 +90,10 @@ fn a_tile_goes_back_as_its_rows_do() {
             y.iter().enumerate().for_each(|(c, y)| from[c * PAGE_TOKENS + token] = *y);
         }
         let mut to = vec![0.0; d.next_multiple_of(16) * PAGE_TOKENS];
-        t.inverse_tile(&from, &mut to);
+        match t.inverse_in_place(&mut from) {
+            true => to.copy_from_slice(&from),
+            false => t.inverse_tile(&from, &mut to),
+        }
         let mut x = vec![f32::NAN; d];
         for (token, y) in tokens.chunks_exact(n).enumerate() {
             t.inverse(y, &mut x);

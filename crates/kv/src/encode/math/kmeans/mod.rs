@@ -1,9 +1,13 @@
 //! Clustering by Lloyd's iteration (k-means).
 
+mod places;
+mod seeds;
+
 use super::Rng;
 use cachalot_kernels::Isa;
-use cachalot_kernels::lookup::nearest;
 use cachalot_kernels::simd::LANES;
+use places::{Places, in_strips};
+use seeds::{BLOCK, seeds};
 
 /// `[count][dims]` to `[dims][stride]`, the stride being `count` rounded up to a vector, with zeros.
 pub fn channel_major(words: &[f32], dims: usize) -> Vec<f32> {
@@ -26,15 +30,16 @@ pub fn train(rows: &[f32], dims: usize, count: usize, iterations: usize, seed: u
     let total = rows.len() / dims;
     let step = total.div_ceil((PER_WORD * count).max(FEWEST)).max(1);
     let rows: Vec<&[f32]> = rows.chunks_exact(dims).step_by(step).collect();
+    let (order, _) = in_strips(&rows, rows.len().isqrt().next_multiple_of(BLOCK));
+    let rows: Vec<&[f32]> = order.into_iter().map(|i| rows[i]).collect();
     let mut words = seeds(&rows, dims, count, &mut Rng::new(seed, 30));
     let isa = Isa::detect();
-    let stride = count.next_multiple_of(LANES);
     let mut served = vec![(0, 0.0f32); rows.len()];
     for _ in 0..iterations {
-        let by_channel = channel_major(&words, dims);
+        let places = Places::new(&words, dims);
         let mut moved = false;
         for (row, served) in rows.iter().zip(&mut served) {
-            let now = nearest(isa, row, &by_channel, stride, count);
+            let now = places.nearest(isa, row, served.0);
             moved |= now != *served;
             *served = now;
         }
@@ -43,62 +48,6 @@ pub fn train(rows: &[f32], dims: usize, count: usize, iterations: usize, seed: u
         }
         centre(&rows, &mut served, dims, &mut words);
     }
-    words
-}
-
-/// Rows whose distances are summed up together when the next word is drawn.
-const BLOCK: usize = 128;
-
-/// First words: rows drawn with a chance that grows with the squared distance to those drawn before (k-means++, Arthur
-/// and Vassilvitskii, 2007).
-fn seeds(rows: &[&[f32]], dims: usize, count: usize, rng: &mut Rng) -> Vec<f32> {
-    let mut words = Vec::with_capacity(count * dims);
-    if rows.is_empty() {
-        return vec![0.0; count * dims];
-    }
-    // Channel by channel within blocks, so that distances are vectors of rows; the last block is filled up with nothing.
-    let mut blocks = vec![0.0f32; rows.len().div_ceil(BLOCK) * BLOCK * dims];
-    for (i, row) in rows.iter().enumerate() {
-        let block = &mut blocks[i / BLOCK * BLOCK * dims..][..BLOCK * dims];
-        row.iter().enumerate().for_each(|(j, &x)| block[j * BLOCK + i % BLOCK] = x);
-    }
-    let mut distances = vec![1.0f32; blocks.len() / dims];
-    distances[rows.len()..].fill(0.0);
-    let sum = |block: &[f32]| block.iter().map(|&d| f64::from(d)).sum::<f64>();
-    let mut sums: Vec<f64> = distances.chunks_exact(BLOCK).map(sum).collect();
-    while words.len() < count * dims {
-        let total: f64 = sums.iter().sum();
-        if total <= 0.0 {
-            break;
-        }
-        let mut left = rng.uniform() * total;
-        let block = sums.iter().position(|sum| {
-            left -= sum;
-            left < 0.0
-        });
-        // Rounding may leave a little at the end.
-        let block = block.unwrap_or(sums.len() - 1);
-        left += sums[block];
-        let within = distances[block * BLOCK..][..BLOCK].iter().position(|&d| {
-            left -= f64::from(d);
-            left < 0.0
-        });
-        let word = rows[(block * BLOCK + within.unwrap_or(0)).min(rows.len() - 1)];
-        if words.is_empty() {
-            distances[..rows.len()].fill(f32::INFINITY);
-        }
-        words.extend_from_slice(word);
-        let of_blocks = distances.chunks_exact_mut(BLOCK).zip(blocks.chunks_exact(BLOCK * dims)).zip(&mut sums);
-        for ((least, block), total) in of_blocks {
-            let mut far = [0.0f32; BLOCK];
-            for (channel, x) in block.chunks_exact(BLOCK).zip(word) {
-                far.iter_mut().zip(channel).for_each(|(far, y)| *far += (y - x) * (y - x));
-            }
-            least.iter_mut().zip(&far).for_each(|(least, far)| *least = least.min(*far));
-            *total = sum(least);
-        }
-    }
-    words.resize(count * dims, 0.0);
     words
 }
 
@@ -128,6 +77,7 @@ fn centre(rows: &[&[f32]], served: &mut [(usize, f32)], dims: usize, words: &mut
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cachalot_kernels::lookup::nearest;
 
     #[test]
     fn finds_separated_clusters_and_survives_too_few_rows() {
