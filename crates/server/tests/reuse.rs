@@ -18,6 +18,9 @@ async fn a_prompt_is_explained_by_query_or_by_the_body_of_its_request() {
     // The fake says that a prompt differs at its third token.
     assert_eq!(by_query["stop"]["kind"], "differs");
     assert_eq!((&by_query["stop"]["text"], &by_query["stop"]["cached_text"]), (&json!(" "), &json!("X")));
+    // As clients do that declare a body with every request.
+    let declared = Request::get("/v1/kv/explain?prompt=hi%20you").header("content-type", "application/json");
+    assert_eq!(c.send(declared.body(Body::empty()).unwrap()).await.json(), by_query);
     let by_body = c.post("/v1/kv/explain", json!({"prompt": "hi you", "max_tokens": 5})).await.json();
     assert_eq!(by_body, by_query);
     let chat = json!({"messages": [{"role": "user", "content": "hi"}], "kv": "int8"});

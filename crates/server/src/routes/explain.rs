@@ -55,15 +55,16 @@ pub(crate) async fn of_query(
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    if request.headers().contains_key(header::CONTENT_TYPE) {
-        return of_body(State(state), request).await;
-    }
     let (clock, tenant) = (Clock::start(&state), Tenant::of(&request));
     let query = query.unwrap_or_default();
     let field = |name: &str| {
         let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         value.map(decode).transpose()
     };
+    // Some clients declare a body with every request, and send none.
+    if field("prompt")?.is_none() && request.headers().contains_key(header::CONTENT_TYPE) {
+        return of_body(State(state), request).await;
+    }
     let Some(text) = field("prompt")? else {
         let message = "Send ?prompt=TEXT, or POST the body of the request in question.";
         return Err(ApiError::invalid("prompt", message.to_owned()));
