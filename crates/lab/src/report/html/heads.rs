@@ -30,6 +30,13 @@ pub struct Heads {
     pub field: (i32, i32, u32, u32),
 }
 
+impl Heads {
+    /// Whether there is nothing to see.
+    pub fn is_exact(&self) -> bool {
+        self.errors.iter().flatten().all(|error| error == "0")
+    }
+}
+
 /// Draws a cell; nothing where no head was measured.
 pub fn draw(row: usize, cell: &Cell, size: &Size) -> Result<Option<Heads>, ReportError> {
     let values = || cell.heads.iter().flatten().copied().filter(|error| error.is_finite());

@@ -45,6 +45,8 @@ pub fn html(sheet: &Sheet) -> Result<String, ReportError> {
             heat.extend(heads::draw(row, cell, &MEDIUM)?);
         }
     }
+    // The first is shown first: not the reference, which has no errors.
+    heat.sort_by_key(heads::Heads::is_exact);
     let planes = fronts::all(&rows).iter().map(|front| Plane::of(front, &rows)).collect::<Result<Vec<_>, _>>()?;
     let qualities: Vec<_> = Quality::ALL.iter().map(|&(_, key, name)| context! { key, name }).collect();
     let summary = Summary::of(sheet);
