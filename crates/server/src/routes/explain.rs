@@ -61,11 +61,11 @@ pub(crate) async fn of_query(
         let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         value.map(decode).transpose()
     };
-    // Some clients declare a body with every request, and send none.
-    if field("prompt")?.is_none() && request.headers().contains_key(header::CONTENT_TYPE) {
-        return of_body(State(state), request).await;
-    }
     let Some(text) = field("prompt")? else {
+        // Not asked first: some clients declare a body with every request, and send none.
+        if request.headers().contains_key(header::CONTENT_TYPE) {
+            return of_body(State(state), request).await;
+        }
         let message = "Send ?prompt=TEXT, or POST the body of the request in question.";
         return Err(ApiError::invalid("prompt", message.to_owned()));
     };
