@@ -4,13 +4,14 @@
 //! is: the session's file gets another name, and a new one is written with what is new and with the names of those behind it.
 //! Files are still written whole or not at all, and never changed. When there are many, all is written into one again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind::NotFound;
 use std::path::{Path, PathBuf};
 
 use cachalot_kernels::attention::PAGE_TOKENS;
 use serde_json::{Map, Value};
 
+use super::wipe::sync;
 use super::{Guard, Kept, Session, Shelf};
 use crate::reuse::Parcel;
 
@@ -106,7 +107,7 @@ impl Kept {
                 Err(error) if error.kind() != NotFound => return None,
                 _ => fs::hard_link(path, &to).ok()?,
             }
-            File::open(folder).and_then(|folder| folder.sync_all()).ok()?;
+            sync(folder).ok()?;
         }
         let behind = self.segments.0.iter().zip(1..).filter(|&(_, file)| used(file)).map(|(name, _)| name.clone());
         Some(Segments(behind.chain(own).collect()))

@@ -68,7 +68,8 @@ fn each(folder: &Path, mut see: impl FnMut(DirEntry, u64)) -> io::Result<()> {
     Ok(())
 }
 
-fn sync(folder: &Path) -> io::Result<()> {
+/// Flushes a folder to the disk, if it is there.
+pub(super) fn sync(folder: &Path) -> io::Result<()> {
     match File::open(folder) {
         Err(error) if error.kind() == NotFound => Ok(()),
         file => file?.sync_all(),
