@@ -26,9 +26,14 @@ pub(super) fn in_strips(points: &[&[f32]], strip: usize) -> (Vec<usize>, [usize;
     (order, axes)
 }
 
+/// How far `x` is from what lies between two bounds.
+pub(super) fn gap([least, largest]: [f32; 2], x: f32) -> f32 {
+    (least - x).max(x - largest).max(0.0)
+}
+
 /// Words where they can be found by where they lie: only those are looked at that can be nearer than what is known. What is
 /// left out is further away in one channel alone, rounding included, so the nearest is found for certain.
-pub(super) struct Places {
+pub(super) struct Places<'a> {
     dims: usize,
     stride: usize,
     axes: [usize; 2],
@@ -39,11 +44,11 @@ pub(super) struct Places {
     strips: Vec<([f32; 2], Range<usize>)>,
     /// `[dims][stride]` in that order, with room behind it.
     by_channel: Vec<f32>,
-    words: Vec<f32>,
+    words: &'a [f32],
 }
 
-impl Places {
-    pub(super) fn new(words: &[f32], dims: usize) -> Places {
+impl<'a> Places<'a> {
+    pub(super) fn new(words: &'a [f32], dims: usize) -> Places<'a> {
         let points: Vec<&[f32]> = words.chunks_exact(dims).collect();
         let strip = (LANES * points.len()).isqrt().next_multiple_of(LANES);
         let (order, axes) = in_strips(&points, strip);
@@ -58,7 +63,7 @@ impl Places {
             (reach, range)
         });
         let second = order.iter().map(|&i| points[i][axes[1]]).collect();
-        Places { dims, stride, axes, strips: strips.collect(), second, by_channel, words: words.to_vec(), order }
+        Places { dims, stride, axes, strips: strips.collect(), second, by_channel, words, order }
     }
 
     /// The word nearest to `x` and its squared distance; `guess` is one that may be near.
@@ -70,7 +75,7 @@ impl Places {
         }
         let (along, across) = (x[self.axes[0]], x[self.axes[1]]);
         for (reach, strip) in &self.strips {
-            let gap = (reach[0] - along).max(along - reach[1]).max(0.0);
+            let gap = gap(*reach, along);
             if gap * gap > best.1 {
                 continue;
             }

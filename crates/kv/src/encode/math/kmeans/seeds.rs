@@ -1,6 +1,7 @@
 //! The first words.
 
 use super::super::Rng;
+use super::places::gap;
 
 /// Rows whose distances are summed up together when the next word is drawn.
 pub(super) const BLOCK: usize = 128;
@@ -33,8 +34,7 @@ impl Block {
 
     /// Takes a word in; nothing happens where no row can be nearer to it than to those before.
     fn take(&mut self, word: &[f32]) {
-        let gap = |(reach, x): (&[f32; 2], &f32)| (reach[0] - x).max(x - reach[1]).max(0.0);
-        let gap = self.reach.iter().zip(word).map(gap).fold(0.0f32, f32::max);
+        let gap = self.reach.iter().zip(word).map(|(&reach, &x)| gap(reach, x)).fold(0.0f32, f32::max);
         if gap * gap > self.largest {
             return;
         }
@@ -43,10 +43,6 @@ impl Block {
             far.iter_mut().zip(channel).for_each(|(far, y)| *far += (y - x) * (y - x));
         }
         self.least.iter_mut().zip(&far).for_each(|(least, far)| *least = least.min(*far));
-        self.sum_up();
-    }
-
-    fn sum_up(&mut self) {
         self.largest = self.least.iter().fold(0.0, |largest, &x| if x > largest { x } else { largest });
         self.sum = self.least.iter().map(|&d| f64::from(d)).sum();
     }
