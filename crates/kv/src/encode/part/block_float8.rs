@@ -75,18 +75,6 @@ impl BlockFloat8 {
         self.shape.channels == self.shape.width()
     }
 
-    /// The elements for so many rows: as they lie for a few, as a tile for many. Both mean the same numbers.
-    fn plain<'a>(&self, isa: Isa, page: &'a [u8], rows: usize, tile: &'a mut Vec<f32>) -> (&'a [u8], Element) {
-        let codes = &page[..self.shape.elements()];
-        let element = if self.kind == Float8::E4m3 { Element::E4m3 } else { Element::E5m2 };
-        if rows <= DIRECT_ROWS {
-            return (codes, element);
-        }
-        tile.resize(codes.len(), 0.0);
-        widen_page(isa, PageView { k: codes, v: &[], k_element: element, v_element: element }, tile, &mut []);
-        (bytes_of(tile), Element::F32)
-    }
-
     /// Whether elements mean what they say, without a scale.
     fn is_plain(&self) -> bool {
         matches!(self.scaling, Scaling::Constant(1.0))
@@ -110,11 +98,28 @@ impl BlockFloat8 {
         Floats { codes: &page[..self.shape.elements()], scales, tokens, channels, width: self.shape.width() }
     }
 
-    /// The page as a tile, for many rows.
-    fn fresh_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut Vec<f32>) {
-        tile.clear();
-        tile.resize(self.shape.tile_len(), 0.0);
-        self.tile(isa, page, work, tile);
+    /// The elements for so many rows: as they lie for a few, where they have no scale, else as a tile. Both mean the same numbers.
+    fn plain<'a>(
+        &self,
+        isa: Isa,
+        page: &'a [u8],
+        rows: usize,
+        work: &mut Work,
+        tile: &'a mut Vec<f32>,
+    ) -> (&'a [u8], Element) {
+        let codes = &page[..self.shape.elements()];
+        let element = if self.kind == Float8::E4m3 { Element::E4m3 } else { Element::E5m2 };
+        if !self.is_plain() {
+            tile.clear();
+            tile.resize(self.shape.tile_len(), 0.0);
+            self.tile(isa, page, work, tile);
+        } else if rows <= DIRECT_ROWS {
+            return (codes, element);
+        } else {
+            tile.resize(codes.len(), 0.0);
+            widen_page(isa, PageView { k: codes, v: &[], k_element: element, v_element: element }, tile, &mut []);
+        }
+        (bytes_of(tile), Element::F32)
     }
 
     /// Place of an element.
@@ -202,28 +207,17 @@ impl Part for BlockFloat8 {
     }
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
-        let width = self.shape.width();
-        if !self.is_plain() {
-            if queries.rows > DIRECT_ROWS {
-                let mut tile = std::mem::take(&mut work.tile);
-                self.fresh_tile(isa, page, work, &mut tile);
-                let mut local = std::mem::take(&mut work.floats);
-                local.resize(queries.rows * PAGE_TOKENS, 0.0);
-                score_page(isa, &queries.q[..queries.rows * width], width, bytes_of(&tile), Element::F32, &mut local);
-                scores.iter_mut().zip(&local).for_each(|(to, score)| *to += score);
-                (work.tile, work.floats) = (tile, local);
-                return;
-            }
+        let q = &queries.q[..queries.rows * self.shape.width()];
+        if !self.is_plain() && queries.rows <= DIRECT_ROWS {
             self.scales(page, &mut work.floats);
-            let page = self.floats(page, &work.floats);
-            return read::score(isa, self.kind == Float8::E4m3, page, &queries.q[..queries.rows * width], scores);
+            return read::score(isa, self.kind == Float8::E4m3, self.floats(page, &work.floats), q, scores);
         }
-        let mut local = std::mem::take(&mut work.floats);
-        local.resize(queries.rows * PAGE_TOKENS, 0.0);
-        let (bytes, element) = self.plain(isa, page, queries.rows, &mut work.tile);
-        score_page(isa, &queries.q[..queries.rows * width], width, bytes, element, &mut local);
-        scores.iter_mut().zip(&local).for_each(|(to, score)| *to += score);
-        work.floats = local;
+        let mut tile = std::mem::take(&mut work.tile);
+        let (bytes, element) = self.plain(isa, page, queries.rows, work, &mut tile);
+        work.floats.resize(queries.rows * PAGE_TOKENS, 0.0);
+        score_page(isa, q, self.shape.width(), bytes, element, &mut work.floats);
+        scores.iter_mut().zip(&work.floats).for_each(|(to, score)| *to += score);
+        work.tile = tile;
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
@@ -235,15 +229,10 @@ impl Part for BlockFloat8 {
         }
         work.visible.clear();
         work.visible.resize(rows, Visible { from: 0, to: PAGE_TOKENS as u8 });
-        if !self.is_plain() {
-            let mut tile = std::mem::take(&mut work.tile);
-            self.fresh_tile(isa, page, work, &mut tile);
-            accumulate_page(isa, weights, bytes_of(&tile), Element::F32, self.shape.width(), &work.visible, out);
-            work.tile = tile;
-            return;
-        }
-        let (bytes, element) = self.plain(isa, page, rows, &mut work.tile);
+        let mut tile = std::mem::take(&mut work.tile);
+        let (bytes, element) = self.plain(isa, page, rows, work, &mut tile);
         accumulate_page(isa, weights, bytes, element, self.shape.width(), &work.visible, out);
+        work.tile = tile;
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
