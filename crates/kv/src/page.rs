@@ -10,6 +10,7 @@ use crate::plan::Body;
 use crate::pool::PageBytes;
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes before the keys of a page.
 pub const HEADER: usize = 64;
@@ -17,6 +18,8 @@ const MAGIC: [u8; 4] = *b"KVPG";
 const VERSION: u8 = 2;
 /// Where the checksum lies in the header: 16 bytes of BLAKE3 over the header before it and all bytes after it.
 const CHECKSUM: Range<usize> = 48..64;
+/// Where the number of tokens lies in it.
+const TOKENS: [usize; 4] = [24, 25, 26, 27];
 
 /// How a page is written.
 #[derive(Clone, Debug)]
@@ -85,9 +88,23 @@ pub struct PageKind {
     pub dim: usize,
     /// How keys and values are written.
     pub format: PageFormat,
+    /// Ends of keys and values: attention asks for every page.
+    ends: [usize; 2],
 }
 
 impl PageKind {
+    /// Pages of head `head` of layer `layer`.
+    pub fn new(layer: u16, head: u16, dim: usize, format: PageFormat) -> PageKind {
+        let [k, v] = match &format {
+            PageFormat::Exact(format) => {
+                let elements = PAGE_TOKENS * dim.next_multiple_of(cachalot_kernels::simd::LANES);
+                [elements * format.k.bytes(), elements * format.v.bytes()]
+            }
+            PageFormat::Body(body) => [body.k.bytes(), body.v.bytes()],
+        };
+        PageKind { layer, head, dim, format, ends: [HEADER + k, HEADER + k + v] }
+    }
+
     /// Channels as exact pages hold them: rounded up to a vector.
     pub fn width(&self) -> usize {
         self.dim.next_multiple_of(cachalot_kernels::simd::LANES)
@@ -99,20 +116,11 @@ impl PageKind {
     }
 
     fn keys(&self) -> Range<usize> {
-        let bytes = match &self.format {
-            PageFormat::Exact(format) => PAGE_TOKENS * self.width() * format.k.bytes(),
-            PageFormat::Body(body) => body.k.bytes(),
-        };
-        HEADER..HEADER + bytes
+        HEADER..self.ends[0]
     }
 
     fn values(&self) -> Range<usize> {
-        let from = self.keys().end;
-        let bytes = match &self.format {
-            PageFormat::Exact(format) => PAGE_TOKENS * self.width() * format.v.bytes(),
-            PageFormat::Body(body) => body.v.bytes(),
-        };
-        from..from + bytes
+        self.ends[0]..self.ends[1]
     }
 
     fn view<'a>(&self, format: KvFormat, bytes: &'a [u8]) -> PageView<'a> {
@@ -133,16 +141,17 @@ impl PageKind {
 
 /// A page that is being filled. Only its owner reads it.
 pub struct WritablePage {
-    kind: PageKind,
+    kind: Arc<PageKind>,
     format: KvFormat,
     bytes: PageBytes,
 }
 
 /// A page that will not change any more. Behind an `Arc`, sequences share it.
+///
+/// As small as it can be: there is one for every page of every head.
 pub struct SealedPage {
-    kind: PageKind,
+    kind: Arc<PageKind>,
     start: u64,
-    tokens: usize,
     bytes: PageBytes,
 }
 
@@ -162,7 +171,7 @@ pub enum SealedView<'a> {
 
 impl WritablePage {
     /// An empty page in plain elements over bytes of [`PageKind::bytes`].
-    pub(crate) fn new(kind: PageKind, format: KvFormat, bytes: PageBytes) -> WritablePage {
+    pub(crate) fn new(kind: Arc<PageKind>, format: KvFormat, bytes: PageBytes) -> WritablePage {
         debug_assert!(bytes.len() >= kind.bytes());
         WritablePage { kind, format, bytes }
     }
@@ -214,7 +223,7 @@ impl SealedPage {
     /// Encodes keys and values of a page, `[tokens][dim]` each, in the body format of `kind`. Returns with the page how
     /// many of them were not finite.
     pub(crate) fn encode(
-        kind: PageKind,
+        kind: Arc<PageKind>,
         mut bytes: PageBytes,
         k: &[f32],
         v: &[f32],
@@ -233,9 +242,9 @@ impl SealedPage {
 
     /// A page that was sealed elsewhere, over `to` of the same length; its header has been verified. `None` where it is not of
     /// this kind.
-    pub(crate) fn adopt(kind: PageKind, header: &Header, from: &[u8], mut to: PageBytes) -> Option<SealedPage> {
+    pub(crate) fn adopt(kind: Arc<PageKind>, header: &Header, from: &[u8], mut to: PageBytes) -> Option<SealedPage> {
         to.bytes_mut().copy_from_slice(from);
-        let page = SealedPage { start: header.start, tokens: header.tokens as usize, kind, bytes: to };
+        let page = SealedPage { start: header.start, kind, bytes: to };
         page.is_of(&page.kind).then_some(page)
     }
 
@@ -255,7 +264,9 @@ impl SealedPage {
 
     /// Tokens in it; slots beyond them hold anything.
     pub fn tokens(&self) -> usize {
-        self.tokens
+        let tokens = u32::from_le_bytes(TOKENS.map(|i| self.bytes.bytes()[i]));
+        // Whatever memory that has gone bad says.
+        (tokens as usize).min(PAGE_TOKENS)
     }
 
     /// All bytes, header included.
@@ -269,7 +280,7 @@ impl SealedPage {
 
     /// Whether it belongs to this place and is written in this format.
     pub(crate) fn is_of(&self, kind: &PageKind) -> bool {
-        let own = &self.kind;
+        let own = &*self.kind;
         let dim = u32::from_le_bytes([12, 13, 14, 15].map(|i| self.bytes.bytes()[i]));
         (own.layer, own.head, own.dim) == (kind.layer, kind.head, kind.dim)
             && self.bytes.bytes()[32..44] == kind.format_id()
@@ -331,7 +342,7 @@ impl SealedPage {
     }
 }
 
-fn seal(kind: PageKind, start: u64, tokens: usize, mut bytes: PageBytes) -> SealedPage {
+fn seal(kind: Arc<PageKind>, start: u64, tokens: usize, mut bytes: PageBytes) -> SealedPage {
     let header = &mut bytes.bytes_mut()[..HEADER];
     header.fill(0);
     header[..4].copy_from_slice(&MAGIC);
@@ -344,7 +355,7 @@ fn seal(kind: PageKind, start: u64, tokens: usize, mut bytes: PageBytes) -> Seal
     header[32..44].copy_from_slice(&kind.format_id());
     let sum = checksum(bytes.bytes());
     bytes.bytes_mut()[CHECKSUM].copy_from_slice(&sum);
-    SealedPage { kind, start, tokens, bytes }
+    SealedPage { kind, start, bytes }
 }
 
 /// Gives a page whose bytes were put together elsewhere the checksum that is right for them. Fewer than [`HEADER`] bytes stay
@@ -372,7 +383,7 @@ mod tests {
     #[test]
     fn a_changed_byte_anywhere_is_found() {
         let format = KvFormat::default();
-        let kind = PageKind { layer: 3, head: 1, dim: 16, format: PageFormat::Exact(format) };
+        let kind = Arc::new(PageKind::new(3, 1, 16, PageFormat::Exact(format)));
         let pool = Pool::new(1 << 20);
         let bytes = pool.take(kind.bytes(), 1).unwrap().pop().unwrap();
         let page = WritablePage::new(kind.clone(), format, bytes);

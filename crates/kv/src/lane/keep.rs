@@ -231,7 +231,7 @@ impl Mover<'_> {
             };
             // SAFETY: nobody else knows the page.
             unsafe { new.write(&pad(&self.k), &pad(&self.v), 0) };
-            Slot::Writable(new)
+            Slot::Writable(Box::new(new))
         };
         self.lane.pages.push_back(Entry { slot, body: None });
         self.k.clear();

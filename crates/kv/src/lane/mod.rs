@@ -20,7 +20,8 @@ use std::sync::Arc;
 
 /// One page of a lane, in its state.
 enum Slot {
-    Writable(WritablePage),
+    /// In a box: few pages are written, and all have a slot.
+    Writable(Box<WritablePage>),
     Shared(Arc<SealedPage>),
 }
 
@@ -50,8 +51,8 @@ impl Entry {
 /// which [`Lane::slots`] and [`Lane::position`] translate.
 pub(crate) struct Lane {
     pub(crate) plan: LanePlan,
-    exact: PageKind,
-    body: Option<PageKind>,
+    exact: Arc<PageKind>,
+    body: Option<Arc<PageKind>>,
     first: usize,
     /// Pages below this one have been encoded, but for the sinks.
     encoded: usize,
@@ -82,7 +83,7 @@ struct Kept {
 
 impl Lane {
     pub(crate) fn new(layer: usize, head: usize, dim: usize, plan: &LanePlan) -> Lane {
-        let kind = |format| PageKind { layer: layer as u16, head: head as u16, dim, format };
+        let kind = |format| Arc::new(PageKind::new(layer as u16, head as u16, dim, format));
         Lane {
             exact: kind(PageFormat::Exact(plan.exact)),
             body: plan.body.clone().map(|body| kind(PageFormat::Body(body))),
@@ -288,7 +289,7 @@ impl Lane {
 
     /// Bytes of a page of the body.
     pub(crate) fn body_bytes(&self) -> usize {
-        self.body.as_ref().map_or(0, PageKind::bytes)
+        self.body.as_ref().map_or(0, |kind| kind.bytes())
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -332,7 +333,7 @@ impl Lane {
     /// Adds an empty page behind the last.
     pub(crate) fn push(&mut self, bytes: PageBytes) {
         let page = WritablePage::new(self.exact.clone(), self.plan.exact, bytes);
-        self.pages.push_back(Entry { slot: Slot::Writable(page), body: None });
+        self.pages.push_back(Entry { slot: Slot::Writable(Box::new(page)), body: None });
     }
 
     /// Pages to encode before a query at `position` attends.
@@ -350,7 +351,7 @@ impl Lane {
 
     /// The kind of a body page.
     pub(crate) fn body_kind(&self) -> Option<&PageKind> {
-        self.body.as_ref()
+        self.body.as_deref()
     }
 
     /// Gives page `index` its body form, beside the plain one.
@@ -438,12 +439,12 @@ impl Lane {
                 Slot::Writable(page) => Slot::Writable(page),
                 Slot::Shared(page) => match Arc::try_unwrap(page) {
                     Ok(page) => match page.reopen() {
-                        Ok(page) => Slot::Writable(page),
+                        Ok(page) => Slot::Writable(Box::new(page)),
                         Err(page) => Slot::Shared(Arc::new(page)),
                     },
                     // A copy not announced: kept shared, so that the next append refuses rather than write into it.
                     Err(page) => match spare.pop().and_then(|bytes| page.copy_to(bytes)) {
-                        Some(copy) => Slot::Writable(copy),
+                        Some(copy) => Slot::Writable(Box::new(copy)),
                         None => Slot::Shared(page),
                     },
                 },
@@ -469,7 +470,7 @@ impl Lane {
         let held = tokens.div_ceil(PAGE_TOKENS).saturating_sub(self.first);
         let slots = self.pages.iter().take(held).map_while(|entry| match &entry.slot {
             Slot::Shared(page) => Some(Slot::Shared(page.clone())),
-            Slot::Writable(page) => spare.pop().map(|bytes| Slot::Writable(page.copy_to(bytes))),
+            Slot::Writable(page) => spare.pop().map(|bytes| Slot::Writable(Box::new(page.copy_to(bytes)))),
         });
         Lane {
             pages: slots.map(|slot| Entry { slot, body: None }).collect(),

@@ -93,7 +93,7 @@ impl Lane {
         let Some(Entry { slot, body }) = self.pages.remove(i) else { return };
         let slot = match slot {
             Slot::Shared(sealed) => match Arc::try_unwrap(sealed).map(SealedPage::reopen) {
-                Ok(Ok(open)) => Slot::Writable(open),
+                Ok(Ok(open)) => Slot::Writable(Box::new(open)),
                 Ok(Err(sealed)) => Slot::Shared(Arc::new(sealed)),
                 Err(sealed) => Slot::Shared(sealed),
             },

@@ -113,7 +113,7 @@ impl Lane {
     }
 
     /// How pages of this lane are written: those of the body, or plain ones.
-    pub(crate) fn kind_of(&self, body: bool) -> Option<&PageKind> {
+    pub(crate) fn kind_of(&self, body: bool) -> Option<&Arc<PageKind>> {
         if body { self.body.as_ref() } else { Some(&self.exact) }
     }
 
@@ -139,7 +139,7 @@ impl Lane {
         {
             // Without a copy the next append refuses rather than write into what others read.
             let slot = match spare.pop().and_then(|bytes| page.copy_to(bytes)) {
-                Some(copy) => Slot::Writable(copy),
+                Some(copy) => Slot::Writable(Box::new(copy)),
                 None => Slot::Shared(page),
             };
             self.pages.push_back(Entry { slot, body: None });

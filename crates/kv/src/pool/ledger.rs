@@ -96,6 +96,11 @@ impl Ledger {
         }
         Ok(Reservation { account: self.account.clone(), purpose, bytes })
     }
+
+    /// Ends what [`Reservation::hand_over`] left to the caller.
+    pub(super) fn take_back(&self, purpose: Purpose, bytes: u64) {
+        self.account.counter(purpose).fetch_sub(bytes, Relaxed);
+    }
 }
 
 impl Account {
@@ -113,11 +118,9 @@ impl Reservation {
         self.bytes
     }
 
-    /// Moves `bytes` of it (at most all) into a reservation of their own.
-    pub fn split(&mut self, bytes: u64) -> Reservation {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        Reservation { account: self.account.clone(), purpose: self.purpose, bytes }
+    /// Leaves `bytes` of it (at most all) to who will call [`Ledger::take_back`] for them.
+    pub(super) fn hand_over(&mut self, bytes: u64) {
+        self.bytes -= bytes.min(self.bytes);
     }
 }
 

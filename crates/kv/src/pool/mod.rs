@@ -4,15 +4,17 @@ pub mod ledger;
 mod slab;
 
 use crate::KvError;
-use ledger::{Ledger, Purpose, Reservation};
+use ledger::{Ledger, Purpose};
 use slab::Slab;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Page bytes start and end at multiples of this.
 pub const ALIGNMENT: usize = 64;
-/// Bytes of a slab, unless one page is larger.
-const SLAB_BYTES: usize = 2 << 20;
+/// Bytes of a slab, unless one page is larger: a part of what the pages of its size take, so that what is mapped beyond
+/// them is little, within these bounds.
+const SLAB_BYTES: std::ops::RangeInclusive<usize> = 256 << 10..=2 << 20;
+const SLAB_SHARE: usize = 32;
 
 /// A pool of pages within a budget. Cheap to clone; pages keep it alive.
 #[derive(Clone)]
@@ -36,10 +38,8 @@ struct Class {
 /// The bytes of one page: aligned, exclusively owned, given back on drop.
 pub struct PageBytes {
     at: std::ptr::NonNull<u8>,
-    len: usize,
-    slab: usize,
-    /// Counts the bytes; given back with them.
-    reservation: Reservation,
+    len: u32,
+    slab: u32,
     pool: Arc<Inner>,
 }
 
@@ -62,7 +62,12 @@ impl Pool {
     /// Bytes of memory mapped for slabs: pages handed out, pages free for reuse, and what cutting leaves over.
     pub fn resident(&self) -> u64 {
         let classes = self.inner.lock();
-        classes.values().flat_map(|c| c.slabs.iter().flatten()).map(|s| s.bytes() as u64).sum()
+        classes.values().map(|class| class.bytes() as u64).sum()
+    }
+
+    /// Gives slabs back that nobody has a page of.
+    pub(crate) fn trim(&self) {
+        self.inner.lock().values_mut().for_each(Class::trim);
     }
 
     /// Takes `count` pages of `len` bytes each, all or none. Their content is whatever it was.
@@ -71,6 +76,10 @@ impl Pool {
     /// [`KvError::OutOfBudget`] or [`KvError::OutOfMemory`]; nothing is taken then.
     pub fn take(&self, len: usize, count: usize) -> Result<Vec<PageBytes>, KvError> {
         let len = len.next_multiple_of(ALIGNMENT);
+        if u32::try_from(len).is_err() {
+            let reason = format!("a page of {len} bytes");
+            return Err(KvError::OutOfMemory { bytes: len as u64, reason });
+        }
         let mut all = self.inner.ledger.reserve(Purpose::Pages, (len * count) as u64)?;
         let mut classes = self.inner.lock();
         let class = classes.entry(len).or_default();
@@ -78,8 +87,8 @@ impl Pool {
         for _ in 0..count {
             match class.take(len) {
                 Ok((at, slab)) => {
-                    let reservation = all.split(len as u64);
-                    pages.push(PageBytes { at, len, slab, reservation, pool: self.inner.clone() });
+                    all.hand_over(len as u64);
+                    pages.push(PageBytes { at, len: len as u32, slab: slab as u32, pool: self.inner.clone() });
                 }
                 Err(reason) => {
                     // Dropping a page locks the classes.
@@ -99,11 +108,22 @@ impl Inner {
 }
 
 impl Class {
+    /// Bytes mapped.
+    fn bytes(&self) -> usize {
+        self.slabs.iter().flatten().map(Slab::bytes).sum()
+    }
+
+    fn trim(&mut self) {
+        self.slabs.iter_mut().for_each(|slab| *slab = slab.take().filter(|slab| !slab.is_empty()));
+        self.open.retain(|&i| self.slabs[i].is_some());
+    }
+
     fn take(&mut self, len: usize) -> Result<(std::ptr::NonNull<u8>, usize), String> {
         let index = match self.open.last() {
             Some(&index) => index,
             None => {
-                let slab = Slab::new(SLAB_BYTES.max(len), len)?;
+                let bytes = (self.bytes() / SLAB_SHARE).clamp(*SLAB_BYTES.start(), *SLAB_BYTES.end());
+                let slab = Slab::new((bytes / len).max(1) * len, len)?;
                 let index = self.slabs.iter().position(Option::is_none).unwrap_or(self.slabs.len());
                 if index == self.slabs.len() {
                     self.slabs.push(None);
@@ -157,32 +177,32 @@ impl PageBytes {
     /// Bytes of the page.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the slab handed these bytes out to this value alone; mapped memory is initialised.
-        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len()) }
     }
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `self` is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len()) }
     }
 
     /// Moves to a fuller slab, if there is one with room: sparse ones become empty and go back to the operating system.
     pub(crate) fn consolidate(&mut self) {
         let pool = self.pool.clone();
         let mut classes = pool.lock();
-        let Some(class) = classes.get_mut(&self.len) else { return };
-        let Some(slab) = class.fuller(self.slab) else { return };
+        let Some(class) = classes.get_mut(&self.len()) else { return };
+        let Some(slab) = class.fuller(self.slab as usize) else { return };
         let Some(at) = class.take_from(slab) else { return };
         // SAFETY: both are pages of this length, handed out to this value alone, in different slabs.
-        unsafe { std::ptr::copy_nonoverlapping(self.at.as_ptr(), at.as_ptr(), self.len) };
-        class.give_back(self.at, self.slab);
-        (self.at, self.slab) = (at, slab);
+        unsafe { std::ptr::copy_nonoverlapping(self.at.as_ptr(), at.as_ptr(), self.len()) };
+        class.give_back(self.at, self.slab as usize);
+        (self.at, self.slab) = (at, slab as u32);
     }
 
     /// Where the bytes start, for writers that divide a page among themselves.
@@ -193,11 +213,11 @@ impl PageBytes {
 
 impl Drop for PageBytes {
     fn drop(&mut self) {
-        debug_assert_eq!(self.reservation.bytes(), self.len as u64);
         let mut classes = self.pool.lock();
-        if let Some(class) = classes.get_mut(&self.len) {
-            class.give_back(self.at, self.slab);
+        if let Some(class) = classes.get_mut(&self.len()) {
+            class.give_back(self.at, self.slab as usize);
         }
+        self.pool.ledger.take_back(Purpose::Pages, u64::from(self.len));
     }
 }
 
@@ -234,7 +254,9 @@ mod tests {
             drop(held);
             prop_assert_eq!(pool.ledger().used(), 0);
             // At most one empty slab of each size is kept.
-            prop_assert!(pool.resident() <= 4 * SLAB_BYTES as u64 + 3_000_064);
+            prop_assert!(pool.resident() <= 4 * *SLAB_BYTES.end() as u64 + 3_000_064);
+            pool.trim();
+            prop_assert_eq!(pool.resident(), 0);
         }
     }
 
