@@ -126,7 +126,7 @@ const EXAMPLE_LAYERS: usize = 32;
 /// Layers like those of common models, where no model is given.
 fn example(head_dim: usize, layers: usize) -> Vec<LayerGeometry> {
     let frequency = |i: usize| 10_000f32.powf(-2.0 * i as f32 / head_dim as f32);
-    let rope = Arc::new(Rope::new((0..head_dim / 2).map(frequency).collect(), 1.0, 8192));
+    let rope = Arc::new(Rope::new((0..head_dim / 2).map(frequency).collect(), 1.0));
     let layer = LayerGeometry {
         heads: 4,
         kv_heads: 1,

@@ -6,18 +6,53 @@ use cachalot_kernels::simd::{LANES, Simd};
 use cachalot_kernels::{Isa, dispatch};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Positions a table grows by.
+/// Positions of a block of [`Angles`]; a multiple of the page.
 const STEP: usize = 1024;
 
 /// The rotation of one kind of layer. Scaling methods (linear, llama3, yarn) are in the frequencies and the factor.
 pub struct Rope {
     inv_freq: Vec<f32>,
     attention_factor: f32,
-    max_positions: usize,
-    /// Cosines and sines, `[position][2][rotated/2]`, for the positions seen so far.
-    table: RwLock<Arc<Vec<f32>>>,
+    /// Cosines and sines, `[position][2][rotated/2]`.
+    table: RwLock<Arc<Angles>>,
     /// The same as tiles of keys want them, `[page][rotated/2][2][PAGE_TOKENS]`; made where keys are kept before rotation.
-    tiles: RwLock<Arc<Vec<f32>>>,
+    tiles: RwLock<Arc<Angles>>,
+}
+
+/// Cosines and sines of the positions seen so far, in blocks of [`STEP`] positions, so that those that are there stay where
+/// they are when others are added.
+#[derive(Default)]
+pub(crate) struct Angles {
+    blocks: Vec<Arc<[f32]>>,
+}
+
+impl Angles {
+    /// Those of `count` positions of one block, from `first` on.
+    fn of(&self, first: usize, count: usize) -> &[f32] {
+        let block = &self.blocks[first / STEP];
+        let row = block.len() / STEP;
+        &block[first % STEP * row..][..count * row]
+    }
+
+    /// These, and blocks up to number `blocks` as `block` makes them.
+    fn grown(&self, blocks: usize, block: impl Fn(usize) -> Vec<f32>) -> Angles {
+        let new = (self.blocks.len()..blocks).map(|i| block(i).into());
+        Angles { blocks: self.blocks.iter().cloned().chain(new).collect() }
+    }
+}
+
+/// At least the angles of the positions below `positions`; blocks that are missing are made and kept.
+fn have(angles: &RwLock<Arc<Angles>>, positions: usize, block: impl Fn(usize) -> Vec<f32>) -> Arc<Angles> {
+    let blocks = positions.div_ceil(STEP);
+    let found = angles.read().unwrap_or_else(PoisonError::into_inner).clone();
+    if found.blocks.len() >= blocks {
+        return found;
+    }
+    let mut kept = angles.write().unwrap_or_else(PoisonError::into_inner);
+    if kept.blocks.len() < blocks {
+        *kept = Arc::new(kept.grown(blocks, block));
+    }
+    kept.clone()
 }
 
 /// See [`Rope::mean_rotation`]: cosines, then sines.
@@ -67,9 +102,9 @@ impl std::fmt::Debug for Rope {
 
 impl Rope {
     /// `inv_freq` in radians per position, one per pair of channels; `attention_factor` multiplies cosine and sine (1
-    /// but for yarn); `max_positions` is the model's context, a hint for the size of the table.
-    pub fn new(inv_freq: Vec<f32>, attention_factor: f32, max_positions: usize) -> Rope {
-        Rope { inv_freq, attention_factor, max_positions, table: RwLock::default(), tiles: RwLock::default() }
+    /// but for yarn).
+    pub fn new(inv_freq: Vec<f32>, attention_factor: f32) -> Rope {
+        Rope { inv_freq, attention_factor, table: RwLock::default(), tiles: RwLock::default() }
     }
 
     /// Radians that each pair of channels turns by from one position to the next.
@@ -83,26 +118,16 @@ impl Rope {
     }
 
     /// Cosines and sines for at least the positions below `positions`.
-    pub(crate) fn table(&self, positions: usize) -> Arc<Vec<f32>> {
-        let row = self.rotated();
-        let have = self.table.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if have.len() >= positions * row {
-            return have;
-        }
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        if table.len() < positions * row {
-            // Doubling keeps the number of copies small; the context bounds it where the context is known.
-            let grown = (2 * positions).min(self.max_positions).max(positions).next_multiple_of(STEP);
-            let mut next = Vec::with_capacity(grown * row);
-            next.extend_from_slice(&table);
-            for position in table.len() / row.max(1)..grown {
+    pub(crate) fn table(&self, positions: usize) -> Arc<Angles> {
+        have(&self.table, positions, |block| {
+            let mut rows = Vec::with_capacity(STEP * self.rotated());
+            for position in block * STEP..(block + 1) * STEP {
                 let angles = self.inv_freq.iter().map(|f| position as f32 * f);
-                next.extend(angles.clone().map(|a| a.cos() * self.attention_factor));
-                next.extend(angles.map(|a| a.sin() * self.attention_factor));
+                rows.extend(angles.clone().map(|a| a.cos() * self.attention_factor));
+                rows.extend(angles.map(|a| a.sin() * self.attention_factor));
             }
-            *table = Arc::new(next);
-        }
-        table.clone()
+            rows
+        })
     }
 
     /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position`.
@@ -125,9 +150,9 @@ impl Rope {
     }
 
     /// Undoes [`Rope::rotate`].
-    pub(crate) fn unrotate(&self, table: &[f32], position: usize, x: &mut [f32]) {
+    pub(crate) fn unrotate(&self, table: &Angles, position: usize, x: &mut [f32]) {
         let half = self.inv_freq.len();
-        let (cos, sin) = table[position * 2 * half..][..2 * half].split_at(half);
+        let (cos, sin) = table.of(position, 1).split_at(half);
         let (low, high) = x[..2 * half].split_at_mut(half);
         // The factor of yarn is in cosine and sine, so turning back by them multiplies with its square.
         let back = 1.0 / (self.attention_factor * self.attention_factor);
@@ -137,29 +162,22 @@ impl Rope {
     }
 
     /// The table as tiles of keys want it, for at least the positions below `positions`.
-    pub(crate) fn tiles(&self, positions: usize) -> Arc<Vec<f32>> {
-        let (pages, page) = (positions.div_ceil(PAGE_TOKENS), self.rotated() * PAGE_TOKENS);
-        let have = self.tiles.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if have.len() >= pages * page {
-            return have;
-        }
-        let table = self.table(pages * PAGE_TOKENS);
-        let mut tiles = self.tiles.write().unwrap_or_else(PoisonError::into_inner);
-        let half = self.inv_freq.len();
-        let mut next = Vec::with_capacity(table.len());
-        next.extend_from_slice(&tiles);
-        for rows in table[tiles.len()..].chunks_exact(page) {
-            let column = |i: usize| rows.iter().skip(i).step_by(2 * half);
-            (0..half).for_each(|i| next.extend(column(i).chain(column(half + i))));
-        }
-        *tiles = Arc::new(next);
-        tiles.clone()
+    pub(crate) fn tiles(&self, positions: usize) -> Arc<Angles> {
+        let (table, half) = (self.table(positions), self.inv_freq.len());
+        have(&self.tiles, positions, |block| {
+            let mut tiles = Vec::with_capacity(STEP * self.rotated());
+            for first in (block * STEP..(block + 1) * STEP).step_by(PAGE_TOKENS) {
+                let rows = table.of(first, PAGE_TOKENS);
+                let column = |i: usize| rows.iter().skip(i).step_by(2 * half);
+                (0..half).for_each(|i| tiles.extend(column(i).chain(column(half + i))));
+            }
+            tiles
+        })
     }
 
     /// Turns a tile of keys, `[width][PAGE_TOKENS]`, those of page `page`, with [`Rope::tiles`].
-    pub(crate) fn rotate_tile(&self, isa: Isa, tiles: &[f32], page: usize, tile: &mut [f32]) {
-        let len = self.rotated() * PAGE_TOKENS;
-        turn(isa, &mut tile[..len], &tiles[page * len..][..len]);
+    pub(crate) fn rotate_tile(&self, isa: Isa, tiles: &Angles, page: usize, tile: &mut [f32]) {
+        turn(isa, &mut tile[..self.rotated() * PAGE_TOKENS], tiles.of(page * PAGE_TOKENS, PAGE_TOKENS));
     }
 
     /// Turns a tile of keys, `[width][PAGE_TOKENS]`, of tokens at any positions.
@@ -168,7 +186,7 @@ impl Rope {
         let table = self.table(positions.iter().max().map_or(0, |last| last + 1));
         let (low, high) = tile[..2 * half * PAGE_TOKENS].split_at_mut(half * PAGE_TOKENS);
         for (token, position) in positions.iter().enumerate() {
-            let (cos, sin) = table[position * 2 * half..][..2 * half].split_at(half);
+            let (cos, sin) = table.of(*position, 1).split_at(half);
             for (i, (cos, sin)) in cos.iter().zip(sin).enumerate() {
                 let (a, b) = (&mut low[i * PAGE_TOKENS + token], &mut high[i * PAGE_TOKENS + token]);
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
@@ -177,8 +195,8 @@ impl Rope {
     }
 
     /// Turns one head, `x` of at least [`Rope::rotated`] channels, at `position` of a table that holds it.
-    pub(crate) fn rotate(&self, table: &[f32], position: usize, x: &mut [f32]) {
-        turn_head(&table[position * self.rotated()..][..self.rotated()], x);
+    pub(crate) fn rotate(&self, table: &Angles, position: usize, x: &mut [f32]) {
+        turn_head(table.of(position, 1), x);
     }
 
     /// What takes a key from its position to another, so many further on; `None` where it stays. The factor of yarn is in the
@@ -221,7 +239,7 @@ mod tests {
     use super::*;
 
     fn rope(theta: f32, dim: usize) -> Rope {
-        Rope::new((0..dim / 2).map(|i| theta.powf(-2.0 * i as f32 / dim as f32)).collect(), 1.0, 4096)
+        Rope::new((0..dim / 2).map(|i| theta.powf(-2.0 * i as f32 / dim as f32)).collect(), 1.0)
     }
 
     #[test]
@@ -279,7 +297,9 @@ mod tests {
         let rope = rope(500.0, 16);
         let small = rope.table(3);
         let large = rope.table(5000);
-        assert_eq!(small[..], large[..small.len()]);
-        assert!(large.len() >= 5000 * 16);
+        assert_eq!(small.of(2, 1), large.of(2, 1));
+        assert_eq!(large.of(4999, 1).len(), 16);
+        // Not only equal: the same memory.
+        assert!(Arc::ptr_eq(&small.blocks[0], &large.blocks[0]));
     }
 }

@@ -83,7 +83,7 @@ fn planted_bugs_are_seen() {
         Arc::new(Planted("window of 128", |c| c.layers.iter_mut().for_each(|l| l.window = Some(128)))),
         Arc::new(Planted("window of 16", |c| c.layers.iter_mut().for_each(|l| l.window = Some(16)))),
         Arc::new(Planted("wrong positions", |c| {
-            let rope = Arc::new(Rope::new((0..32).map(|i| 10_000f32.powf(i as f32 / -32.0)).collect(), 1.0, 2048));
+            let rope = Arc::new(Rope::new((0..32).map(|i| 10_000f32.powf(i as f32 / -32.0)).collect(), 1.0));
             c.layers.iter_mut().for_each(|l| l.rope = Some(rope.clone()));
         })),
         Arc::new(Planted("no positions in one layer", |c| c.layers[3].rope = None)),

@@ -134,7 +134,7 @@ impl Model {
 /// What a cache for such a model needs to know, layer by layer. Layers with the same rotary scheme share its tables.
 pub fn geometry(spec: &ModelSpec) -> Vec<LayerGeometry> {
     let ropes: Vec<Arc<Rope>> =
-        spec.ropes.iter().map(|r| Arc::new(Rope::new(r.inv_freq(), r.attention_factor(), spec.context))).collect();
+        spec.ropes.iter().map(|r| Arc::new(Rope::new(r.inv_freq(), r.attention_factor()))).collect();
     let of = |l: &crate::spec::LayerSpec| LayerGeometry {
         heads: spec.heads,
         kv_heads: spec.kv_heads,

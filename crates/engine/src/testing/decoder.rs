@@ -56,7 +56,7 @@ pub(crate) fn cache(pages: u64) -> KvCache {
 
 /// The same with another window, or none.
 pub(crate) fn cache_with(pages: u64, window: Option<usize>) -> KvCache {
-    let rope = Arc::new(Rope::new(vec![1.0, 0.3, 0.1, 0.03], 1.0, 4096));
+    let rope = Arc::new(Rope::new(vec![1.0, 0.3, 0.1, 0.03], 1.0));
     let layer = |window| LayerGeometry {
         heads: 2,
         kv_heads: 1,

@@ -16,7 +16,7 @@ pub const CHUNK: usize = 512;
 pub type Failure = Box<dyn std::error::Error>;
 
 pub fn cache(recipe: &str, budget: u64, isa: Isa) -> Result<KvCache, Failure> {
-    let rope = Arc::new(Rope::new((0..32).map(|i| 1e5f32.powf(-i as f32 / 32.0)).collect(), 1.0, 8192));
+    let rope = Arc::new(Rope::new((0..32).map(|i| 1e5f32.powf(-i as f32 / 32.0)).collect(), 1.0));
     let layer = LayerGeometry {
         heads: 9,
         kv_heads: 3,

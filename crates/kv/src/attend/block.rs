@@ -8,6 +8,7 @@ use crate::encode::codec::bytes_of;
 use crate::encode::pipeline::{Pipeline, Prepared};
 use crate::lane::Lane;
 use crate::plan::Body;
+use crate::rope::Angles;
 use cachalot_kernels::attention::{
     DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, Visible, accumulate_page, attend_page, score_page, soften,
     widen_page,
@@ -29,7 +30,7 @@ pub(super) struct Block<'a> {
     /// Slots that rows see, of those that they would.
     pub(super) slots: Range<usize>,
     /// Cosines and sines of pages, where a format keeps keys before rotary position.
-    pub(super) tiles: Option<&'a [f32]>,
+    pub(super) tiles: Option<&'a Angles>,
 }
 
 impl Block<'_> {

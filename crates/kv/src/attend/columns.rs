@@ -10,6 +10,7 @@ use super::shares::PageShares;
 use super::{Attention, Own};
 use crate::encode::math::Rng;
 use crate::observe::Gather;
+use crate::rope::Angles;
 use cachalot_kernels::attention::{PAGE_TOKENS, SPLIT_PAGES};
 use cachalot_kernels::dispatch;
 use cachalot_kernels::simd::Simd;
@@ -36,7 +37,7 @@ impl Attention<'_, '_> {
     }
 
     /// Adds the rows of the step. `ends` has maximum and sum of every query vector, `[kv_head][rows][group][2]`.
-    pub(super) fn gather(&mut self, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&[f32]>) {
+    pub(super) fn gather(&mut self, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&Angles>) {
         let mut lanes = self.take_columns();
         for lane in lanes.iter_mut().filter(|lane| lane.gather == Gather::Repeated) {
             self.repeated(lane, rows, q, ends, tiles);
@@ -117,7 +118,7 @@ impl Attention<'_, '_> {
         rows: usize,
         q: &[f32],
         ends: &[f32],
-        tiles: Option<&[f32]>,
+        tiles: Option<&Angles>,
         to: &Disjoint<'_, f64>,
     ) {
         if lane.rows.is_empty() {

@@ -24,6 +24,7 @@ mod watched;
 
 use crate::encode::pipeline::Prepared;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
+use crate::rope::Angles;
 use crate::{KvError, LayerGeometry, Segment};
 use block::Block;
 pub(crate) use block::extend;
@@ -109,7 +110,7 @@ struct Input<'a> {
     q: &'a [f32],
     gathered: &'a [f32],
     prepared: &'a [&'a Prepared],
-    tiles: Option<&'a [f32]>,
+    tiles: Option<&'a Angles>,
 }
 
 /// Where finished rows go.
@@ -146,7 +147,7 @@ impl Attention<'_, '_> {
             scratch.prepared.iter().map(|p| p.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         let prepared: Vec<&Prepared> = prepared.iter().map(|p| &**p).collect();
         let tiles = self.tiles();
-        let tiles = tiles.as_ref().map(|tiles| &tiles[..]);
+        let tiles = tiles.as_deref();
         let input = Input { rows, q: queries, gathered: &scratch.gathered, prepared: &prepared, tiles };
         let partial = Disjoint::new(&mut scratch.partial);
         let result = Results { rows, out: Disjoint::new(out), ends: Disjoint::new(&mut scratch.ends) };
@@ -232,7 +233,7 @@ impl Attention<'_, '_> {
     }
 
     /// Cosines and sines of all pages, where a body keeps keys before rotary position.
-    fn tiles(&self) -> Option<std::sync::Arc<Vec<f32>>> {
+    fn tiles(&self) -> Option<std::sync::Arc<Angles>> {
         let before = |s: &Segment<'_>| {
             let mut bodies = (0..self.geometry.kv_heads).filter_map(|h| s.seq.lane(self.layer, h).plan.body.as_ref());
             bodies.any(|body| body.k.before_rope())
@@ -241,7 +242,7 @@ impl Attention<'_, '_> {
         Some(self.geometry.rope.as_ref()?.tiles(end))
     }
 
-    fn block<'c>(&'c self, own: &Own, rows: usize, q: &'c [f32], tiles: Option<&'c [f32]>) -> Block<'c> {
+    fn block<'c>(&'c self, own: &Own, rows: usize, q: &'c [f32], tiles: Option<&'c Angles>) -> Block<'c> {
         let g = self.geometry;
         let (seq, group, width) = (&*self.segments[own.segment].seq, g.group(), g.width());
         Block {

@@ -9,6 +9,7 @@ use super::local::Local;
 use super::shares::PageShares;
 use super::{Attention, Own};
 use crate::observe::lock;
+use crate::rope::Angles;
 use crate::score::SINKS;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::cell::RefCell;
@@ -23,7 +24,7 @@ const PARTS: usize = 16;
 impl Attention<'_, '_> {
     /// Takes in the rows of the step for one lane. `ends` has maximum and sum of every query vector,
     /// `[kv_head][rows][group][2]`.
-    pub(super) fn repeated(&self, lane: &mut Gathered, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&[f32]>) {
+    pub(super) fn repeated(&self, lane: &mut Gathered, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&Angles>) {
         let Some((chunk, context)) = self.segments[lane.segment].seq.repeats() else { return };
         let again = Again { chunk, context, pages: lane.column.len().div_ceil(PAGE_TOKENS) };
         let blocks = lane.rows.len().div_ceil(ROWS);
@@ -49,7 +50,7 @@ impl Attention<'_, '_> {
         rows: usize,
         q: &[f32],
         ends: &[f32],
-        tiles: Option<&[f32]>,
+        tiles: Option<&Angles>,
     ) -> Vec<f32> {
         let ends = &ends[2 * (head * rows + own.start) * self.geometry.group()..];
         let own = Own { segment, head, rows: own };

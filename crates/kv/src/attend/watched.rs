@@ -6,6 +6,7 @@ use super::local::Local;
 use super::shares::PageShares;
 use super::{Attention, Own};
 use crate::observe::Part;
+use crate::rope::Angles;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::dispatch;
 use cachalot_kernels::simd::{LANES, Simd};
@@ -46,7 +47,7 @@ impl Attention<'_, '_> {
     }
 
     /// Adds the rows of the step. `ends` has maximum and sum of every query vector, `[kv_head][rows][group][2]`.
-    pub(super) fn watch(&mut self, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&[f32]>) {
+    pub(super) fn watch(&mut self, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&Angles>) {
         let looks = self.looks();
         let seen: Vec<Mutex<Option<Seen>>> = looks.iter().map(|_| Mutex::new(None)).collect();
         let this = &*self;
@@ -100,7 +101,7 @@ impl Attention<'_, '_> {
         looks
     }
 
-    fn look(&self, look: &Look, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&[f32]>) -> Seen {
+    fn look(&self, look: &Look, rows: usize, q: &[f32], ends: &[f32], tiles: Option<&Angles>) -> Seen {
         let (g, own) = (self.geometry, &look.own);
         let block = self.block(own, rows, q, tiles);
         let vectors = block.vectors();

@@ -6,7 +6,7 @@ use crate::{Element, LayerGeometry, Rope};
 use std::sync::Arc;
 
 fn layers(count: usize, head_dim: usize) -> Vec<LayerGeometry> {
-    let rope = Arc::new(Rope::new((0..head_dim / 2).map(|i| 0.9f32.powi(i as i32)).collect(), 1.0, 4096));
+    let rope = Arc::new(Rope::new((0..head_dim / 2).map(|i| 0.9f32.powi(i as i32)).collect(), 1.0));
     let layer = LayerGeometry {
         heads: 4,
         kv_heads: 2,

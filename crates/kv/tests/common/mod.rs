@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub const BUDGET: u64 = 64 << 20;
 
 pub fn rope(dim: usize) -> Arc<Rope> {
-    Arc::new(Rope::new(frequencies(dim), 1.0, 4096))
+    Arc::new(Rope::new(frequencies(dim), 1.0))
 }
 
 fn frequencies(dim: usize) -> Vec<f32> {

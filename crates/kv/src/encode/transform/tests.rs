@@ -231,7 +231,7 @@ fn balancing_makes_queries_and_keys_reach_equally_far() {
 #[test]
 fn fireq_scales_pairs_alike_and_wide_channels_on_their_own() {
     let d = 64;
-    let rope = Rope::new((0..24).map(|i| 10000f32.powf(-i as f32 / 24.0)).collect(), 1.0, 64);
+    let rope = Rope::new((0..24).map(|i| 10000f32.powf(-i as f32 / 24.0)).collect(), 1.0);
     let context = Context { rope: Some(&rope), ..context(Side::Keys, d) };
     let mut keys = rows(100, d, 8);
     for row in keys.chunks_exact_mut(d) {

@@ -36,7 +36,7 @@ fn words_commute_with_rotary_position() {
     let d = 64;
     let text = "commvq(stages=3, iterations=2)";
     let args = || super::super::super::math::sample::args(text);
-    let rope = Rope::new((0..32).map(|i| 10000f32.powf(-i as f32 / 32.0)).collect(), 1.0, 64);
+    let rope = Rope::new((0..32).map(|i| 10000f32.powf(-i as f32 / 32.0)).collect(), 1.0);
     let context = Context { rope: Some(&rope), ..context(Side::Keys, d) };
     let samples = super::super::super::stage::Samples { rows: &rows(512, d, 70), queries: &[], seed: 1 };
     let tensors = (super::super::commvq::STAGE.calibrate.unwrap())(&args(), &context, &samples).unwrap();

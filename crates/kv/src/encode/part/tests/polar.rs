@@ -75,7 +75,7 @@ fn a_cluster_across_the_cut_is_not_a_full_turn() {
 
 #[test]
 fn pairs_follow_the_rotary_half() {
-    let rope = Rope::new(vec![1.0; 16], 1.0, 64);
+    let rope = Rope::new(vec![1.0; 16], 1.0);
     let context = Context { rope: Some(&rope), ..context(Side::Keys, 64) };
     let Ok(Built::Part(part)) = build_on("keypolar", context, &[], &[]) else { panic!() };
     // Channels 0 and 16 turn together; as a circle they cost next to nothing.
