@@ -235,6 +235,7 @@ impl Observed {
     pub fn push(&mut self, layer: usize, g: &LayerGeometry, q: &[f32], rows: usize, first: usize, count: usize) {
         let (len, each) = (g.heads * g.width(), g.group() * g.width());
         let kept = &mut self.rows[layer];
+        kept.reserve_exact(self.wish.rows * len - kept.len());
         let new = count.min(self.wish.rows);
         let stale = (kept.len() / len + new).saturating_sub(self.wish.rows);
         kept.drain(..stale * len);

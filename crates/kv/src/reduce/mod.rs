@@ -227,18 +227,23 @@ impl KvCache {
         }
         let tokens = seq.len();
         let mut stayed = None;
+        let again = keep.when != When::Prompt;
         if !first || keep.when != When::Decode {
             self.reduce_lanes(seq, &mut pending)?;
+            if !again {
+                pending.observed = None;
+            }
             if first {
                 // Sparse slabs become empty, and buffers of scores are not needed again soon.
                 seq.lanes.iter_mut().for_each(Lane::consolidate);
+                self.pool().trim();
                 cachalot_kernels::heap::trim();
             }
             seq.context = if first { tokens } else { seq.context };
             let slots: usize = seq.lanes.iter().map(|lane| lane.slots(tokens)).sum();
             stayed = Some(slots as f64 / (seq.lanes.len() * tokens) as f64);
         }
-        if keep.when != When::Prompt {
+        if again {
             seq.pending = Some(Pending { at: tokens + keep.every, ..pending });
         }
         Ok(stayed)
