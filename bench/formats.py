@@ -39,7 +39,7 @@ def main():
     theirs = max((median(key, "decode") for key in runs if key[0] == "llama.cpp"), default=None)
     print(f"{compare.processor()}, {args.threads} threads, {args.depth} tokens, medians of {args.rounds} rounds:\n")
     print("| engine and KV | prefill tok/s | to our f16 | decode tok/s | to our f16 | to llama.cpp's best | KV MiB | "
-          "peak resident growth to predicted |\n|---|---:|---:|---:|---:|---:|---:|---:|")
+          "peak resident growth to predicted peak |\n|---|---:|---:|---:|---:|---:|---:|---:|")
     for key in runs:
         prefill, decode = median(key, "prefill"), median(key, "decode")
         cells = [f"{prefill:.1f}", f"{prefill / median(base, 'prefill'):.2f}",
@@ -47,7 +47,7 @@ def main():
                  f"{decode / theirs:.2f}" if theirs else "–"]
         kv, growth = median(key, "kv_bytes"), median(key, "resident_growth_bytes")
         cells.append(f"{kv / 2**20:.1f}" if kv else "–")
-        cells.append(f"{growth / median(key, 'kv_predicted_bytes'):.3f}" if growth else "–")
+        cells.append(f"{growth / median(key, 'kv_peak_bytes'):.3f}" if growth else "–")
         print(f"| {' '.join(key)} | {' | '.join(cells)} |")
 
 

@@ -38,13 +38,17 @@ pub fn measure(subject: &Subject<'_>, case: &Case<'_>, args: &BenchArgs) -> Resu
     let budget = load::budget_or_half(args.kv_budget);
     let vocab = subject.decoder.spec().vocab;
     let tokens: Vec<u32> = (0..depth).map(|i| ((i * 7919 % 40000 + 100) % vocab) as u32).collect();
-    // The model's own buffers grow with the first step; they are not the cache's.
+    // What earlier runs have left must not be there to be used. The model's own buffers grow with the first step, and are not
+    // the cache's.
+    cachalot_kernels::heap::trim();
     let chunk = &tokens[..args.chunk.min(depth)];
     let warm = candidate.cache(subject, budget)?;
     step(subject, &warm, &mut [warm.create()], chunk, true)?;
+    // Nor are its angles, which all sequences share.
+    for rope in warm.config().layers.iter().filter_map(|layer| layer.rope.as_ref()) {
+        rope.turn(depth + args.decode, &mut vec![0.0; rope.rotated()]);
+    }
     drop(warm);
-    // What earlier runs have left must not be there to be used.
-    cachalot_kernels::heap::trim();
     let before = machine::restart_peak();
     let cache = candidate.cache(subject, budget)?.with_sharing(share.joins());
     let mut seq = cache.create();
