@@ -49,10 +49,24 @@ struct Classes {
 /// Bytes of the bitmap.
 const BITMAP: usize = 8;
 
-/// Tokens in the order of the two classes: those of the bitmap, then the others. Of any bitmap a permutation.
-fn order(bitmap: u64, tokens: usize) -> impl Iterator<Item = usize> {
-    let marked = move |&token: &usize| bitmap >> token & 1 == 1;
-    (0..tokens).filter(marked).chain((0..tokens).filter(move |token| !marked(token)))
+/// Tokens in the order of the two classes: those of the bitmap, then the others. Of any bitmap a permutation of `tokens`, and
+/// zeros behind it.
+fn order(bitmap: u64, tokens: usize) -> [u8; PAGE_TOKENS] {
+    let all = u64::MAX >> (PAGE_TOKENS - tokens);
+    let (mut order, mut n) = ([0; PAGE_TOKENS], 0);
+    for mut class in [bitmap & all, !bitmap & all] {
+        while class != 0 {
+            order[n] = class.trailing_zeros() as u8;
+            class &= class - 1;
+            n += 1;
+        }
+    }
+    order
+}
+
+/// The slot of a token in a row of a page's tokens: below [`PAGE_TOKENS`], which the compiler is told.
+fn slot(token: u8) -> usize {
+    usize::from(token) % PAGE_TOKENS
 }
 
 impl Classes {
@@ -61,11 +75,14 @@ impl Classes {
     }
 
     /// Each class with its bytes and its tokens, which are contiguous in the order of classes.
-    fn classes<'a>(&'a self, page: &'a [u8]) -> [(&'a Matrix, &'a [u8], Vec<usize>); 2] {
-        let mut tokens: Vec<usize> = order(Classes::bitmap(page), self.shape.tokens).collect();
-        let low = tokens.split_off(self.high.shape().tokens);
+    fn classes<'a>(&'a self, page: &'a [u8], order: &'a [u8; PAGE_TOKENS]) -> [(&'a Matrix, &'a [u8], &'a [u8]); 2] {
+        let (high, low) = order[..self.shape.tokens].split_at(self.high.shape().tokens);
         let (a, b) = page[BITMAP..].split_at(self.high.bytes());
-        [(&self.high, a, tokens), (&self.low, b, low)]
+        [(&self.high, a, high), (&self.low, b, low)]
+    }
+
+    fn order(&self, page: &[u8]) -> [u8; PAGE_TOKENS] {
+        order(Classes::bitmap(page), self.shape.tokens)
     }
 
     /// The most important tokens, the earlier of equals; where nobody knows, those of the largest norm.
@@ -109,8 +126,9 @@ impl Part for Classes {
         let bitmap = self.choose(x, hints.importance);
         let (head, rest) = to.split_at_mut(BITMAP);
         head.copy_from_slice(&bitmap.to_le_bytes());
-        let rows: Vec<f32> =
-            order(bitmap, self.shape.tokens).flat_map(|token| &x[token * channels..][..channels]).copied().collect();
+        let order = order(bitmap, self.shape.tokens);
+        let row = |&token: &u8| &x[slot(token) * channels..][..channels];
+        let rows: Vec<f32> = order[..self.shape.tokens].iter().flat_map(row).copied().collect();
         let (high, low) = rows.split_at(self.high.shape().elements());
         let (a, b) = rest.split_at_mut(self.high.bytes());
         self.high.encode(high, Hints::default(), a);
@@ -119,11 +137,11 @@ impl Part for Classes {
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
         let channels = self.shape.channels;
-        for (part, page, tokens) in self.classes(page) {
+        for (part, page, tokens) in self.classes(page, &self.order(page)) {
             let mut rows = vec![0.0; part.shape().elements()];
             part.decode(page, &mut rows);
             for (row, token) in rows.chunks_exact(channels).zip(tokens) {
-                x[token * channels..][..channels].iter_mut().zip(row).for_each(|(x, row)| *x += row);
+                x[slot(*token) * channels..][..channels].iter_mut().zip(row).for_each(|(x, row)| *x += row);
             }
         }
     }
@@ -134,12 +152,13 @@ impl Part for Classes {
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         let mut class = std::mem::take(&mut work.tile);
-        for (part, page, tokens) in self.classes(page) {
+        for (part, page, tokens) in self.classes(page, &self.order(page)) {
             class.clear();
             class.resize(queries.rows * PAGE_TOKENS, 0.0);
             part.score(isa, page, queries, work, &mut class);
-            for (from, to) in class.chunks_exact(PAGE_TOKENS).zip(scores.chunks_exact_mut(PAGE_TOKENS)) {
-                tokens.iter().zip(from).for_each(|(&token, score)| to[token] += score);
+            let scores = scores.as_chunks_mut::<PAGE_TOKENS>().0;
+            for (from, to) in class.as_chunks::<PAGE_TOKENS>().0.iter().zip(scores) {
+                tokens.iter().zip(from).for_each(|(&token, score)| to[slot(token)] += score);
             }
         }
         work.tile = class;
@@ -147,11 +166,13 @@ impl Part for Classes {
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
         let mut class = std::mem::take(&mut work.tile);
-        for (part, page, tokens) in self.classes(page) {
-            class.clear();
-            class.resize(rows * PAGE_TOKENS, 0.0);
-            for (from, to) in weights.chunks_exact(PAGE_TOKENS).zip(class.chunks_exact_mut(PAGE_TOKENS)) {
-                tokens.iter().zip(to).for_each(|(&token, to)| *to = from[token]);
+        class.clear();
+        class.resize(rows * PAGE_TOKENS, 0.0);
+        for (part, page, tokens) in self.classes(page, &self.order(page)) {
+            // What is left behind them of the other class is beyond this part's tokens.
+            let weights = weights.as_chunks::<PAGE_TOKENS>().0;
+            for (from, to) in weights.iter().zip(class.as_chunks_mut::<PAGE_TOKENS>().0) {
+                tokens.iter().zip(to).for_each(|(&token, to)| *to = from[slot(token)]);
             }
             part.accumulate(isa, page, &class, rows, work, out);
         }
@@ -161,19 +182,19 @@ impl Part for Classes {
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         let mut class = std::mem::take(&mut work.tile);
         let width = self.shape.width();
-        for (part, page, tokens) in self.classes(page) {
+        for (part, page, tokens) in self.classes(page, &self.order(page)) {
             class.clear();
             class.resize(part.shape().tile_len(), 0.0);
             part.tile(isa, page, work, &mut class);
             match self.shape.side {
                 Side::Keys => {
                     for (from, to) in class.chunks_exact(PAGE_TOKENS).zip(tile.chunks_exact_mut(PAGE_TOKENS)) {
-                        tokens.iter().zip(from).for_each(|(&token, x)| to[token] += x);
+                        tokens.iter().zip(from).for_each(|(&token, x)| to[slot(token)] += x);
                     }
                 }
                 Side::Values => {
                     for (from, token) in class.chunks_exact(width).zip(tokens) {
-                        tile[token * width..][..width].iter_mut().zip(from).for_each(|(to, x)| *to += x);
+                        tile[slot(*token) * width..][..width].iter_mut().zip(from).for_each(|(to, x)| *to += x);
                     }
                 }
             }
