@@ -234,11 +234,12 @@ impl KvCache {
                 pending.observed = None;
             }
             if first {
-                // Sparse slabs become empty, and buffers of scores are not needed again soon.
+                // Sparse slabs become empty.
                 seq.lanes.iter_mut().for_each(Lane::consolidate);
                 self.pool().trim();
-                cachalot_kernels::heap::trim();
             }
+            // Buffers of scores and what was merged are not needed again soon.
+            cachalot_kernels::heap::trim();
             seq.context = if first { tokens } else { seq.context };
             let slots: usize = seq.lanes.iter().map(|lane| lane.slots(tokens)).sum();
             stayed = Some(slots as f64 / (seq.lanes.len() * tokens) as f64);
