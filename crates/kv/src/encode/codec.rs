@@ -210,6 +210,11 @@ pub trait Part: Send + Sync + fmt::Debug {
         let _ = (isa, page, weights, rows, work, out);
         debug_assert!(false, "{self:?} is not fused");
     }
+    /// As [`Part::tile`], over whatever the tile holds: all of it is set. Override it where zeros need not be written first.
+    fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        tile.fill(0.0);
+        self.tile(isa, page, work, tile);
+    }
     /// **Adds** the page to a tile: keys `[width][PAGE_TOKENS]`, values `[PAGE_TOKENS][width]`. Must equal
     /// [`Part::decode`] to the bit. Override it where it is worth a vector loop.
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {

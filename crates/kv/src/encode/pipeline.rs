@@ -180,8 +180,12 @@ impl Pipeline {
 
     /// The page in the basis of the parts: keys `[basis.width()][PAGE_TOKENS]`, values `[PAGE_TOKENS][basis.width()]`.
     pub fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
-        tile.fill(0.0);
-        for (part, span) in self.parts.iter().zip(&self.spans) {
+        let mut parts = self.parts.iter().zip(&self.spans);
+        match parts.next() {
+            Some((part, span)) => part.write_tile(isa, &page[span.clone()], work, tile),
+            None => tile.fill(0.0),
+        }
+        for (part, span) in parts {
             part.tile(isa, &page[span.clone()], work, tile);
         }
     }

@@ -62,6 +62,15 @@ struct Outliers {
 }
 
 impl Outliers {
+    /// Adds the entries to a tile.
+    fn add_entries(&self, page: &[u8], tile: &mut [f32]) {
+        let Shape { side, .. } = self.shape();
+        let width = self.shape().width();
+        for (token, channel, value) in self.entries(page) {
+            tile[if side == Side::Keys { channel * PAGE_TOKENS + token } else { token * width + channel }] += value;
+        }
+    }
+
     fn new(inner: Arc<dyn Part>, by: By, share: f32) -> Outliers {
         let Shape { tokens, channels, .. } = inner.shape();
         let (lines, length) = match by {
@@ -276,12 +285,13 @@ impl Part for Outliers {
         add_products(isa, &work.entries, weights, x, out, y, rows, &mut work.floats);
     }
 
+    fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        self.inner.write_tile(isa, &page[..self.inner.bytes()], work, tile);
+        self.add_entries(page, tile);
+    }
+
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         self.inner.tile(isa, &page[..self.inner.bytes()], work, tile);
-        let side = self.shape().side;
-        let width = self.shape().width();
-        for (token, channel, value) in self.entries(page) {
-            tile[if side == Side::Keys { channel * PAGE_TOKENS + token } else { token * width + channel }] += value;
-        }
+        self.add_entries(page, tile);
     }
 }
