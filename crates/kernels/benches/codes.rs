@@ -89,6 +89,8 @@ struct Bench {
     scores: Vec<f32>,
     state: [Vec<f32>; 3],
     levels: Levels,
+    /// The queries, rounded for keys that have no scales of channels.
+    rounded: Vec<f32>,
     floats: Vec<f32>,
     wide: Vec<f32>,
     scratch: Scratch,
@@ -101,6 +103,9 @@ impl Bench {
         let mut pages = Levels::default();
         pages.resize(bytes, 0);
         pages.chunks_exact_mut(page.len()).for_each(|to| to.copy_from_slice(&page));
+        let q: Vec<f32> = (0..rows * d).map(|i| (i * 7919 % 1013) as f32 / 5000.0 - 0.1).collect();
+        let (mut rounded, offsets) = (Vec::new(), vec![0.0; T]);
+        round(isa, &grid(d, T, true, &offsets, &offsets), &q, d, rows, &mut rounded);
         Bench {
             isa,
             format,
@@ -108,7 +113,8 @@ impl Bench {
             rows,
             pages,
             bytes,
-            q: (0..rows * d).map(|i| (i * 7919 % 1013) as f32 / 5000.0 - 0.1).collect(),
+            q,
+            rounded,
             scores: vec![0.5; rows * T],
             state: [vec![f32::NEG_INFINITY; rows], vec![0.0; rows], vec![0.0; rows * d]],
             levels: Levels::default(),
@@ -152,14 +158,19 @@ impl Bench {
             }
             Format::Plain(element) => score_page(self.isa, &self.q, self.d, k, element, &mut self.scores),
             Format::Token(bits) | Format::Channel(bits) => {
-                self.unpack(bits, k);
+                self.widen_scales(bits, k);
                 let by_token = self.format == Format::Token(bits);
                 self.scores.fill(0.0);
                 let (scales, offsets) = self.floats.split_at(self.format.scales(self.d));
                 let grid = grid(self.d, T, by_token, scales, offsets);
-                let (scratch, out) = (&mut self.scratch, &mut self.scores);
-                let levels = &self.levels[..];
-                multiply(self.isa, &grid, levels, &self.q, self.d, self.rows, scratch, out, T);
+                // Without scales of channels queries are rounded once for all pages.
+                let given = match by_token {
+                    true => Given::Rounded(&self.rounded),
+                    false => Given::Plain { x: &self.q, stride: self.d },
+                };
+                let codes =
+                    codes(self.isa, bits, &k[..packed_bytes(bits, self.d * T)], &grid, self.rows, &mut self.levels);
+                multiply(self.isa, &grid, codes, given, self.rows, &mut self.scratch, &mut self.scores, T);
             }
         }
     }
@@ -176,13 +187,13 @@ impl Bench {
                 accumulate_page(self.isa, &self.scores, v, element, d, visible, &mut self.state[2]);
             }
             Format::Token(bits) | Format::Channel(bits) => {
-                self.unpack(bits, v);
+                self.widen_scales(bits, v);
                 let by_channel = self.format == Format::Channel(bits);
                 let (scales, offsets) = self.floats.split_at(self.format.scales(d));
                 let grid = grid(T, d, by_channel, scales, offsets);
-                let (scratch, out) = (&mut self.scratch, &mut self.state[2]);
-                let levels = &self.levels[..];
-                multiply(self.isa, &grid, levels, &self.scores, T, self.rows, scratch, out, d);
+                let given = Given::Plain { x: &self.scores, stride: T };
+                let codes = codes(self.isa, bits, &v[..packed_bytes(bits, d * T)], &grid, self.rows, &mut self.levels);
+                multiply(self.isa, &grid, codes, given, self.rows, &mut self.scratch, &mut self.state[2], d);
             }
         }
     }
@@ -192,13 +203,28 @@ impl Bench {
         widen_page(self.isa, view, &mut self.wide, &mut []);
     }
 
-    fn unpack(&mut self, bits: Bits, side: &[u8]) {
-        let (codes, scales) = side.split_at(packed_bytes(bits, self.d * T));
-        self.levels.resize(self.d * T, 0);
-        unpack(self.isa, bits, codes, None, &mut self.levels);
+    fn widen_scales(&mut self, bits: Bits, side: &[u8]) {
+        let scales = &side[packed_bytes(bits, self.d * T)..];
         let view = PageView { k: scales, v: &[], k_element: Element::F16, v_element: Element::F16 };
         widen_page(self.isa, view, &mut self.floats[..2 * self.format.scales(self.d)], &mut []);
     }
+}
+
+/// Packed codes where the product reads them, else levels.
+fn codes<'a>(
+    isa: Isa,
+    bits: Bits,
+    packed: &'a [u8],
+    grid: &Grid<'_>,
+    rows: usize,
+    levels: &'a mut Levels,
+) -> Codes<'a> {
+    if reads_packed(isa, grid, rows) {
+        return Codes::Packed { bits, packed, table: None };
+    }
+    levels.resize(grid.reduce * grid.lanes, 0);
+    unpack(isa, bits, packed, None, levels);
+    Codes::Levels(levels)
 }
 
 /// One group of rows and lanes; scales of the lanes or folded into the vector.

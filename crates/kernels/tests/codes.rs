@@ -156,9 +156,12 @@ fn vectors(seed: u64, rows: usize, reduce: usize) -> Vec<f32> {
 }
 
 fn product(isa: Isa, m: &Matrix, x: &[f32], out: &[f32]) -> Vec<f32> {
+    multiplied(isa, m, Codes::Levels(&m.levels), Given::Plain { x, stride: m.reduce() }, x.len() / m.reduce(), out)
+}
+
+fn multiplied(isa: Isa, m: &Matrix, codes: Codes<'_>, given: Given<'_>, rows: usize, out: &[f32]) -> Vec<f32> {
     let mut out = out.to_vec();
-    let rows = x.len() / m.reduce();
-    multiply(isa, &m.grid(), &m.levels, x, m.reduce(), rows, &mut Scratch::default(), &mut out, m.lanes());
+    multiply(isa, &m.grid(), codes, given, rows, &mut Scratch::default(), &mut out, m.lanes());
     out
 }
 
@@ -187,6 +190,43 @@ proptest! {
                 let own = row * m.lanes()..(row + 1) * m.lanes();
                 let alone = product(isa, &m, &x[row * m.reduce()..][..m.reduce()], &start[own.clone()]);
                 prop_assert!(bits(&alone) == bits(&oracle[own]), "row {} alone on {}", row, isa);
+            }
+        }
+    }
+
+    #[test]
+    fn packed_codes_and_rounded_rows_give_the_same_bits(
+        m in matrix(), width in 0usize..7, table in any::<Option<[u8; 16]>>(), rows in prop_oneof![1usize..9, 9usize..40],
+        seed in any::<u64>(),
+    ) {
+        let bits_of = [Bits::B1, Bits::B2, Bits::B3, Bits::B4, Bits::B5, Bits::B6, Bits::B8][width];
+        let table = table.as_ref().filter(|_| bits_of <= Bits::B4);
+        let count = m.levels.len().next_multiple_of(512);
+        let mask = u8::MAX >> (8 - bits_of.count());
+        let codes: Vec<u8> = noise(seed ^ 9, count).iter().map(|x| ((x + 1.0) * 128.0) as u8 & mask).collect();
+        let mut packed = vec![0; packed_bytes(bits_of, count)];
+        pack(bits_of, &codes, &mut packed);
+        let level = |&code: &u8| table.map_or(code, |table| table[usize::from(code)]);
+        let m = Matrix { levels: codes[..m.levels.len()].iter().map(level).collect(), ..m };
+        let x = vectors(seed, rows, m.reduce());
+        let start = noise(seed ^ 5, rows * m.lanes());
+        let oracle = product(Isa::Portable, &m, &x, &start);
+        let plain = Given::Plain { x: &x, stride: m.reduce() };
+        for isa in Isa::available() {
+            let packed = Codes::Packed { bits: bits_of, packed: &packed, table };
+            let read = reads_packed(isa, &m.grid(), rows);
+            if read {
+                prop_assert!(bits(&multiplied(isa, &m, packed, plain, rows, &start)) == bits(&oracle), "{}", isa);
+            }
+            if m.lane_groups.len() == 1 || m.fold_scale.is_empty() && m.fold_offset.is_empty() {
+                let mut state = Vec::new();
+                round(isa, &m.grid(), &x, m.reduce(), rows, &mut state);
+                let given = Given::Rounded(&state);
+                let levels = Codes::Levels(&m.levels);
+                prop_assert!(bits(&multiplied(isa, &m, levels, given, rows, &start)) == bits(&oracle), "{}", isa);
+                if read {
+                    prop_assert!(bits(&multiplied(isa, &m, packed, given, rows, &start)) == bits(&oracle), "{}", isa);
+                }
             }
         }
     }

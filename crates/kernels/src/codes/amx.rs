@@ -6,7 +6,6 @@
 use super::dot::Dot;
 use super::grid::Grid;
 use super::product::{HEIGHT, Lanes, Task};
-use super::vectors::quantize;
 use crate::Isa;
 use crate::linear::amx::WORTH;
 use crate::linear::memory::{Aligned, LINE};
@@ -94,26 +93,15 @@ impl Tiles<'_> {
         rows >= WORTH
     }
 
-    /// Multiplies; the codes have room for sixteen rows.
-    pub(super) fn run(&self, task: &Task) {
+    /// Multiplies rounded rows with the lanes of one fold; the codes have room for sixteen rows.
+    pub(super) fn run(&self, task: &Task, levels: *const u8, lanes: Range<usize>) {
         // SAFETY: AMX is there, and AVX-512 with it.
-        unsafe { self.run_avx512(task) }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn run_avx512(&self, task: &Task) {
-        for fold in 0..task.grid.folds() {
-            // SAFETY: the caller's promise.
-            unsafe {
-                quantize::<Avx512>(task.grid, fold, task.x, task.x_stride, task.rows, task.vectors);
-                self.fold(task, task.grid.fold(fold));
-            }
-        }
+        unsafe { self.fold(task, levels, lanes) }
     }
 
     /// All rows against the lanes of one fold.
-    #[inline(always)]
-    unsafe fn fold(&self, task: &Task, lanes: Range<usize>) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn fold(&self, task: &Task, levels: *const u8, lanes: Range<usize>) {
         let groups = task.grid.reduce_groups.len();
         let steps = lanes.len().div_ceil(VECTORS * LANES) * groups;
         let place = |step: usize| {
@@ -124,12 +112,12 @@ impl Tiles<'_> {
         unsafe {
             let product = |step: usize| self.products.add(step % 2 * STEP);
             let (lane, vectors, g) = place(0);
-            self.multiply(task, lane, vectors, g, product(0));
+            self.multiply(task, levels, lane, vectors, g, product(0));
             for step in 0..steps {
                 if step + 1 < steps {
                     // The next product is under way while this one is finished.
                     let (lane, vectors, g) = place(step + 1);
-                    self.multiply(task, lane, vectors, g, product(step + 1));
+                    self.multiply(task, levels, lane, vectors, g, product(step + 1));
                 }
                 let (lane, vectors, g) = place(step);
                 for v in 0..vectors {
@@ -141,7 +129,8 @@ impl Tiles<'_> {
 
     /// The products of one reduce group with one or two vectors of lanes.
     #[inline(always)]
-    unsafe fn multiply(&self, task: &Task, lane: usize, vectors: usize, g: usize, to: *mut i32) {
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn multiply(&self, task: &Task, levels: *const u8, lane: usize, vectors: usize, g: usize, to: *mut i32) {
         let grid = task.grid;
         let from = if g == 0 { 0 } else { grid.reduce_groups[g - 1] };
         let (plane, stride) = (task.vectors.plane, 4 * grid.lanes);
@@ -157,7 +146,7 @@ impl Tiles<'_> {
             );
             for row in (from..grid.reduce_groups[g]).step_by(self.depth) {
                 let codes = task.vectors.codes.add(row);
-                let levels = task.levels.add((row / 4 * grid.lanes + lane) * 4);
+                let levels = levels.add((row / 4 * grid.lanes + lane) * 4);
                 asm!(
                     "tileloadd tmm6, [{levels} + {stride}]",
                     "tileloadd tmm4, [{high} + {row}]",

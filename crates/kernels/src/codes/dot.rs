@@ -36,7 +36,13 @@ pub(super) trait Dot: Simd {
     }
     /// The codes from index `4 * quad` of a row.
     unsafe fn quad(row: *const i8, plane: usize, quad: usize) -> Self::Quad;
-    unsafe fn levels(p: *const u8) -> Self::Levels;
+    /// Of 64 bytes as they lie in memory.
+    unsafe fn of_bytes(bytes: Self::I) -> Self::Levels;
+    #[inline(always)]
+    unsafe fn levels(p: *const u8) -> Self::Levels {
+        // SAFETY: the caller's contract.
+        unsafe { Self::of_bytes(Self::load_bytes(p)) }
+    }
     unsafe fn nothing() -> Self::Sums;
     unsafe fn dot(sums: Self::Sums, levels: Self::Levels, quad: Self::Quad) -> Self::Sums;
     unsafe fn total(sums: Self::Sums) -> Self::I;
@@ -61,8 +67,8 @@ impl Dot for Portable {
         unsafe { row.add(8 * quad).cast::<[i16; 4]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn levels(p: *const u8) -> Self::I {
-        unsafe { Self::load_bytes(p) }
+    unsafe fn of_bytes(bytes: Self::I) -> Self::I {
+        bytes
     }
     #[inline(always)]
     unsafe fn nothing() -> Self::I {
@@ -116,10 +122,10 @@ impl Dot for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn levels(p: *const u8) -> Self::Levels {
+    unsafe fn of_bytes(bytes: Self::I) -> Self::Levels {
         unsafe {
             let low = _mm256_set1_epi16(0xff);
-            Self::load_bytes(p).map(|w| [_mm256_and_si256(w, low), _mm256_srli_epi16::<8>(w)])
+            bytes.map(|w| [_mm256_and_si256(w, low), _mm256_srli_epi16::<8>(w)])
         }
     }
     #[inline(always)]
@@ -181,8 +187,8 @@ impl Dot for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn levels(p: *const u8) -> __m512i {
-        unsafe { Self::load_bytes(p) }
+    unsafe fn of_bytes(bytes: __m512i) -> __m512i {
+        bytes
     }
     #[inline(always)]
     unsafe fn nothing() -> Self::Sums {

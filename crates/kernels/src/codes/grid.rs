@@ -30,8 +30,8 @@ pub struct Grid<'a> {
 }
 
 impl Grid<'_> {
-    /// Asserts all that the fields promise, and that there are so many levels.
-    pub(super) fn check(&self, levels: usize) {
+    /// Asserts all that the fields promise.
+    pub(super) fn check(&self) {
         let ascending = |ends: &[usize], unit: usize, largest: usize, last: usize| {
             let mut from = 0;
             for &end in ends {
@@ -42,7 +42,6 @@ impl Grid<'_> {
         };
         ascending(self.reduce_groups, 4, LARGEST_GROUP, self.reduce);
         ascending(self.lane_groups, LANES, usize::MAX, self.lanes);
-        assert!(levels >= self.reduce * self.lanes);
         let (fold, lane) = (self.lane_groups.len() * self.reduce, self.reduce_groups.len() * self.lanes);
         assert!([self.fold_scale, self.fold_offset].iter().all(|s| s.is_empty() || s.len() >= fold));
         assert!([self.lane_scale, self.lane_offset].iter().all(|s| s.is_empty() || s.len() >= lane));

@@ -24,6 +24,7 @@ mod grid;
 mod levels;
 mod pack;
 mod product;
+mod source;
 mod unpack;
 mod vectors;
 
@@ -31,5 +32,6 @@ pub use decode::decode;
 pub use grid::Grid;
 pub use levels::Levels;
 pub use pack::{Bits, pack, packed_bytes};
-pub use product::{Scratch, multiply};
+pub use product::{Given, Scratch, multiply, reads_packed, round};
+pub use source::Codes;
 pub use unpack::unpack;

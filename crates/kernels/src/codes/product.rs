@@ -12,6 +12,8 @@
 
 use super::dot::Dot;
 use super::grid::{self, Grid};
+use super::pack::{Bits, packed_bytes};
+use super::source::{Codes, Packed, Source, Unpacked};
 use super::vectors::{Finish, Vectors, quantize};
 use crate::linear::memory::Aligned;
 use crate::simd::{LANES, Simd};
@@ -36,10 +38,25 @@ impl Scratch {
     }
 }
 
+/// Rows that a matrix is multiplied with.
+#[derive(Clone, Copy)]
+pub enum Given<'a> {
+    /// As they are.
+    Plain {
+        /// `[rows][stride]`, of which `reduce` count.
+        x: &'a [f32],
+        /// From one row to the next.
+        stride: usize,
+    },
+    /// As [`round`] left them, for a matrix with the same groups of rows, zero point, scales of rows and presence of offsets.
+    Rounded(&'a [f32]),
+}
+
 /// At most [`HEIGHT`] rows against a matrix.
 pub(super) struct Task<'a> {
     pub(super) grid: &'a Grid<'a>,
-    pub(super) levels: *const u8,
+    pub(super) codes: Codes<'a>,
+    /// Null where the rows are rounded already.
     pub(super) x: *const f32,
     pub(super) x_stride: usize,
     pub(super) rows: usize,
@@ -48,50 +65,107 @@ pub(super) struct Task<'a> {
     pub(super) out_stride: usize,
 }
 
-/// **Adds** `x[rows][x_stride] × matrix` to `out[rows][out_stride]`: `reduce` values of each row of `x`, `lanes` of `out`.
+/// Rows for which packed codes are unpacked as they are multiplied; for more it would be done too often.
+const FEW: usize = 8;
+
+/// Whether products of so many rows read packed codes of such a matrix; else they want levels.
+pub fn reads_packed(isa: Isa, grid: &Grid<'_>, rows: usize) -> bool {
+    // Fewer registers leave no room to unpack in.
+    let wide = isa >= Isa::Avx512 && Isa::Avx512.is_available();
+    let even = |lanes: usize| lanes.is_multiple_of(2 * LANES);
+    wide && rows <= FEW && even(grid.lanes) && (grid.folds() == 1 || grid.lane_groups.iter().all(|&end| even(end)))
+}
+
+/// Rounds rows once for all matrices that differ in nothing but their levels, and scales and offsets of lanes.
+///
+/// # Panics
+/// If the grid breaks what its fields promise, has several groups of lanes with scales of rows, or `x` is too short.
+pub fn round(isa: Isa, grid: &Grid<'_>, x: &[f32], stride: usize, rows: usize, state: &mut Vec<f32>) {
+    grid.check();
+    assert!(grid.folds() == 1 && (rows == 0 || x.len() >= (rows - 1) * stride + grid.reduce));
+    state.clear();
+    state.resize(Vectors::floats(grid, rows), 0.0);
+    round_all(isa, grid, x, stride, rows, Vectors::within(grid, rows, state.as_mut_ptr()));
+}
+
+dispatch! {
+    fn round_all(grid: &Grid<'_>, x: &[f32], stride: usize, rows: usize, to: Vectors) = round_body
+}
+
+#[inline(always)]
+unsafe fn round_body<S: Dot>(grid: &Grid<'_>, x: &[f32], stride: usize, rows: usize, to: Vectors) {
+    // SAFETY: `round` checked the lengths.
+    unsafe { quantize::<S>(grid, 0, x.as_ptr(), stride, rows, to) };
+}
+
+/// **Adds** `x[rows] × matrix` to `out[rows][out_stride]`: `reduce` values of each row of `x`, `lanes` of `out`.
 /// An infinity or NaN in a row of `x` makes that row of `out` NaN, and no other.
 ///
 /// # Panics
-/// If the grid breaks what its fields promise, or a slice is too short.
+/// If the grid breaks what its fields promise, a slice is too short, or codes are packed where [`reads_packed`] says no.
 #[allow(clippy::too_many_arguments)]
 pub fn multiply(
     isa: Isa,
     grid: &Grid<'_>,
-    levels: &[u8],
-    x: &[f32],
-    x_stride: usize,
+    codes: Codes<'_>,
+    given: Given<'_>,
     rows: usize,
     scratch: &mut Scratch,
     out: &mut [f32],
     out_stride: usize,
 ) {
-    grid.check(levels.len());
+    grid.check();
+    let count = grid.reduce * grid.lanes;
+    match codes {
+        Codes::Levels(levels) => assert!(levels.len() >= count),
+        Codes::Packed { bits, packed, table } => {
+            assert!(reads_packed(isa, grid, rows) && (table.is_none() || bits <= Bits::B4));
+            assert!(packed.len() == packed_bytes(bits, count.next_multiple_of(512)));
+        }
+    }
     if rows == 0 {
         return;
     }
-    assert!(x.len() >= (rows - 1) * x_stride + grid.reduce && out.len() >= (rows - 1) * out_stride + grid.lanes);
-    let plane = Vectors::plane_of(grid);
-    let height = rows.min(HEIGHT);
-    // Tiles read all their rows, wanted or not.
+    assert!(out.len() >= (rows - 1) * out_stride + grid.lanes);
     let tiles = tiles(isa, grid, rows, &mut scratch.products);
-    scratch.codes.at_least(if tiles.is_some() { HEIGHT } else { height } * 2 * plane);
-    scratch.finish.resize(scratch.finish.len().max(height * grid.reduce_groups.len()), Finish::default());
-    let vectors = Vectors { codes: scratch.codes.as_mut_ptr().cast(), plane, finish: scratch.finish.as_mut_ptr() };
+    let (vectors, x, x_stride) = match given {
+        Given::Plain { x, stride } => {
+            assert!(x.len() >= (rows - 1) * stride + grid.reduce);
+            let (plane, height) = (Vectors::plane_of(grid), rows.min(HEIGHT));
+            // Tiles read all their rows, wanted or not.
+            scratch.codes.at_least(if tiles.is_some() { HEIGHT } else { height } * 2 * plane);
+            scratch.finish.resize(scratch.finish.len().max(height * grid.reduce_groups.len()), Finish::default());
+            let (codes, finish) = (scratch.codes.as_mut_ptr().cast(), scratch.finish.as_mut_ptr());
+            (Vectors { codes, plane, finish }, x.as_ptr(), stride)
+        }
+        Given::Rounded(state) => {
+            assert!(grid.folds() == 1 && state.len() == Vectors::floats(grid, rows));
+            // Nothing is written where rows are rounded already.
+            (Vectors::within(grid, rows, state.as_ptr().cast_mut()), std::ptr::null(), 0)
+        }
+    };
     for first in (0..rows).step_by(HEIGHT) {
         let task = Task {
             grid,
-            levels: levels.as_ptr(),
-            x: x[first * x_stride..].as_ptr(),
+            codes,
+            x: if x.is_null() { x } else { x.wrapping_add(first * x_stride) },
             x_stride,
             rows: (rows - first).min(HEIGHT),
-            vectors,
+            vectors: if x.is_null() { vectors.from_row(first, grid) } else { vectors },
             out: out[first * out_stride..].as_mut_ptr(),
             out_stride,
         };
-        match &tiles {
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Some(tiles) if tiles.takes(task.rows) => tiles.run(&task),
-            _ => run(isa, &task),
+        for fold in 0..grid.folds() {
+            if !x.is_null() {
+                round_some(isa, &task, fold);
+            }
+            match (&tiles, codes) {
+                #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+                (Some(tiles), Codes::Levels(levels)) if tiles.takes(task.rows) => {
+                    tiles.run(&task, levels.as_ptr(), grid.fold(fold));
+                }
+                _ => run(isa, &task, grid.fold(fold)),
+            }
         }
     }
 }
@@ -105,35 +179,74 @@ fn tiles(_: Isa, _: &Grid<'_>, _: usize, _: &mut Aligned) -> Option<()> {
 }
 
 dispatch! {
-    fn run(task: &Task) = run_body
+    /// Rounds the rows of a task for one fold of the grid.
+    fn round_some(task: &Task, fold: usize) = round_some_body
 }
 
 #[inline(always)]
-unsafe fn run_body<S: Dot>(task: &Task) {
-    for fold in 0..task.grid.folds() {
-        // SAFETY: `multiply` checked the lengths.
-        unsafe {
-            quantize::<S>(task.grid, fold, task.x, task.x_stride, task.rows, task.vectors);
-            strips::<S>(task, task.grid.fold(fold));
+unsafe fn round_some_body<S: Dot>(task: &Task, fold: usize) {
+    // SAFETY: `multiply` checked the lengths.
+    unsafe { quantize::<S>(task.grid, fold, task.x, task.x_stride, task.rows, task.vectors) };
+}
+
+dispatch! {
+    /// Rounded rows against the lanes of one fold.
+    fn run(task: &Task, lanes: Range<usize>) = run_body
+}
+
+#[inline(always)]
+unsafe fn run_body<S: Dot>(task: &Task, lanes: Range<usize>) {
+    // SAFETY: `multiply` checked the lengths, and that codes are packed only where there are registers for it.
+    unsafe {
+        match task.codes {
+            Codes::Levels(levels) => strips::<S, _>(task, lanes, Unpacked(levels.as_ptr())),
+            Codes::Packed { bits, packed, table } if S::REGISTERS >= 32 => {
+                let (from, plane) = (packed.as_ptr(), packed.len() / bits.count());
+                macro_rules! packed {
+                    ($bits:literal) => {
+                        strips::<S, _>(task, lanes, Packed::<$bits, false> { from, plane, table: from })
+                    };
+                    ($bits:literal, table) => {
+                        match table {
+                            Some(table) => strips::<S, _>(
+                                task,
+                                lanes,
+                                Packed::<$bits, true> { from, plane, table: table.as_ptr() },
+                            ),
+                            None => packed!($bits),
+                        }
+                    };
+                }
+                match bits {
+                    Bits::B1 => packed!(1, table),
+                    Bits::B2 => packed!(2, table),
+                    Bits::B3 => packed!(3, table),
+                    Bits::B4 => packed!(4, table),
+                    Bits::B5 => packed!(5),
+                    Bits::B6 => packed!(6),
+                    Bits::B8 => strips::<S, _>(task, lanes, Unpacked(from)),
+                }
+            }
+            Codes::Packed { .. } => {}
         }
     }
 }
 
 /// All rows against some lanes, several rows at once.
 #[inline(always)]
-unsafe fn strips<S: Dot>(task: &Task, lanes: Range<usize>) {
+unsafe fn strips<S: Dot, C: Source>(task: &Task, lanes: Range<usize>, source: C) {
     let mut row = 0;
     // SAFETY: rows and lanes are the task's. The tiles are as large as leaves every sum in a register.
     unsafe {
         while row < task.rows {
+            let lanes = lanes.clone();
             match (task.rows - row, S::REGISTERS >= 32) {
-                (1, true) => row += strip::<S, 1, 4>(task, row, lanes.clone()),
-                (2, true) => row += strip::<S, 2, 4>(task, row, lanes.clone()),
-                (3, true) => row += strip::<S, 3, 4>(task, row, lanes.clone()),
-                (_, true) => row += strip::<S, 4, 2>(task, row, lanes.clone()),
-                (1, false) => row += strip::<S, 1, 2>(task, row, lanes.clone()),
-                (2, false) => row += strip::<S, 2, 1>(task, row, lanes.clone()),
-                (_, false) => row += strip::<S, 3, 1>(task, row, lanes.clone()),
+                (1, true) => row += strip::<S, C, 1, 4>(task, source, row, lanes),
+                (2 | 4, true) => row += strip::<S, C, 2, 4>(task, source, row, lanes),
+                (_, true) => row += strip::<S, C, 3, 4>(task, source, row, lanes),
+                (1, false) => row += strip::<S, C, 1, 2>(task, source, row, lanes),
+                (2, false) => row += strip::<S, C, 2, 1>(task, source, row, lanes),
+                (_, false) => row += strip::<S, C, 3, 1>(task, source, row, lanes),
             }
         }
     }
@@ -141,16 +254,27 @@ unsafe fn strips<S: Dot>(task: &Task, lanes: Range<usize>) {
 
 /// `R` rows against some lanes, `L` vectors of them at once while there are as many; returns `R`.
 #[inline(always)]
-unsafe fn strip<S: Dot, const R: usize, const L: usize>(task: &Task, row: usize, lanes: Range<usize>) -> usize {
+unsafe fn strip<S: Dot, C: Source, const R: usize, const L: usize>(
+    task: &Task,
+    source: C,
+    row: usize,
+    lanes: Range<usize>,
+) -> usize {
     let mut lane = lanes.start;
+    // Packed codes are read in fours from multiples of four on only.
+    let whole = !C::PACKED || (task.grid.lanes | lane).is_multiple_of(L * LANES);
     // SAFETY: rows and lanes are the task's.
     unsafe {
-        while lane + L * LANES <= lanes.end {
-            tile::<S, R, L>(task, row, lane);
+        while whole && lane + L * LANES <= lanes.end {
+            tile::<S, C, R, L>(task, source, row, lane);
             lane += L * LANES;
         }
-        while L > 1 && lane < lanes.end {
-            tile::<S, R, 1>(task, row, lane);
+        while L > 2 && lane + 2 * LANES <= lanes.end {
+            tile::<S, C, R, 2>(task, source, row, lane);
+            lane += 2 * LANES;
+        }
+        while !C::PACKED && L > 1 && lane < lanes.end {
+            tile::<S, C, R, 1>(task, source, row, lane);
             lane += LANES;
         }
     }
@@ -159,7 +283,7 @@ unsafe fn strip<S: Dot, const R: usize, const L: usize>(task: &Task, row: usize,
 
 /// `R` rows against `L` vectors of lanes.
 #[inline(always)]
-unsafe fn tile<S: Dot, const R: usize, const L: usize>(task: &Task, row: usize, lane: usize) {
+unsafe fn tile<S: Dot, C: Source, const R: usize, const L: usize>(task: &Task, source: C, row: usize, lane: usize) {
     let grid = task.grid;
     let Vectors { plane, finish, .. } = task.vectors;
     let groups = grid.reduce_groups.len();
@@ -170,8 +294,7 @@ unsafe fn tile<S: Dot, const R: usize, const L: usize>(task: &Task, row: usize, 
         for (g, &end) in grid.reduce_groups.iter().enumerate() {
             let mut sums = [[S::nothing(); L]; R];
             while 4 * quad < end {
-                let levels = task.levels.add((quad * grid.lanes + lane) * 4);
-                let levels: [S::Levels; L] = std::array::from_fn(|l| S::levels(levels.add(l * 4 * LANES)));
+                let levels: [S::Levels; L] = source.read::<S, L>((quad * grid.lanes + lane) / LANES);
                 for (sums, &codes) in sums.iter_mut().zip(&rows) {
                     let codes = S::quad(codes, plane, quad);
                     for (sum, &levels) in sums.iter_mut().zip(&levels) {

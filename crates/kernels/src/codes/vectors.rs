@@ -5,6 +5,7 @@
 
 use super::dot::Dot;
 use super::grid::{self, Grid, LARGEST_GROUP};
+use super::product::HEIGHT;
 use crate::simd::{LANES, Simd};
 
 /// The largest code: 127 in the high plane.
@@ -40,6 +41,25 @@ impl Vectors {
     pub(super) fn plane_of(grid: &Grid<'_>) -> usize {
         let ragged = grid.reduce_groups.iter().any(|end| end % LANES != 0);
         grid.reduce.next_multiple_of(LANES) + if ragged { LANES } else { 0 }
+    }
+
+    /// `f32`s that hold so many rows and what their sums are finished with: whole tiles of rows, so that these may be read.
+    pub(super) fn floats(grid: &Grid<'_>, rows: usize) -> usize {
+        let finish = rows * grid.reduce_groups.len() * size_of::<Finish>();
+        (rows.next_multiple_of(HEIGHT) * 2 * Vectors::plane_of(grid) + finish) / size_of::<f32>()
+    }
+
+    /// Rows that lie in [`Vectors::floats`] of them.
+    pub(super) fn within(grid: &Grid<'_>, rows: usize, floats: *mut f32) -> Vectors {
+        let plane = Vectors::plane_of(grid);
+        let codes = floats.cast::<i8>();
+        Vectors { codes, plane, finish: codes.wrapping_add(rows.next_multiple_of(HEIGHT) * 2 * plane).cast() }
+    }
+
+    /// Those from `row` on.
+    pub(super) fn from_row(&self, row: usize, grid: &Grid<'_>) -> Vectors {
+        let finish = self.finish.wrapping_add(row * grid.reduce_groups.len());
+        Vectors { codes: self.row(row), plane: self.plane, finish }
     }
 
     #[inline(always)]

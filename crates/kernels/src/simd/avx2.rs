@@ -271,6 +271,10 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn shr(a: I, bits: u32) -> I {
+        unsafe { a.map(|a| _mm256_srl_epi32(a, _mm_cvtsi32_si128(bits as i32))) }
+    }
+    #[inline(always)]
     unsafe fn or(a: I, b: I) -> I {
         both!(_mm256_or_si256, a, b)
     }

@@ -195,6 +195,10 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn shr(a: __m512i, bits: u32) -> __m512i {
+        unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
+    }
+    #[inline(always)]
     unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_or_si512(a, b) }
     }

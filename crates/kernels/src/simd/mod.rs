@@ -98,6 +98,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `BITS` bits of each byte from bit `FROM`, moved to bit `TO`; the rest zero. Both places lie within a byte.
     unsafe fn field<const FROM: u32, const BITS: u32, const TO: u32>(a: Self::I) -> Self::I;
     unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    /// Each lane moved right by `bits`, below 32; zeros come in.
+    unsafe fn shr(a: Self::I, bits: u32) -> Self::I;
     /// A table of sixteen bytes, for [`Simd::lookup`].
     unsafe fn load_table(p: *const u8) -> Self::I;
     /// `table[i]` of each byte `i`, all of them below sixteen.

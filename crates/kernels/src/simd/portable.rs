@@ -199,6 +199,10 @@ impl Simd for Portable {
         map_bytes(a, |b| (b >> FROM & (u8::MAX >> (8 - BITS))) << TO)
     }
     #[inline(always)]
+    unsafe fn shr(a: I, bits: u32) -> I {
+        a.map(|a| (a as u32 >> bits) as i32)
+    }
+    #[inline(always)]
     unsafe fn or(a: I, b: I) -> I {
         std::array::from_fn(|i| a[i] | b[i])
     }
