@@ -10,7 +10,7 @@ use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry, StageError};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{self, Bits, Grid, Levels};
+use cachalot_kernels::codes::{self, Bits, Codes, Given, Grid, Levels};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -200,12 +200,15 @@ impl Part for Allotted {
         true
     }
 
+    fn prepare(&self, isa: Isa, q: &[f32], rows: usize, state: &mut Vec<f32>) {
+        self.with_grid(|grid| codes::round(isa, grid, q, self.shape.width(), rows, state));
+    }
+
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         self.unpack(isa, page, &mut work.levels);
-        let (width, levels) = (self.shape.width(), &work.levels[..]);
+        let (codes, given) = (Codes::Levels(&work.levels), Given::Rounded(queries.state));
         self.with_grid(|grid| {
-            let Queries { rows, q, .. } = queries;
-            codes::multiply(isa, grid, levels, q, width, rows, &mut work.kernel, scores, PAGE_TOKENS);
+            codes::multiply(isa, grid, codes, given, queries.rows, &mut work.kernel, scores, PAGE_TOKENS);
         });
     }
 

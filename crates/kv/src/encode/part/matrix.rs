@@ -13,7 +13,7 @@ use super::super::codec::{Shape, Work};
 use super::super::quantizer::{Group, GroupQuantizer, Kept, Offset, Packing, Store};
 use super::super::stage::{Args, Built, Context, StageError};
 use cachalot_kernels::Isa;
-use cachalot_kernels::codes::Grid;
+use cachalot_kernels::codes::{self, Codes, Given, Grid, Levels};
 use layout::Layout;
 use std::ops::Range;
 use std::sync::Arc;
@@ -142,17 +142,26 @@ impl Matrix {
         at..at + size
     }
 
-    /// Levels of a page into `work.levels`, and its parameters into `work.floats` as [`Matrix::grid`] wants them.
-    pub fn unpack(&self, isa: Isa, page: &[u8], work: &mut Work) {
-        work.levels.resize(self.layout.levels(), 0);
-        self.packing.unpack(isa, &page[self.codes.clone()], &mut work.levels);
+    /// Levels of a page, and its parameters into `floats` as [`Matrix::grid`] wants them.
+    pub fn unpack(&self, isa: Isa, page: &[u8], levels: &mut Levels, floats: &mut Vec<f32>) {
+        self.unpack_levels(isa, page, levels);
+        self.widen(isa, page, floats);
+    }
+
+    fn unpack_levels(&self, isa: Isa, page: &[u8], levels: &mut Levels) {
+        levels.resize(self.layout.levels(), 0);
+        self.packing.unpack(isa, &page[self.codes.clone()], levels);
+    }
+
+    /// The parameters of a page as [`Matrix::grid`] wants them.
+    fn widen(&self, isa: Isa, page: &[u8], floats: &mut Vec<f32>) {
         let layout = &self.layout;
         let one = layout.parameters();
         let count = one + if self.offset == Offset::None { 0 } else { one };
         let count = count + if self.balance.is_empty() { 0 } else { self.shape.width() };
-        work.floats.clear();
-        work.floats.resize(count, 0.0);
-        let (scales, rest) = work.floats.split_at_mut(one);
+        // All of it is set below.
+        floats.resize(count, 0.0);
+        let (scales, rest) = floats.split_at_mut(one);
         layout.spread(isa, &self.scale, &page[self.scales.clone()], scales);
         let from = &page[self.offsets.clone()];
         let rest = match &self.offset {
@@ -170,8 +179,35 @@ impl Matrix {
             }
         };
         if !self.balance.is_empty() {
-            BALANCE.read(isa, &page[self.balance.clone()], &mut rest[..self.shape.channels]);
+            let (balance, padding) = rest.split_at_mut(self.shape.channels);
+            BALANCE.read(isa, &page[self.balance.clone()], balance);
+            padding.fill(0.0);
         }
+    }
+
+    /// Adds the product of rows with a page to `out`.
+    #[allow(clippy::too_many_arguments)]
+    fn multiply(
+        &self,
+        isa: Isa,
+        page: &[u8],
+        given: Given<'_>,
+        rows: usize,
+        work: &mut Work,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        self.widen(isa, page, &mut work.floats);
+        let grid = self.grid(&work.floats);
+        let packed = self.packing.codes(&page[self.codes.clone()]).filter(|_| codes::reads_packed(isa, &grid, rows));
+        let codes = match packed {
+            Some(packed) => packed,
+            None => {
+                self.unpack_levels(isa, page, &mut work.levels);
+                Codes::Levels(&work.levels)
+            }
+        };
+        codes::multiply(isa, &grid, codes, given, rows, &mut work.kernel, out, stride);
     }
 
     /// The matrix that [`Matrix::unpack`] left: keys `[width][tokens]`, values `[tokens][width]`.

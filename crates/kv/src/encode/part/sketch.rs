@@ -9,7 +9,7 @@ use super::fields::{put_halves, read_halves};
 use super::lanes::{add_combination, add_scaled};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{Bits, Grid, Levels, Scratch, multiply, pack, packed_bytes, unpack};
+use cachalot_kernels::codes::{Bits, Codes, Given, Grid, Levels, Scratch, multiply, pack, packed_bytes, unpack};
 use matrix::Matrix;
 use std::sync::Arc;
 
@@ -146,7 +146,8 @@ impl Sketch {
             lane_scale: &lane_scale,
             lane_offset: &[],
         };
-        multiply(isa, &grid, levels, factors, self.matrix.m, rows, kernel, scores, PAGE_TOKENS);
+        let given = Given::Plain { x: factors, stride: self.matrix.m };
+        multiply(isa, &grid, Codes::Levels(levels), given, rows, kernel, scores, PAGE_TOKENS);
     }
 }
 

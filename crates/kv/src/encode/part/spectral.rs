@@ -9,7 +9,7 @@ use super::fields::{half, read_halves};
 use super::lanes::add_combination;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{Bits, Grid, Levels, decode, multiply, pack, packed_bytes, unpack};
+use cachalot_kernels::codes::{Bits, Codes, Given, Grid, Levels, decode, multiply, pack, packed_bytes, unpack};
 use cachalot_kernels::simd::LANES;
 use std::sync::Arc;
 use waves::waves;
@@ -281,7 +281,7 @@ impl Part for Spectral {
         }
         self.matrices(isa, page, levels, |is_wide, grid, levels| {
             let (x, stride) = if is_wide { (&*of_wide, self.wide) } else { (&*of_narrow, padded) };
-            multiply(isa, grid, levels, x, stride, rows, kernel, scores, PAGE_TOKENS);
+            multiply(isa, grid, Codes::Levels(levels), Given::Plain { x, stride }, rows, kernel, scores, PAGE_TOKENS);
         });
     }
 

@@ -160,6 +160,7 @@ impl Layout {
                 }
                 Kept::Fixed(values) => row.iter_mut().zip(&**values).for_each(|(to, &value)| *to = value),
             }
+            row[self.lines..].fill(0.0);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Packed codes and the levels they stand for.
 
 use crate::encode::quantizer::{Packing, pair_table};
-use cachalot_kernels::codes::{self, Bits};
+use cachalot_kernels::codes::{self, Bits, Codes};
 use cachalot_kernels::simd::Simd;
 use cachalot_kernels::{Isa, dispatch};
 
@@ -37,6 +37,14 @@ impl Packing {
             Packing::Planes { bits, .. } => codes::unpack(Isa::Portable, *bits, packed, None, codes),
             Packing::Pairs { .. } => codes::unpack(Isa::Portable, Bits::B4, packed, None, codes),
             Packing::Ternary => thirds(packed, codes),
+        }
+    }
+
+    /// The codes as products read them where they may be packed.
+    pub(super) fn codes<'a>(&'a self, packed: &'a [u8]) -> Option<Codes<'a>> {
+        match self {
+            Packing::Planes { bits, table } => Some(Codes::Packed { bits: *bits, packed, table: table.as_ref() }),
+            Packing::Pairs { .. } | Packing::Ternary => None,
         }
     }
 

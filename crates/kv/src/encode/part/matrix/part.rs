@@ -5,7 +5,7 @@ use crate::encode::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use crate::encode::quantizer::{Group, Kept, Offset};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{self, Grid};
+use cachalot_kernels::codes::{self, Given, Grid};
 
 impl Matrix {
     /// Keys' and values' channels beyond the real ones hold nothing.
@@ -82,7 +82,7 @@ impl Part for Matrix {
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
         let mut work = Work::default();
-        self.unpack(Isa::Portable, page, &mut work);
+        self.unpack(Isa::Portable, page, &mut work.levels, &mut work.floats);
         let grid = self.grid(&work.floats);
         for (i, x) in x.iter_mut().enumerate() {
             let (token, channel) = (i / self.shape.channels, i % self.shape.channels);
@@ -95,23 +95,31 @@ impl Part for Matrix {
         true
     }
 
+    fn prepare(&self, isa: Isa, q: &[f32], rows: usize, state: &mut Vec<f32>) {
+        state.clear();
+        // Where pages have scales of channels, queries are rounded for every page.
+        if self.shape.side == Side::Keys && !self.layout.folds && self.balance.is_empty() {
+            // Groups and the presence of offsets are all that counts of the grid.
+            let parameters = vec![0.0; 2 * self.layout.parameters()];
+            codes::round(isa, &self.grid(&parameters), q, self.shape.width(), rows, state);
+        }
+    }
+
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
-        self.unpack(isa, page, work);
-        let grid = self.grid(&work.floats);
-        let (width, levels) = (self.shape.width(), &work.levels[..grid.reduce * grid.lanes]);
-        codes::multiply(isa, &grid, levels, queries.q, width, queries.rows, &mut work.kernel, scores, PAGE_TOKENS);
+        let Queries { rows, q, state } = queries;
+        let plain = Given::Plain { x: q, stride: self.shape.width() };
+        let given = if state.is_empty() { plain } else { Given::Rounded(state) };
+        self.multiply(isa, page, given, rows, work, scores, PAGE_TOKENS);
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
-        self.unpack(isa, page, work);
-        let grid = self.grid(&work.floats);
-        let (width, levels) = (self.shape.width(), &work.levels[..grid.reduce * grid.lanes]);
-        codes::multiply(isa, &grid, levels, weights, PAGE_TOKENS, rows, &mut work.kernel, out, width);
+        let given = Given::Plain { x: weights, stride: PAGE_TOKENS };
+        self.multiply(isa, page, given, rows, work, out, self.shape.width());
         self.clear_padding(out);
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
-        self.unpack(isa, page, work);
+        self.unpack(isa, page, &mut work.levels, &mut work.floats);
         let grid = self.grid(&work.floats);
         let levels = &work.levels[..grid.reduce * grid.lanes];
         let stride = if self.shape.side == Side::Keys { PAGE_TOKENS } else { self.shape.width() };
