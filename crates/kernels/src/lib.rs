@@ -25,5 +25,5 @@ pub mod transpose;
 pub mod triplets;
 
 pub use isa::Isa;
-pub use linear::memory::prefetch;
+pub use linear::memory::{prefetch, prefetch_value};
 pub use team::Team;

@@ -48,36 +48,62 @@ unsafe fn soften_row<S: Simd>(scores: &mut [f32], visible: Visible, softcap: f32
     }
     // SAFETY: `scores` has PAGE_TOKENS elements.
     unsafe {
-        let hidden = S::splat(f32::NEG_INFINITY);
-        let bits = (u64::MAX >> (PAGE_TOKENS - usize::from(visible.to))) & (u64::MAX << visible.from);
-        let mut lanes = [hidden; KEY_VECTORS];
-        let mut top = S::splat(*max);
-        for (v, lanes) in lanes.iter_mut().enumerate() {
-            let mut x = S::load(scores.as_ptr().add(v * LANES));
-            if softcap > 0.0 {
-                x = S::mul(S::splat(softcap), S::tanh(S::div(x, S::splat(softcap))));
-            }
-            *lanes = S::select((bits >> (v * LANES)) as u16, x, hidden);
-            top = S::max(top, *lanes);
-        }
-        let new = S::reduce_max(top);
-        let mut total = S::splat(0.0);
-        for (v, &lanes) in lanes.iter().enumerate() {
-            // Selected once more: where the maximum is no number, so is the exponential of minus infinity.
-            let weights = S::exp(S::sub(lanes, S::splat(new)));
-            let weights = S::select((bits >> (v * LANES)) as u16, weights, S::splat(0.0));
-            total = S::add(total, weights);
-            S::store(scores.as_mut_ptr().add(v * LANES), weights);
-        }
+        // Most pages are seen wholly: nothing has to be selected there.
+        let whole = visible.from == 0 && usize::from(visible.to) == PAGE_TOKENS && softcap <= 0.0;
+        let (new, total) = match whole {
+            true => weights::<S, true>(scores.as_mut_ptr(), visible, softcap, *max),
+            false => weights::<S, false>(scores.as_mut_ptr(), visible, softcap, *max),
+        };
         // The exponential of a lane, not the library's: one exp for everything. It is exactly one where the maximum stays,
         // as it does on most pages.
         let mut factor = [1.0; LANES];
         if new != *max {
             S::store(factor.as_mut_ptr(), S::exp(S::splat(*max - new)));
         }
-        *sum = sum.mul_add(factor[0], S::reduce_add(total));
+        *sum = sum.mul_add(factor[0], total);
         *max = new;
         factor[0]
+    }
+}
+
+/// Scores to weights; returns the new maximum and the sum of the weights. `WHOLE` where all tokens are seen and scores have no
+/// cap.
+#[inline(always)]
+unsafe fn weights<S: Simd, const WHOLE: bool>(
+    scores: *mut f32,
+    visible: Visible,
+    softcap: f32,
+    max: f32,
+) -> (f32, f32) {
+    // SAFETY: there are PAGE_TOKENS scores.
+    unsafe {
+        let hidden = S::splat(f32::NEG_INFINITY);
+        let bits = (u64::MAX >> (PAGE_TOKENS - usize::from(visible.to))) & (u64::MAX << visible.from);
+        let mut lanes = [hidden; KEY_VECTORS];
+        let mut top = S::splat(max);
+        for (v, lanes) in lanes.iter_mut().enumerate() {
+            let mut x = S::load(scores.add(v * LANES));
+            if !WHOLE {
+                if softcap > 0.0 {
+                    x = S::mul(S::splat(softcap), S::tanh(S::div(x, S::splat(softcap))));
+                }
+                x = S::select((bits >> (v * LANES)) as u16, x, hidden);
+            }
+            *lanes = x;
+            top = S::max(top, x);
+        }
+        let new = S::reduce_max(top);
+        let mut total = S::splat(0.0);
+        for (v, &lanes) in lanes.iter().enumerate() {
+            let mut weights = S::exp(S::sub(lanes, S::splat(new)));
+            if !WHOLE {
+                // Selected once more: where the maximum is no number, so is the exponential of minus infinity.
+                weights = S::select((bits >> (v * LANES)) as u16, weights, S::splat(0.0));
+            }
+            total = S::add(total, weights);
+            S::store(scores.add(v * LANES), weights);
+        }
+        (new, S::reduce_add(total))
     }
 }
 

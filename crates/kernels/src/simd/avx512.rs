@@ -97,6 +97,10 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn scale2(a: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
     unsafe fn select(mask: u16, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_mask_blend_ps(mask, b, a) }
     }

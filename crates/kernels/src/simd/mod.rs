@@ -62,6 +62,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn round(a: Self::F) -> Self::F;
     /// `2^n` for integer-valued `n` in `-126..=127`.
     unsafe fn exp2i(n: Self::F) -> Self::F;
+    /// `a * 2^n` for integer-valued `n` in `-126..=127`, where that is no subnormal number.
+    #[inline(always)]
+    unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F {
+        // SAFETY: same contract as the caller's.
+        unsafe { Self::mul(a, Self::exp2i(n)) }
+    }
     /// Lane `i` of `a` where bit `i` is set, else of `b`.
     unsafe fn select(mask: u16, a: Self::F, b: Self::F) -> Self::F;
     /// Bit `i` set where `a < b` in lane `i`.
@@ -133,7 +139,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
                 p = Self::fma(p, r, Self::splat(c));
             }
             let p = Self::fma(p, Self::mul(r, r), Self::add(r, Self::splat(1.0)));
-            Self::select(under, Self::splat(0.0), Self::mul(p, Self::exp2i(n)))
+            Self::select(under, Self::splat(0.0), Self::scale2(p, n))
         }
     }
 

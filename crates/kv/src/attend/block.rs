@@ -33,6 +33,9 @@ pub(super) struct Block<'a> {
     pub(super) tiles: Option<&'a Angles>,
 }
 
+/// Pages before a page is read that what says where it lies is asked for.
+const AHEAD: usize = 4;
+
 impl Block<'_> {
     /// Query vectors: rows times the heads of the group.
     pub(super) fn vectors(&self) -> usize {
@@ -157,6 +160,12 @@ impl Block<'_> {
             visible.resize(self.vectors(), Visible { from: 0, to: PAGE_TOKENS as u8 });
             return true;
         }
+        // What the first and the last row see wholly, all do.
+        let sees = |position: usize| self.reads_body(page, position) == body && self.whole_page(page, position);
+        if sees(self.position(0)) && sees(self.last()) {
+            visible.resize(self.vectors(), Visible { from: 0, to: PAGE_TOKENS as u8 });
+            return true;
+        }
         visible.extend((0..self.vectors()).map(|vector| {
             let position = self.position(vector);
             match self.reads_body(page, position) == body {
@@ -175,6 +184,7 @@ impl Block<'_> {
                 continue;
             }
             let Some(view) = self.lane.exact(page) else { continue };
+            self.lane.expect(page + AHEAD);
             let many = self.vectors() > DIRECT_ROWS;
             if !many && let Some(next) = self.lane.exact(page + 1) {
                 [next.k, next.v].into_iter().for_each(prefetch);
@@ -212,6 +222,7 @@ impl Block<'_> {
                 continue;
             }
             let Some((k, v)) = self.lane.body(page) else { continue };
+            self.lane.expect(page + AHEAD);
             let next = if vectors <= DIRECT_ROWS { self.lane.body(page + 1) } else { None };
             let (next_k, next_v) = next.unwrap_or_default();
             seen = true;
@@ -289,6 +300,12 @@ impl Block<'_> {
                 scores.iter_mut().for_each(|score| *score += constant);
             }
         }
+    }
+
+    /// Whether the row at `position` sees all of a page.
+    fn whole_page(&self, page: usize, position: usize) -> bool {
+        let Visible { from, to } = self.visible(page * PAGE_TOKENS, position);
+        from == 0 && usize::from(to) == PAGE_TOKENS
     }
 
     /// What the row at `position` sees of the page whose tokens start at `start`.

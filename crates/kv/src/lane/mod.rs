@@ -14,6 +14,7 @@ use crate::plan::LanePlan;
 use crate::pool::PageBytes;
 use crate::pool::ledger::Reservation;
 use cachalot_kernels::attention::{PAGE_TOKENS, PageView};
+use cachalot_kernels::prefetch_value;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -307,6 +308,14 @@ impl Lane {
     /// Page `index` in plain elements, where it has that form.
     pub(crate) fn exact(&self, index: usize) -> Option<PageView<'_>> {
         self.entry(index)?.exact()
+    }
+
+    /// Asks for what says where the bytes of page `index` lie.
+    pub(crate) fn expect(&self, index: usize) {
+        match self.entry(index) {
+            Some(Entry { body: Some(page), .. } | Entry { slot: Slot::Shared(page), .. }) => prefetch_value(&**page),
+            _ => {}
+        }
     }
 
     /// Keys and values of page `index` in the body format, where it has that form.
