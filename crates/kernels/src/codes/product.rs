@@ -15,9 +15,10 @@ use super::grid::{self, Grid};
 use super::pack::{Bits, packed_bytes};
 use super::source::{Codes, Packed, Source, Unpacked};
 use super::vectors::{Finish, Vectors, quantize};
-use crate::linear::memory::Aligned;
+use crate::linear::memory::{Aligned, LINE, prefetch_line};
 use crate::simd::{LANES, Simd};
 use crate::{Isa, dispatch};
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Rows rounded at once: those of an AMX tile.
@@ -29,14 +30,70 @@ pub struct Scratch {
     codes: Aligned,
     finish: Vec<Finish>,
     products: Aligned,
+    ahead: Ahead,
 }
 
 impl Scratch {
+    /// Bytes that are read after the products that come: they are asked for line by line while these are computed. A
+    /// processor that is asked for more lines at once than it can have under way waits.
+    pub fn expect(&mut self, bytes: &[u8]) {
+        self.ahead = Ahead { next: bytes.as_ptr(), lines: bytes.len().div_ceil(LINE) };
+    }
+
+    /// Asks for what is left of [`Scratch::expect`].
+    pub fn expect_rest(&mut self) {
+        self.ahead.take(self.ahead.lines).all();
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.codes.len() + self.finish.capacity() * size_of::<Finish>() + self.products.len()
     }
 }
+
+/// Lines of memory that are still to be asked for; never read.
+#[derive(Clone, Copy)]
+struct Ahead {
+    next: *const u8,
+    lines: usize,
+}
+
+// SAFETY: an address that is not read.
+unsafe impl Send for Ahead {}
+// SAFETY: as above.
+unsafe impl Sync for Ahead {}
+
+impl Default for Ahead {
+    fn default() -> Ahead {
+        Ahead { next: std::ptr::null(), lines: 0 }
+    }
+}
+
+impl Ahead {
+    /// The next lines, so many at most.
+    #[inline(always)]
+    fn take(&mut self, lines: usize) -> Ahead {
+        let taken = Ahead { next: self.next, lines: lines.min(self.lines) };
+        self.next = self.next.wrapping_add(taken.lines * LINE);
+        self.lines -= taken.lines;
+        taken
+    }
+
+    /// Asks for line `i`, where it is one of these.
+    #[inline(always)]
+    fn line(&self, i: usize) {
+        if i < self.lines {
+            prefetch_line(self.next.wrapping_add(i * LINE));
+        }
+    }
+
+    fn all(&self) {
+        (0..self.lines).for_each(|i| self.line(i));
+    }
+}
+
+/// Lines asked for with every four rows of a matrix.
+const LINES: usize = 2;
 
 /// Rows that a matrix is multiplied with.
 #[derive(Clone, Copy)]
@@ -63,6 +120,7 @@ pub(super) struct Task<'a> {
     pub(super) vectors: Vectors,
     pub(super) out: *mut f32,
     pub(super) out_stride: usize,
+    ahead: Cell<Ahead>,
 }
 
 /// Rows for which packed codes are unpacked as they are multiplied; for more it would be done too often.
@@ -154,6 +212,7 @@ pub fn multiply(
             vectors: if x.is_null() { vectors.from_row(first, grid) } else { vectors },
             out: out[first * out_stride..].as_mut_ptr(),
             out_stride,
+            ahead: Cell::new(scratch.ahead),
         };
         for fold in 0..grid.folds() {
             if !x.is_null() {
@@ -167,6 +226,7 @@ pub fn multiply(
                 _ => run(isa, &task, grid.fold(fold)),
             }
         }
+        scratch.ahead = task.ahead.get();
     }
 }
 
@@ -287,6 +347,9 @@ unsafe fn tile<S: Dot, C: Source, const R: usize, const L: usize>(task: &Task, s
     let grid = task.grid;
     let Vectors { plane, finish, .. } = task.vectors;
     let groups = grid.reduce_groups.len();
+    let mut left = task.ahead.get();
+    let ahead = left.take(LINES * grid.reduce / 4);
+    task.ahead.set(left);
     let mut quad = 0;
     // SAFETY: the levels have `reduce / 4` quads of all lanes, each row of codes as many.
     unsafe {
@@ -294,6 +357,7 @@ unsafe fn tile<S: Dot, C: Source, const R: usize, const L: usize>(task: &Task, s
         for (g, &end) in grid.reduce_groups.iter().enumerate() {
             let mut sums = [[S::nothing(); L]; R];
             while 4 * quad < end {
+                (0..LINES).for_each(|i| ahead.line(LINES * quad + i));
                 let levels: [S::Levels; L] = source.read::<S, L>((quad * grid.lanes + lane) / LANES);
                 for (sums, &codes) in sums.iter_mut().zip(&rows) {
                     let codes = S::quad(codes, plane, quad);

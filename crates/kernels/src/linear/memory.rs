@@ -86,13 +86,19 @@ impl Default for Aligned {
 
 /// Asks for bytes that are read soon. Pages of a cache lie apart, where the processor does not guess what comes next.
 pub fn prefetch(bytes: &[u8]) {
+    bytes.chunks(LINE).for_each(|line| prefetch_line(line.as_ptr()));
+}
+
+/// Asks for the line at an address, into the second cache: the first one holds what is being worked on.
+#[inline(always)]
+pub(crate) fn prefetch_line(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(LINE) {
-        // SAFETY: part of the base instruction set, and of memory that is there.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
-    }
+    // SAFETY: part of the base instruction set; an address that cannot be read is ignored.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast())
+    };
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
+    let _ = at;
 }
 
 /// Asks for the first line of a value that is read soon.

@@ -226,15 +226,12 @@ impl Block<'_> {
             let next = if vectors <= DIRECT_ROWS { self.lane.body(page + 1) } else { None };
             let (next_k, next_v) = next.unwrap_or_default();
             seen = true;
-            // In parts between the work: a processor waits that asks for more lines at once than it can have under way.
-            let (first, second) = next_k.split_at(next_k.len() / 2);
-            prefetch(first);
+            local.work.kernel.expect(next_k);
             self.score(&body.k, k, page, prepared, local);
-            prefetch(second);
+            local.work.kernel.expect_rest();
             let softcap = self.extend(page, &mut local.scores);
             soften(self.isa, &mut local.scores, &local.visible, softcap, state);
-            let (first, second) = next_v.split_at(next_v.len() / 2);
-            prefetch(first);
+            local.work.kernel.expect(next_v);
             if body.v.fused() {
                 body.v.accumulate(self.isa, v, &local.scores, vectors, &mut local.work, state.out);
             } else {
@@ -243,7 +240,7 @@ impl Block<'_> {
                 let tile = bytes_of(&local.v);
                 accumulate_page(self.isa, &local.scores, tile, Element::F32, basis, &local.visible, state.out);
             }
-            prefetch(second);
+            local.work.kernel.expect_rest();
         }
         seen
     }
