@@ -19,6 +19,7 @@ pub mod ops;
 pub mod polar;
 pub mod simd;
 pub mod sparse;
+pub mod subset;
 pub mod team;
 pub mod tile;
 pub mod transpose;

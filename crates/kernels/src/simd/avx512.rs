@@ -105,6 +105,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_blend_ps(mask, b, a) }
     }
     #[inline(always)]
+    unsafe fn compress(mask: u16, a: __m512) -> __m512 {
+        unsafe { _mm512_maskz_compress_ps(mask, a) }
+    }
+    #[inline(always)]
+    unsafe fn spread(mask: u16, a: __m512) -> __m512 {
+        unsafe { _mm512_maskz_expand_ps(mask, a) }
+    }
+    #[inline(always)]
     unsafe fn lt(a: __m512, b: __m512) -> u16 {
         unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
     }

@@ -70,6 +70,38 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
     /// Lane `i` of `a` where bit `i` is set, else of `b`.
     unsafe fn select(mask: u16, a: Self::F, b: Self::F) -> Self::F;
+    /// The lanes whose bit is set, one after the other from the first lane on; zero behind them.
+    #[inline(always)]
+    unsafe fn compress(mask: u16, a: Self::F) -> Self::F {
+        let (mut from, mut to, mut n) = ([0.0; LANES], [0.0; LANES], 0);
+        // SAFETY: same contract as the caller's; the arrays have sixteen elements.
+        unsafe {
+            Self::store(from.as_mut_ptr(), a);
+            for (i, x) in from.into_iter().enumerate() {
+                if mask >> i & 1 == 1 {
+                    to[n] = x;
+                    n += 1;
+                }
+            }
+            Self::load(to.as_ptr())
+        }
+    }
+    /// The first lanes, one after the other, in the lanes whose bit is set; zero in the others.
+    #[inline(always)]
+    unsafe fn spread(mask: u16, a: Self::F) -> Self::F {
+        let (mut from, mut to, mut n) = ([0.0; LANES], [0.0; LANES], 0);
+        // SAFETY: same contract as the caller's; the arrays have sixteen elements.
+        unsafe {
+            Self::store(from.as_mut_ptr(), a);
+            for (i, to) in to.iter_mut().enumerate() {
+                if mask >> i & 1 == 1 {
+                    *to = from[n];
+                    n += 1;
+                }
+            }
+            Self::load(to.as_ptr())
+        }
+    }
     /// Bit `i` set where `a < b` in lane `i`.
     unsafe fn lt(a: Self::F, b: Self::F) -> u16;
     /// Sum of lanes: `i + (i+8)`, then `+4`, `+2`, `+1`.

@@ -10,6 +10,7 @@ use crate::encode::quantizer::Uniform;
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::subset::{add_tokens, take_tokens};
 use std::sync::Arc;
 
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -49,6 +50,20 @@ struct Classes {
 /// Bytes of the bitmap.
 const BITMAP: usize = 8;
 
+/// A bitmap with as many of `tokens` as there have to be: of one that does not fit (bytes may be anything) the first ones, or
+/// with the first others.
+fn fitted(bitmap: u64, count: usize, tokens: usize) -> u64 {
+    let all = u64::MAX >> (PAGE_TOKENS - tokens);
+    let mut bits = bitmap & all;
+    while bits.count_ones() as usize > count {
+        bits ^= 1 << bits.ilog2();
+    }
+    while (bits.count_ones() as usize) < count {
+        bits |= 1 << (!bits).trailing_zeros();
+    }
+    bits
+}
+
 /// Tokens in the order of the two classes: those of the bitmap, then the others. Of any bitmap a permutation of `tokens`, and
 /// zeros behind it.
 fn order(bitmap: u64, tokens: usize) -> [u8; PAGE_TOKENS] {
@@ -70,8 +85,17 @@ fn slot(token: u8) -> usize {
 }
 
 impl Classes {
-    fn bitmap(page: &[u8]) -> u64 {
-        page.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    fn bitmap(&self, page: &[u8]) -> u64 {
+        let bitmap = page.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        fitted(bitmap, self.high.shape().tokens, self.shape.tokens)
+    }
+
+    /// Each class with its bytes and the bits of its tokens.
+    fn sets<'a>(&'a self, page: &'a [u8]) -> [(&'a Matrix, &'a [u8], u64); 2] {
+        let high = self.bitmap(page);
+        let low = !high & (u64::MAX >> (PAGE_TOKENS - self.shape.tokens));
+        let (a, b) = page[BITMAP..].split_at(self.high.bytes());
+        [(&self.high, a, high), (&self.low, b, low)]
     }
 
     /// Each class with its bytes and its tokens, which are contiguous in the order of classes.
@@ -82,7 +106,7 @@ impl Classes {
     }
 
     fn order(&self, page: &[u8]) -> [u8; PAGE_TOKENS] {
-        order(Classes::bitmap(page), self.shape.tokens)
+        order(self.bitmap(page), self.shape.tokens)
     }
 
     /// The most important tokens, the earlier of equals; where nobody knows, those of the largest norm.
@@ -152,28 +176,20 @@ impl Part for Classes {
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         let mut class = std::mem::take(&mut work.tile);
-        for (part, page, tokens) in self.classes(page, &self.order(page)) {
+        for (part, page, tokens) in self.sets(page) {
             class.clear();
             class.resize(queries.rows * PAGE_TOKENS, 0.0);
             part.score(isa, page, queries, work, &mut class);
-            let scores = scores.as_chunks_mut::<PAGE_TOKENS>().0;
-            for (from, to) in class.as_chunks::<PAGE_TOKENS>().0.iter().zip(scores) {
-                tokens.iter().zip(from).for_each(|(&token, score)| to[slot(token)] += score);
-            }
+            add_tokens(isa, tokens, &class, scores);
         }
         work.tile = class;
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
         let mut class = std::mem::take(&mut work.tile);
-        class.clear();
         class.resize(rows * PAGE_TOKENS, 0.0);
-        for (part, page, tokens) in self.classes(page, &self.order(page)) {
-            // What is left behind them of the other class is beyond this part's tokens.
-            let weights = weights.as_chunks::<PAGE_TOKENS>().0;
-            for (from, to) in weights.iter().zip(class.as_chunks_mut::<PAGE_TOKENS>().0) {
-                tokens.iter().zip(to).for_each(|(&token, to)| *to = from[slot(token)]);
-            }
+        for (part, page, tokens) in self.sets(page) {
+            take_tokens(isa, tokens, &weights[..rows * PAGE_TOKENS], &mut class);
             part.accumulate(isa, page, &class, rows, work, out);
         }
         work.tile = class;
