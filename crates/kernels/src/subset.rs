@@ -4,30 +4,31 @@ use crate::attention::PAGE_TOKENS;
 use crate::dispatch;
 use crate::simd::{LANES, Simd};
 
-/// A row and a vector beyond it.
-const PADDED: usize = PAGE_TOKENS + LANES;
+/// Numbers beyond the rows of tokens brought together that must be there: vectors are read and written whole.
+pub const SLACK: usize = LANES;
 
 dispatch! {
-    /// Of each row, the numbers whose bit is set, one after the other; zeros behind them. Rows of [`PAGE_TOKENS`].
+    /// Of each row, the numbers whose bit is set, one after the other; behind them anything. Rows of [`PAGE_TOKENS`].
     ///
     /// # Panics
-    /// If there are fewer rows to write than to read.
+    /// If there is no room for as many rows and [`SLACK`] numbers more.
     pub fn take_tokens(bits: u64, from: &[f32], to: &mut [f32]) = take_body
 }
 
 #[inline(always)]
 unsafe fn take_body<S: Simd>(bits: u64, from: &[f32], to: &mut [f32]) {
     let rows = from.as_chunks::<PAGE_TOKENS>().0;
-    let places = &mut to.as_chunks_mut::<PAGE_TOKENS>().0[..rows.len()];
-    for (from, to) in rows.iter().zip(places) {
-        let (mut padded, mut at) = ([0.0; PADDED], 0);
+    assert!(to.len() >= rows.len() * PAGE_TOKENS + SLACK);
+    for (row, from) in rows.iter().enumerate() {
+        let mut at = row * PAGE_TOKENS;
         for v in 0..PAGE_TOKENS / LANES {
             let mask = (bits >> (v * LANES)) as u16;
             // SAFETY: a vector lies at each place: at most as many numbers as the row has are before it.
-            unsafe { S::store(padded.as_mut_ptr().add(at), S::compress(mask, S::load(from.as_ptr().add(v * LANES)))) };
+            unsafe {
+                S::store(to.as_mut_ptr().add(at), S::compress(mask, S::load(from.as_ptr().add(v * LANES))));
+            }
             at += mask.count_ones() as usize;
         }
-        to.copy_from_slice(&padded[..PAGE_TOKENS]);
     }
 }
 
@@ -35,23 +36,22 @@ dispatch! {
     /// **Adds** the first numbers of each row to those places of a row whose bit is set, in order. Rows of [`PAGE_TOKENS`].
     ///
     /// # Panics
-    /// If there are fewer rows to write than to read.
+    /// If there are fewer rows to read than to write, and [`SLACK`] numbers.
     pub fn add_tokens(bits: u64, from: &[f32], to: &mut [f32]) = add_body
 }
 
 #[inline(always)]
 unsafe fn add_body<S: Simd>(bits: u64, from: &[f32], to: &mut [f32]) {
-    let rows = from.as_chunks::<PAGE_TOKENS>().0;
-    let places = &mut to.as_chunks_mut::<PAGE_TOKENS>().0[..rows.len()];
-    for (from, to) in rows.iter().zip(places) {
-        let (mut padded, mut at) = ([0.0; PADDED], 0);
-        padded[..PAGE_TOKENS].copy_from_slice(from);
+    let rows = to.as_chunks_mut::<PAGE_TOKENS>().0;
+    assert!(from.len() >= rows.len() * PAGE_TOKENS + SLACK);
+    for (row, to) in rows.iter_mut().enumerate() {
+        let mut at = row * PAGE_TOKENS;
         for v in 0..PAGE_TOKENS / LANES {
             let mask = (bits >> (v * LANES)) as u16;
             // SAFETY: as above.
             unsafe {
                 let to = to.as_mut_ptr().add(v * LANES);
-                S::store(to, S::add(S::load(to), S::spread(mask, S::load(padded.as_ptr().add(at)))));
+                S::store(to, S::add(S::load(to), S::spread(mask, S::load(from.as_ptr().add(at)))));
             }
             at += mask.count_ones() as usize;
         }
@@ -71,12 +71,11 @@ mod tests {
             .into_iter()
             .flat_map(|b| Isa::available().into_iter().map(move |isa| (b, isa)))
         {
-            let (mut taken, mut back) = (vec![9.0; from.len()], vec![0.5; from.len()]);
+            let (mut taken, mut back) = (vec![9.0; from.len() + SLACK], vec![0.5; from.len()]);
             take_tokens(isa, bits, &from, &mut taken);
             for (from, taken) in from.chunks(PAGE_TOKENS).zip(taken.chunks(PAGE_TOKENS)) {
-                let mut want: Vec<f32> = (0..PAGE_TOKENS).filter(|t| bits >> t & 1 == 1).map(|t| from[t]).collect();
-                want.resize(PAGE_TOKENS, 0.0);
-                assert_eq!(taken, want, "{isa} {bits:x}");
+                let want: Vec<f32> = (0..PAGE_TOKENS).filter(|t| bits >> t & 1 == 1).map(|t| from[t]).collect();
+                assert_eq!(taken[..want.len()], want, "{isa} {bits:x}");
             }
             add_tokens(isa, bits, &taken, &mut back);
             for (i, (back, from)) in back.iter().zip(&from).enumerate() {

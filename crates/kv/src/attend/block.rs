@@ -10,8 +10,7 @@ use crate::lane::Lane;
 use crate::plan::Body;
 use crate::rope::Angles;
 use cachalot_kernels::attention::{
-    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, Visible, accumulate_page, attend_page, score_page, soften,
-    widen_page,
+    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, Visible, accumulate_page, score_page, soften, widen_page,
 };
 use cachalot_kernels::{Isa, prefetch};
 use std::ops::Range;
@@ -186,22 +185,20 @@ impl Block<'_> {
             let Some(view) = self.lane.exact(page) else { continue };
             self.lane.expect(page + AHEAD);
             let many = self.vectors() > DIRECT_ROWS;
-            if !many && let Some(next) = self.lane.exact(page + 1) {
-                [next.k, next.v].into_iter().for_each(prefetch);
-            }
+            let next = if many { None } else { self.lane.exact(page + 1) };
+            let [next_k, next_v] = next.map_or([&[][..]; 2], |next| [next.k, next.v]);
+            // In parts between the work: a processor waits that asks for more lines at once than it can have under way.
+            let [k, v] = [next_k, next_v].map(|side| side.split_at(side.len() / 2));
             let wide = view.k_element == Element::F32 && view.v_element == Element::F32;
             let view = if many && !wide { widen(self.isa, view, width, &mut local.k, &mut local.v) } else { view };
-            let softcap = self.geometry.softcap.unwrap_or(0.0);
-            match self.lane.extra(page) {
-                None => attend_page(self.isa, self.q, width, view, &local.visible, softcap, rows, &mut local.scores),
-                Some(_) => {
-                    score_page(self.isa, self.q, width, view.k, view.k_element, &mut local.scores);
-                    let softcap = self.extend(page, &mut local.scores);
-                    soften(self.isa, &mut local.scores, &local.visible, softcap, rows);
-                    let (v, element) = (view.v, view.v_element);
-                    accumulate_page(self.isa, &local.scores, v, element, width, &local.visible, rows.out);
-                }
-            }
+            prefetch(k.0);
+            score_page(self.isa, self.q, width, view.k, view.k_element, &mut local.scores);
+            prefetch(k.1);
+            let softcap = self.extend(page, &mut local.scores);
+            soften(self.isa, &mut local.scores, &local.visible, softcap, rows);
+            prefetch(v.0);
+            accumulate_page(self.isa, &local.scores, view.v, view.v_element, width, &local.visible, rows.out);
+            prefetch(v.1);
         }
     }
 

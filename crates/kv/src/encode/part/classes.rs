@@ -10,7 +10,7 @@ use crate::encode::quantizer::Uniform;
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::subset::{add_tokens, take_tokens};
+use cachalot_kernels::subset::{SLACK, add_tokens, take_tokens};
 use std::sync::Arc;
 
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -178,16 +178,16 @@ impl Part for Classes {
         let mut class = std::mem::take(&mut work.tile);
         for (part, page, tokens) in self.sets(page) {
             class.clear();
-            class.resize(queries.rows * PAGE_TOKENS, 0.0);
+            class.resize(queries.rows * PAGE_TOKENS + SLACK, 0.0);
             part.score(isa, page, queries, work, &mut class);
-            add_tokens(isa, tokens, &class, scores);
+            add_tokens(isa, tokens, &class, &mut scores[..queries.rows * PAGE_TOKENS]);
         }
         work.tile = class;
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
         let mut class = std::mem::take(&mut work.tile);
-        class.resize(rows * PAGE_TOKENS, 0.0);
+        class.resize(rows * PAGE_TOKENS + SLACK, 0.0);
         for (part, page, tokens) in self.sets(page) {
             take_tokens(isa, tokens, &weights[..rows * PAGE_TOKENS], &mut class);
             part.accumulate(isa, page, &class, rows, work, out);
