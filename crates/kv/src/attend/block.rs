@@ -267,28 +267,35 @@ impl Block<'_> {
             k.score(self.isa, page, prepared, &mut local.work, &mut local.scores);
             return;
         }
-        local.k.resize(k.basis().width() * PAGE_TOKENS, 0.0);
-        k.tile(self.isa, page, &mut local.work, &mut local.k);
-        let mut width = k.basis().width();
         if k.before_rope() {
-            k.untransform_tile(&mut local.k, &mut local.work.tile);
-            width = k.shape().width();
-            if let (Some(rope), Some(tiles)) = (&self.geometry.rope, self.tiles) {
-                match self.lane.is_moved(index) {
-                    false => rope.rotate_tile(self.isa, tiles, index, &mut local.k),
-                    true => {
-                        let positions = std::array::from_fn(|i| self.lane.position(index * PAGE_TOKENS + i));
-                        rope.rotate_tile_at(&positions, &mut local.k);
-                    }
-                }
-            }
+            return self.score_turned(k, page, index, prepared, local);
         }
+        let width = k.basis().width();
+        local.k.resize(width * PAGE_TOKENS, 0.0);
+        k.tile(self.isa, page, &mut local.work, &mut local.k);
         score_page(self.isa, prepared.q(), width, bytes_of(&local.k), Element::F32, &mut local.scores);
         for (scores, &constant) in local.scores.chunks_exact_mut(PAGE_TOKENS).zip(prepared.constant()) {
             if constant != 0.0 {
                 scores.iter_mut().for_each(|score| *score += constant);
             }
         }
+    }
+
+    /// The scores of keys that are kept before rotary position.
+    fn score_turned(&self, k: &Pipeline, page: &[u8], index: usize, prepared: &Prepared, local: &mut Local) {
+        k.key_tile(self.isa, page, &mut local.work, &mut local.k);
+        let width = k.shape().width();
+        let (Some(rope), Some(tiles)) = (&self.geometry.rope, self.tiles) else {
+            score_page(self.isa, prepared.q(), width, bytes_of(&local.k), Element::F32, &mut local.scores);
+            return;
+        };
+        let mut tiles = Some(tiles);
+        if self.lane.is_moved(index) {
+            let positions = std::array::from_fn(|i| self.lane.position(index * PAGE_TOKENS + i));
+            rope.rotate_tile_at(&positions, &mut local.k);
+            tiles = None;
+        }
+        rope.score_tile(self.isa, tiles, index, prepared.q(), width, &mut local.k, &mut local.scores);
     }
 
     /// What the row at `position` sees of the page whose tokens start at `start`.

@@ -146,13 +146,18 @@ impl Matrix {
     pub fn unpack(&self, isa: Isa, page: &[u8], work: &mut Work) {
         work.levels.resize(self.layout.levels(), 0);
         self.packing.unpack(isa, &page[self.codes.clone()], &mut work.levels);
+        self.read_parameters(isa, page, &mut work.floats);
+    }
+
+    /// The parameters of a page as [`Matrix::grid`] wants them.
+    fn read_parameters(&self, isa: Isa, page: &[u8], floats: &mut Vec<f32>) {
         let layout = &self.layout;
         let one = layout.parameters();
         let count = one + if self.offset == Offset::None { 0 } else { one };
         let count = count + if self.balance.is_empty() { 0 } else { self.shape.width() };
-        work.floats.clear();
-        work.floats.resize(count, 0.0);
-        let (scales, rest) = work.floats.split_at_mut(one);
+        floats.clear();
+        floats.resize(count, 0.0);
+        let (scales, rest) = floats.split_at_mut(one);
         layout.spread(isa, &self.scale, &page[self.scales.clone()], scales);
         let from = &page[self.offsets.clone()];
         let rest = match &self.offset {

@@ -2,10 +2,10 @@
 
 use super::{BALANCE, Matrix};
 use crate::encode::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
-use crate::encode::quantizer::{Group, Kept, Offset};
+use crate::encode::quantizer::{Group, Kept, Offset, Packing};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{self, Grid};
+use cachalot_kernels::codes::{self, Bits, Grid};
 
 impl Matrix {
     /// Keys' and values' channels beyond the real ones hold nothing.
@@ -108,6 +108,28 @@ impl Part for Matrix {
         let (width, levels) = (self.shape.width(), &work.levels[..grid.reduce * grid.lanes]);
         codes::multiply(isa, &grid, levels, weights, PAGE_TOKENS, rows, &mut work.kernel, out, width);
         self.clear_padding(out);
+    }
+
+    fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        if let (Side::Keys, Packing::Planes { bits, table }) = (self.shape.side, &self.packing) {
+            self.read_parameters(isa, page, &mut work.floats);
+            let (packed, grid) = (&page[self.codes.clone()], self.grid(&work.floats));
+            if codes::decode_packed(isa, *bits, packed, table.as_ref(), &grid, tile) {
+                self.clear_padding(tile);
+                return;
+            }
+        }
+        tile.fill(0.0);
+        self.tile(isa, page, work, tile);
+    }
+
+    fn write_hadamard_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) -> bool {
+        let small = matches!(self.packing, Packing::Planes { bits, table: None } if bits <= Bits::B4);
+        if self.shape.side != Side::Keys || self.shape.channels != self.shape.width() || !small {
+            return false;
+        }
+        self.unpack(isa, page, work);
+        codes::decode_hadamard(isa, &self.grid(&work.floats), &work.levels, tile)
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
