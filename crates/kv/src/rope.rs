@@ -1,8 +1,7 @@
 //! Rotary position: queries and keys turned by angles that grow with the position (Su et al., 2021), in the
 //! rotate-half pairing: channel `i` turns with channel `i + rotated/2`.
 
-use cachalot_kernels::Isa;
-use cachalot_kernels::attention::{PAGE_TOKENS, score_turned};
+use cachalot_kernels::attention::PAGE_TOKENS;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Positions of a block of [`Angles`]; a multiple of the page.
@@ -174,21 +173,9 @@ impl Rope {
         })
     }
 
-    /// Scores of rows, `[rows][width]`, with a tile of keys, `[width][PAGE_TOKENS]`, those of page `page`; they are turned
-    /// with [`Rope::tiles`] where these are given and taken as they are where not. The tile is scratch then.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn score_tile(
-        &self,
-        isa: Isa,
-        tiles: Option<&Angles>,
-        page: usize,
-        q: &[f32],
-        width: usize,
-        tile: &mut [f32],
-        scores: &mut [f32],
-    ) {
-        let angles = tiles.map(|tiles| tiles.of(page * PAGE_TOKENS, PAGE_TOKENS));
-        score_turned(isa, q, width, self.inv_freq.len(), tile, angles, scores);
+    /// Of [`Rope::tiles`] those of one page.
+    pub(crate) fn page<'a>(&self, tiles: &'a Angles, page: usize) -> &'a [f32] {
+        tiles.of(page * PAGE_TOKENS, PAGE_TOKENS)
     }
 
     /// Turns a tile of keys, `[width][PAGE_TOKENS]`, of tokens at any positions.
@@ -223,6 +210,7 @@ impl Rope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cachalot_kernels::Isa;
     use cachalot_kernels::attention::turn;
 
     fn rope(theta: f32, dim: usize) -> Rope {
@@ -268,7 +256,7 @@ mod tests {
             for page in [0, 7, 30] {
                 let mut tile: Vec<f32> = (0..32 * PAGE_TOKENS).map(|i| (i as f32 * 0.37).sin()).collect();
                 let rows = tile.clone();
-                let angles = tiles.of(page * PAGE_TOKENS, PAGE_TOKENS);
+                let angles = rope.page(&tiles, page);
                 turn(isa, &mut tile[..24 * PAGE_TOKENS], angles);
                 for token in 0..PAGE_TOKENS {
                     let mut x: Vec<f32> = rows.iter().skip(token).step_by(PAGE_TOKENS).copied().collect();

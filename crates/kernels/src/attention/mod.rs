@@ -28,6 +28,7 @@ pub use page::{PageView, attend_page, widen_page};
 pub use rows::{Rows, Visible};
 pub use score::score_page;
 pub use soften::soften;
+pub(crate) use turned::turned;
 pub use turned::{score_turned, turn};
 
 /// Tokens of a page.

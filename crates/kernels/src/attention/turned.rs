@@ -36,8 +36,11 @@ unsafe fn turn_body<S: Simd>(tile: &mut [f32], angles: &[f32]) {
 }
 
 /// A pair of vectors turned by the cosines at `angles` and the sines a page further on.
+///
+/// # Safety
+/// There are so many; `S`'s instructions are present.
 #[inline(always)]
-unsafe fn turned<S: Simd>(a: S::F, b: S::F, angles: *const f32) -> (S::F, S::F) {
+pub(crate) unsafe fn turned<S: Simd>(a: S::F, b: S::F, angles: *const f32) -> (S::F, S::F) {
     // SAFETY: the caller's promise.
     unsafe {
         let (cos, sin) = (S::load(angles), S::load(angles.add(PAGE_TOKENS)));

@@ -32,7 +32,7 @@ mod vectors;
 pub use decode::decode;
 pub use direct::decode_packed;
 pub use grid::Grid;
-pub use hadamard::decode_hadamard;
+pub use hadamard::{decode_hadamard, score_hadamard};
 pub use levels::Levels;
 pub use pack::{Bits, pack, packed_bytes};
 pub use product::{Scratch, multiply};

@@ -10,8 +10,8 @@ use crate::lane::Lane;
 use crate::plan::Body;
 use crate::rope::Angles;
 use cachalot_kernels::attention::{
-    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, Visible, accumulate_page, attend_page, score_page, soften,
-    widen_page,
+    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, Visible, accumulate_page, attend_page, score_page, score_turned,
+    soften, widen_page,
 };
 use cachalot_kernels::{Isa, prefetch};
 use std::ops::Range;
@@ -283,19 +283,25 @@ impl Block<'_> {
 
     /// The scores of keys that are kept before rotary position.
     fn score_turned(&self, k: &Pipeline, page: &[u8], index: usize, prepared: &Prepared, local: &mut Local) {
+        let (width, q) = (k.shape().width(), prepared.q());
+        let moved = self.lane.is_moved(index);
+        let turn = self.geometry.rope.as_ref().zip(self.tiles);
+        let angles = turn.filter(|_| !moved).map(|(rope, tiles)| rope.page(tiles, index));
+        if let Some(angles) = angles
+            && k.score_keys(self.isa, page, q, angles, &mut local.work, &mut local.scores)
+        {
+            return;
+        }
         k.key_tile(self.isa, page, &mut local.work, &mut local.k);
-        let width = k.shape().width();
-        let (Some(rope), Some(tiles)) = (&self.geometry.rope, self.tiles) else {
-            score_page(self.isa, prepared.q(), width, bytes_of(&local.k), Element::F32, &mut local.scores);
+        let Some((rope, _)) = turn else {
+            score_page(self.isa, q, width, bytes_of(&local.k), Element::F32, &mut local.scores);
             return;
         };
-        let mut tiles = Some(tiles);
-        if self.lane.is_moved(index) {
+        if moved {
             let positions = std::array::from_fn(|i| self.lane.position(index * PAGE_TOKENS + i));
             rope.rotate_tile_at(&positions, &mut local.k);
-            tiles = None;
         }
-        rope.score_tile(self.isa, tiles, index, prepared.q(), width, &mut local.k, &mut local.scores);
+        score_turned(self.isa, q, width, rope.rotated() / 2, &mut local.k, angles, &mut local.scores);
     }
 
     /// What the row at `position` sees of the page whose tokens start at `start`.

@@ -225,6 +225,21 @@ pub trait Part: Send + Sync + fmt::Debug {
         let _ = (isa, page, work, tile);
         false
     }
+    /// Scores of few rows, `[rows][width]`, with the keys of [`Part::write_hadamard_tile`] turned by the angles of their page:
+    /// the bits of [`cachalot_kernels::attention::score_turned`] of that tile. Whether the part can do it without one; else
+    /// `scores` are as they were.
+    fn score_hadamard(
+        &self,
+        isa: Isa,
+        page: &[u8],
+        q: &[f32],
+        angles: &[f32],
+        work: &mut Work,
+        scores: &mut [f32],
+    ) -> bool {
+        let _ = (isa, page, q, angles, work, scores);
+        false
+    }
     /// **Adds** the page to a tile: keys `[width][PAGE_TOKENS]`, values `[PAGE_TOKENS][width]`. Must equal
     /// [`Part::decode`] to the bit. Override it where it is worth a vector loop.
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {

@@ -95,7 +95,8 @@ unsafe fn add_line_products_body<S: Simd>(
     assert!((1..=FEW).contains(&rows) && y_lines.columns <= NAMED);
     let LineEntries { values, places, each } = entries;
     // What is left in columns that nobody asks for does not matter.
-    buffer.resize(buffer.len().max((x_lines.columns + NAMED) * FEW), 0.0);
+    buffer.resize(buffer.len().max((x_lines.columns + 2 * NAMED) * FEW), 0.0);
+    let (spare, buffer) = buffer.split_at_mut(NAMED * FEW);
     let (to, from) = buffer.as_chunks_mut::<FEW>().0.split_at_mut(NAMED);
     let Some(to) = to.first_chunk_mut::<NAMED>() else { return };
     to[..y_lines.columns].fill([0.0; FEW]);
@@ -124,10 +125,15 @@ unsafe fn add_line_products_body<S: Simd>(
             values.iter().zip(places).for_each(|(&value, &place)| add(from, value, place));
         }
     }
-    for (r, y) in y.chunks_mut(y_lines.stride).enumerate().take(rows) {
-        for (y, to) in y[..y_lines.columns].iter_mut().zip(&*to) {
-            *y += to[r % FEW];
-        }
+    // Rows that are not there go where nobody looks, so that one loop reads all of a column.
+    let mut all = y.chunks_mut(y_lines.stride).take(rows).chain(spare.chunks_exact_mut(NAMED));
+    let mut row = || all.next().map(|row| &mut row[..y_lines.columns]);
+    let (Some(a), Some(b), Some(c), Some(d)) = (row(), row(), row(), row()) else { return };
+    for ((((to, a), b), c), d) in to.iter().zip(a).zip(b).zip(c).zip(d) {
+        *a += to[0];
+        *b += to[1];
+        *c += to[2];
+        *d += to[3];
     }
 }
 

@@ -8,6 +8,12 @@ use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::codes::{self, Bits, Grid};
 
 impl Matrix {
+    /// Whether levels are those whose transform fits bytes.
+    fn is_small(&self) -> bool {
+        let small = matches!(self.packing, Packing::Planes { bits, table: None } if bits <= Bits::B4);
+        small && self.shape.side == Side::Keys && self.shape.channels == self.shape.width()
+    }
+
     /// Keys' and values' channels beyond the real ones hold nothing.
     fn clear_padding(&self, rows: &mut [f32]) {
         let Shape { side, channels, .. } = self.shape;
@@ -124,12 +130,27 @@ impl Part for Matrix {
     }
 
     fn write_hadamard_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) -> bool {
-        let small = matches!(self.packing, Packing::Planes { bits, table: None } if bits <= Bits::B4);
-        if self.shape.side != Side::Keys || self.shape.channels != self.shape.width() || !small {
+        if !self.is_small() {
             return false;
         }
         self.unpack(isa, page, work);
         codes::decode_hadamard(isa, &self.grid(&work.floats), &work.levels, tile)
+    }
+
+    fn score_hadamard(
+        &self,
+        isa: Isa,
+        page: &[u8],
+        q: &[f32],
+        angles: &[f32],
+        work: &mut Work,
+        scores: &mut [f32],
+    ) -> bool {
+        if !self.is_small() || angles.len() != self.shape.channels * PAGE_TOKENS {
+            return false;
+        }
+        self.unpack(isa, page, work);
+        codes::score_hadamard(isa, &self.grid(&work.floats), &work.levels, q, angles, scores)
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
