@@ -121,7 +121,11 @@ impl Page {
     }
 
     #[inline(always)]
-    unsafe fn tokens<S: Simd, const R: usize, const V: usize, const TURN: bool>(&self, q: *const f32, scores: *mut f32) {
+    unsafe fn tokens<S: Simd, const R: usize, const V: usize, const TURN: bool>(
+        &self,
+        q: *const f32,
+        scores: *mut f32,
+    ) {
         let half = self.pairs * PAGE_TOKENS;
         for first in (0..PAGE_TOKENS).step_by(V * LANES) {
             // SAFETY: `q` has R rows of `width`, `k` has `width` rows of PAGE_TOKENS, the angles as many as turn, and
@@ -185,7 +189,8 @@ mod tests {
             score_turned(Isa::Portable, &q, width, pairs, &mut turned.clone(), None, &mut expected);
             for (i, score) in expected.iter().enumerate() {
                 let (row, token) = (i / PAGE_TOKENS, i % PAGE_TOKENS);
-                let products = (0..width).map(|c| f64::from(q[row * width + c]) * f64::from(turned[c * PAGE_TOKENS + token]));
+                let products =
+                    (0..width).map(|c| f64::from(q[row * width + c]) * f64::from(turned[c * PAGE_TOKENS + token]));
                 assert!((f64::from(*score) - products.sum::<f64>()).abs() < 1e-5, "{width} {row} {token}");
             }
             for isa in Isa::available() {

@@ -68,7 +68,10 @@ mod tests {
                     pipeline.key_tile(isa, &page, &mut Work::default(), &mut tile);
                     for (i, x) in decoded.iter().enumerate() {
                         let got = tile[i % d * PAGE_TOKENS + i / d];
-                        assert!((got - x).abs() <= 4.0 * f32::EPSILON * largest, "{text} {d} {hadamard} {isa}: {got} {x}");
+                        assert!(
+                            (got - x).abs() <= 4.0 * f32::EPSILON * largest,
+                            "{text} {d} {hadamard} {isa}: {got} {x}"
+                        );
                     }
                     let bits: Vec<u32> = tile.iter().map(|x| x.to_bits()).collect();
                     assert!(first.is_empty() || first == bits, "{text} {d} {isa}");
