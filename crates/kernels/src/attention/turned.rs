@@ -135,17 +135,17 @@ impl Page {
                 for i in 0..self.pairs {
                     let k = self.k.add(i * PAGE_TOKENS + first);
                     let angles = self.angles.wrapping_add(2 * i * PAGE_TOKENS + first);
-                    let mut keys = [[S::splat(0.0); V]; 2];
-                    for v in 0..V {
+                    let mut keys = [[S::splat(0.0); 2]; V];
+                    for (v, keys) in keys.iter_mut().enumerate() {
                         let (a, b) = (S::load(k.add(v * LANES)), S::load(k.add(half + v * LANES)));
                         let (a, b) = if TURN { turned::<S>(a, b, angles.add(v * LANES)) } else { (a, b) };
-                        (keys[0][v], keys[1][v]) = (a, b);
+                        *keys = [a, b];
                     }
                     for (r, acc) in acc.iter_mut().enumerate() {
                         let q = q.add(r * self.width + i);
                         let (a, b) = (S::splat(*q), S::splat(*q.add(self.pairs)));
-                        for (v, acc) in acc.iter_mut().enumerate() {
-                            *acc = S::fma(b, keys[1][v], S::fma(a, keys[0][v], *acc));
+                        for (acc, keys) in acc.iter_mut().zip(&keys) {
+                            *acc = S::fma(b, keys[1], S::fma(a, keys[0], *acc));
                         }
                     }
                 }

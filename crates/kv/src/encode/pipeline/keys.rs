@@ -40,7 +40,7 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::codec::{Hints, Shape, Side, Transform};
+    use crate::encode::codec::{Hints, Shape, Side};
     use crate::encode::math::sample::{part, rows, transform};
 
     #[test]
