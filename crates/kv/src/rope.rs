@@ -2,8 +2,6 @@
 //! rotate-half pairing: channel `i` turns with channel `i + rotated/2`.
 
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::simd::{LANES, Simd};
-use cachalot_kernels::{Isa, dispatch};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Positions of a block of [`Angles`]; a multiple of the page.
@@ -175,9 +173,9 @@ impl Rope {
         })
     }
 
-    /// Turns a tile of keys, `[width][PAGE_TOKENS]`, those of page `page`, with [`Rope::tiles`].
-    pub(crate) fn rotate_tile(&self, isa: Isa, tiles: &Angles, page: usize, tile: &mut [f32]) {
-        turn(isa, &mut tile[..self.rotated() * PAGE_TOKENS], tiles.of(page * PAGE_TOKENS, PAGE_TOKENS));
+    /// Of [`Rope::tiles`] those of one page.
+    pub(crate) fn page<'a>(&self, tiles: &'a Angles, page: usize) -> &'a [f32] {
+        tiles.of(page * PAGE_TOKENS, PAGE_TOKENS)
     }
 
     /// Turns a tile of keys, `[width][PAGE_TOKENS]`, of tokens at any positions.
@@ -209,34 +207,11 @@ impl Rope {
     }
 }
 
-dispatch! {
-    /// Turns the pairs of a tile by cosines and sines, `[half][2][PAGE_TOKENS]`.
-    fn turn(tile: &mut [f32], angles: &[f32]) = turn_body
-}
-
-/// # Safety
-/// `S`'s instructions are present.
-#[inline(always)]
-unsafe fn turn_body<S: Simd>(tile: &mut [f32], angles: &[f32]) {
-    let (low, high) = tile.split_at_mut(tile.len() / 2);
-    let pairs = low.chunks_exact_mut(PAGE_TOKENS).zip(high.chunks_exact_mut(PAGE_TOKENS));
-    for ((low, high), angles) in pairs.zip(angles.chunks_exact(2 * PAGE_TOKENS)) {
-        let (low, high, angles) = (low.as_mut_ptr(), high.as_mut_ptr(), angles.as_ptr());
-        for at in (0..PAGE_TOKENS).step_by(LANES) {
-            // SAFETY: every slice has `PAGE_TOKENS` numbers, the angles twice as many.
-            unsafe {
-                let (a, b) = (S::load(low.add(at)), S::load(high.add(at)));
-                let (cos, sin) = (S::load(angles.add(at)), S::load(angles.add(PAGE_TOKENS + at)));
-                S::store(low.add(at), S::sub(S::mul(a, cos), S::mul(b, sin)));
-                S::store(high.add(at), S::add(S::mul(b, cos), S::mul(a, sin)));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cachalot_kernels::Isa;
+    use cachalot_kernels::attention::turn;
 
     fn rope(theta: f32, dim: usize) -> Rope {
         Rope::new((0..dim / 2).map(|i| theta.powf(-2.0 * i as f32 / dim as f32)).collect(), 1.0)
@@ -281,7 +256,8 @@ mod tests {
             for page in [0, 7, 30] {
                 let mut tile: Vec<f32> = (0..32 * PAGE_TOKENS).map(|i| (i as f32 * 0.37).sin()).collect();
                 let rows = tile.clone();
-                rope.rotate_tile(isa, &tiles, page, &mut tile);
+                let angles = rope.page(&tiles, page);
+                turn(isa, &mut tile[..24 * PAGE_TOKENS], angles);
                 for token in 0..PAGE_TOKENS {
                     let mut x: Vec<f32> = rows.iter().skip(token).step_by(PAGE_TOKENS).copied().collect();
                     rope.rotate(&table, page * PAGE_TOKENS + token, &mut x);

@@ -20,6 +20,7 @@ mod rows;
 mod score;
 mod soften;
 mod tiles;
+mod turned;
 
 pub use accumulate::accumulate_page;
 pub use element::Element;
@@ -27,6 +28,8 @@ pub use page::{PageView, attend_page, widen_page};
 pub use rows::{Rows, Visible};
 pub use score::score_page;
 pub use soften::soften;
+pub(crate) use turned::turned;
+pub use turned::{score_turned, turn};
 
 /// Tokens of a page.
 pub const PAGE_TOKENS: usize = 64;

@@ -19,8 +19,10 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod decode;
+mod direct;
 mod dot;
 mod grid;
+mod hadamard;
 mod levels;
 mod pack;
 mod product;
@@ -29,7 +31,9 @@ mod unpack;
 mod vectors;
 
 pub use decode::decode;
+pub use direct::decode_packed;
 pub use grid::Grid;
+pub use hadamard::{decode_hadamard, score_hadamard};
 pub use levels::Levels;
 pub use pack::{Bits, pack, packed_bytes};
 pub use product::{Given, Scratch, multiply, reads_packed, round};

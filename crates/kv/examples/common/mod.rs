@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 use cachalot_kernels::{Isa, Team};
+use cachalot_kv::profile::Profile;
 use cachalot_kv::recipe::{Recipe, expression::Files};
 use cachalot_kv::{CacheConfig, KvCache, LayerGeometry, Rope, Segment, SequenceKv};
 use std::sync::Arc;
@@ -28,7 +29,9 @@ pub fn cache(recipe: &str, budget: u64, isa: Isa) -> Result<KvCache, Failure> {
         output: None,
     };
     let layers = vec![layer; LAYERS];
-    let plan = Arc::new(Recipe::parse(recipe, Files::Allowed)?.plan(&layers, None)?);
+    // What calibration learned, for recipes that need it: the file that the environment names.
+    let profile = std::env::var_os("PROFILE").map(|path| Profile::read(path.as_ref())).transpose()?;
+    let plan = Arc::new(Recipe::parse(recipe, Files::Allowed)?.plan(&layers, profile.as_ref())?);
     let config = CacheConfig::with_plan(layers, budget, plan);
     Ok(KvCache::new(config, Arc::new(Team::of_all_cores()), isa)?)
 }

@@ -10,7 +10,8 @@ use crate::lane::Lane;
 use crate::plan::Body;
 use crate::rope::Angles;
 use cachalot_kernels::attention::{
-    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, Visible, accumulate_page, score_page, soften, widen_page,
+    DIRECT_ROWS, Element, PAGE_TOKENS, PageView, Rows, Visible, accumulate_page, score_page, score_turned, soften,
+    widen_page,
 };
 use cachalot_kernels::{Isa, prefetch};
 use std::ops::Range;
@@ -272,22 +273,12 @@ impl Block<'_> {
             k.score(self.isa, page, prepared, &mut local.work, &mut local.scores);
             return;
         }
-        local.k.resize(k.basis().width() * PAGE_TOKENS, 0.0);
-        k.tile(self.isa, page, &mut local.work, &mut local.k);
-        let mut width = k.basis().width();
         if k.before_rope() {
-            k.untransform_tile(&mut local.k, &mut local.work.tile);
-            width = k.shape().width();
-            if let (Some(rope), Some(tiles)) = (&self.geometry.rope, self.tiles) {
-                match self.lane.is_moved(index) {
-                    false => rope.rotate_tile(self.isa, tiles, index, &mut local.k),
-                    true => {
-                        let positions = std::array::from_fn(|i| self.lane.position(index * PAGE_TOKENS + i));
-                        rope.rotate_tile_at(&positions, &mut local.k);
-                    }
-                }
-            }
+            return self.score_turned(k, page, index, prepared, local);
         }
+        let width = k.basis().width();
+        local.k.resize(width * PAGE_TOKENS, 0.0);
+        k.tile(self.isa, page, &mut local.work, &mut local.k);
         score_page(self.isa, prepared.q(), width, bytes_of(&local.k), Element::F32, &mut local.scores);
         for (scores, &constant) in local.scores.chunks_exact_mut(PAGE_TOKENS).zip(prepared.constant()) {
             if constant != 0.0 {
@@ -300,6 +291,29 @@ impl Block<'_> {
     fn whole_page(&self, page: usize, position: usize) -> bool {
         let Visible { from, to } = self.visible(page * PAGE_TOKENS, position);
         from == 0 && usize::from(to) == PAGE_TOKENS
+    }
+
+    /// The scores of keys that are kept before rotary position.
+    fn score_turned(&self, k: &Pipeline, page: &[u8], index: usize, prepared: &Prepared, local: &mut Local) {
+        let (width, q) = (k.shape().width(), prepared.q());
+        let moved = self.lane.is_moved(index);
+        let turn = self.geometry.rope.as_ref().zip(self.tiles);
+        let angles = turn.filter(|_| !moved).map(|(rope, tiles)| rope.page(tiles, index));
+        if let Some(angles) = angles
+            && k.score_keys(self.isa, page, q, angles, &mut local.work, &mut local.scores)
+        {
+            return;
+        }
+        k.key_tile(self.isa, page, &mut local.work, &mut local.k);
+        let Some((rope, _)) = turn else {
+            score_page(self.isa, q, width, bytes_of(&local.k), Element::F32, &mut local.scores);
+            return;
+        };
+        if moved {
+            let positions = std::array::from_fn(|i| self.lane.position(index * PAGE_TOKENS + i));
+            rope.rotate_tile_at(&positions, &mut local.k);
+        }
+        score_turned(self.isa, q, width, rope.rotated() / 2, &mut local.k, angles, &mut local.scores);
     }
 
     /// What the row at `position` sees of the page whose tokens start at `start`.

@@ -155,6 +155,10 @@ pub trait Transform: Send + Sync + fmt::Debug {
             x.iter().enumerate().for_each(|(c, x)| to[c * PAGE_TOKENS + token] = *x);
         }
     }
+    /// Whether it is the normalised Walsh-Hadamard transform of all channels, its own inverse.
+    fn is_hadamard(&self) -> bool {
+        false
+    }
     /// One line for `kv show`.
     fn describe(&self) -> String;
     /// Bits per element that constants shared by all pages would add if they were counted: none are. Bytes of such
@@ -214,6 +218,27 @@ pub trait Part: Send + Sync + fmt::Debug {
     fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         tile.fill(0.0);
         self.tile(isa, page, work, tile);
+    }
+    /// Keys: as [`Part::write_tile`], of what a Walsh-Hadamard transform over all channels makes of them; within the rounding
+    /// of these two steps one after the other. Whether the part can do both at once; else the tile holds anything.
+    fn write_hadamard_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) -> bool {
+        let _ = (isa, page, work, tile);
+        false
+    }
+    /// Scores of few rows, `[rows][width]`, with the keys of [`Part::write_hadamard_tile`] turned by the angles of their page:
+    /// the bits of [`cachalot_kernels::attention::score_turned`] of that tile. Whether the part can do it without one; else
+    /// `scores` are as they were.
+    fn score_hadamard(
+        &self,
+        isa: Isa,
+        page: &[u8],
+        q: &[f32],
+        angles: &[f32],
+        work: &mut Work,
+        scores: &mut [f32],
+    ) -> bool {
+        let _ = (isa, page, q, angles, work, scores);
+        false
     }
     /// **Adds** the page to a tile: keys `[width][PAGE_TOKENS]`, values `[PAGE_TOKENS][width]`. Must equal
     /// [`Part::decode`] to the bit. Override it where it is worth a vector loop.

@@ -1,5 +1,7 @@
 //! A format of one side of a page: transforms, then parts that add up.
 
+mod keys;
+
 use super::codec::{Hints, Item, Part, Queries, Shape, Side, Transform, Work};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;

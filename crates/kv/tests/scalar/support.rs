@@ -90,11 +90,14 @@ pub fn round_trip(part: &dyn Part, x: &[f32]) -> Vec<f32> {
     decode(part, &encode(part, x))
 }
 
-/// The tile as `[tokens][channels]`; the padding must be empty.
+/// The tile as `[tokens][channels]`; the padding must be empty, and what is written over anything the same.
 pub fn tile(part: &dyn Part, isa: Isa, page: &[u8]) -> Vec<f32> {
     let shape = part.shape();
     let mut tile = vec![0.0; shape.tile_len()];
     part.tile(isa, page, &mut Work::default(), &mut tile);
+    let mut written = vec![f32::NAN; shape.tile_len()];
+    part.write_tile(isa, page, &mut Work::default(), &mut written);
+    assert!(tile.iter().zip(&written).all(|(a, b)| a.to_bits() == b.to_bits()), "{}: {isa}", part.describe());
     let at = |token: usize, channel: usize| match shape.side {
         Side::Keys => channel * PAGE_TOKENS + token,
         Side::Values => token * shape.width() + channel,

@@ -61,6 +61,46 @@ unsafe fn add_projections_body<S: Simd>(x: &[f32], a: &[f32], a_len: usize, b: &
 }
 
 dispatch! {
+    /// As [`add_projections`] with `a` and `b` of half floats, to the same bits; what is not finite counts as zero, as in
+    /// [`super::fields::read_halves`]. For few rows, since every row widens them again.
+    pub(super) fn add_half_projections(x: &[f32], a: &[u8], a_len: usize, b: &[u8], y: &mut [f32], y_len: usize) =
+        add_half_projections_body
+}
+
+#[inline(always)]
+unsafe fn add_half_projections_body<S: Simd>(x: &[f32], a: &[u8], a_len: usize, b: &[u8], y: &mut [f32], y_len: usize) {
+    assert!(a_len.is_multiple_of(LANES) && y_len.is_multiple_of(LANES));
+    for (x, y) in x.chunks_exact(a_len).zip(y.chunks_exact_mut(y_len)) {
+        for (a, b) in a.chunks_exact(2 * a_len).zip(b.chunks_exact(2 * y_len)) {
+            // SAFETY: the chunks have sixteen elements; the features are the dispatcher's business.
+            unsafe {
+                let mut sum = S::splat(0.0);
+                for (x, a) in x.chunks_exact(LANES).zip(a.chunks_exact(2 * LANES)) {
+                    sum = S::fma(S::load(x.as_ptr()), finite_halves::<S>(a), sum);
+                }
+                let product = S::splat(S::reduce_add(sum));
+                for (y, b) in y.chunks_exact_mut(LANES).zip(b.chunks_exact(2 * LANES)) {
+                    S::store(y.as_mut_ptr(), S::fma(product, finite_halves::<S>(b), S::load(y.as_ptr())));
+                }
+            }
+        }
+    }
+}
+
+/// Sixteen half floats, those that are not finite as zero.
+///
+/// # Safety
+/// There are 32 bytes; `S`'s instructions are present.
+#[inline(always)]
+unsafe fn finite_halves<S: Simd>(from: &[u8]) -> S::F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = S::load_f16(from.as_ptr().cast());
+        S::select(S::lt(S::abs(x), S::splat(f32::INFINITY)), x, S::splat(0.0))
+    }
+}
+
+dispatch! {
     /// `y += Σ_i factors[i] rows[i]`, rows as long as `y`: one chain of fused multiply-adds in order.
     pub(super) fn add_combination(factors: &[f32], rows: &[f32], y: &mut [f32]) = add_combination_body
 }

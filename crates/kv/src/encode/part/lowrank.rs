@@ -4,7 +4,7 @@ use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::math::{Rng, dense};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{put_halves, read_halves};
-use super::lanes::add_projections;
+use super::lanes::{add_half_projections, add_projections};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use std::sync::Arc;
@@ -36,7 +36,18 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     Ok(Built::Part(Arc::new(LowRank { shape: context.shape(), rank, loops })))
 }
 
+/// Rows up to which factors are widened for every row anew.
+const FEW: usize = 4;
+
 impl LowRank {
+    /// `Aᵀ` and `Bᵀ` as the page has them, where few rows are to read them and they need no padding.
+    fn halves<'a>(&self, page: &'a [u8], rows: usize) -> Option<(&'a [u8], &'a [u8])> {
+        let Shape { tokens, channels, .. } = self.shape;
+        let (a, b) = (2 * self.rank * channels, 2 * self.rank * tokens);
+        let whole = channels == self.shape.width() && tokens == PAGE_TOKENS;
+        (whole && rows <= FEW).then(|| (&page[..a], &page[a..a + b]))
+    }
+
     /// `Aᵀ`, `[rank][width]`, and `Bᵀ`, `[rank][PAGE_TOKENS]`, padded with zeros.
     fn factors<'a>(&self, isa: Isa, page: &[u8], floats: &'a mut Vec<f32>) -> (&'a [f32], &'a [f32]) {
         let Shape { tokens, channels, .. } = self.shape;
@@ -115,12 +126,18 @@ impl Part for LowRank {
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         debug_assert_eq!(self.shape.side, Side::Keys);
         let width = self.shape.width();
+        if let Some((a, b)) = self.halves(page, queries.rows) {
+            return add_half_projections(isa, queries.q, a, width, b, scores, PAGE_TOKENS);
+        }
         let (a, b) = self.factors(isa, page, &mut work.floats);
         add_projections(isa, queries.q, a, width, b, scores, PAGE_TOKENS);
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
         let width = self.shape.width();
+        if let Some((a, b)) = self.halves(page, rows) {
+            return add_half_projections(isa, weights, b, PAGE_TOKENS, a, &mut out[..rows * width], width);
+        }
         let (a, b) = self.factors(isa, page, &mut work.floats);
         add_projections(isa, weights, b, PAGE_TOKENS, a, &mut out[..rows * width], width);
     }

@@ -145,7 +145,7 @@ impl Matrix {
     /// Levels of a page, and its parameters into `floats` as [`Matrix::grid`] wants them.
     pub fn unpack(&self, isa: Isa, page: &[u8], levels: &mut Levels, floats: &mut Vec<f32>) {
         self.unpack_levels(isa, page, levels);
-        self.widen(isa, page, floats);
+        self.read_parameters(isa, page, floats);
     }
 
     fn unpack_levels(&self, isa: Isa, page: &[u8], levels: &mut Levels) {
@@ -154,7 +154,7 @@ impl Matrix {
     }
 
     /// The parameters of a page as [`Matrix::grid`] wants them.
-    fn widen(&self, isa: Isa, page: &[u8], floats: &mut Vec<f32>) {
+    fn read_parameters(&self, isa: Isa, page: &[u8], floats: &mut Vec<f32>) {
         let layout = &self.layout;
         let one = layout.parameters();
         let count = one + if self.offset == Offset::None { 0 } else { one };
@@ -197,7 +197,7 @@ impl Matrix {
         out: &mut [f32],
         stride: usize,
     ) {
-        self.widen(isa, page, &mut work.floats);
+        self.read_parameters(isa, page, &mut work.floats);
         let grid = self.grid(&work.floats);
         let packed = self.packing.codes(&page[self.codes.clone()]).filter(|_| codes::reads_packed(isa, &grid, rows));
         let codes = match packed {

@@ -5,7 +5,7 @@
 //! no group. What it makes of them is then made up for: the difference is stored as a half float beside the place. A page
 //! is the other part's bytes, the differences, then the places within their lines.
 
-use super::scatter::{Entry, Lines, add_products};
+use super::scatter::{Entry, FEW, LineEntries, Lines, add_line_products, add_products};
 use crate::encode::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use crate::encode::quantizer::Store;
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
@@ -63,12 +63,65 @@ struct Outliers {
 
 impl Outliers {
     /// Adds the entries to a tile.
-    fn add_entries(&self, page: &[u8], tile: &mut [f32]) {
-        let Shape { side, .. } = self.shape();
-        let width = self.shape().width();
-        for (token, channel, value) in self.entries(page) {
-            tile[if side == Side::Keys { channel * PAGE_TOKENS + token } else { token * width + channel }] += value;
+    fn add_entries(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        let Shape { side, tokens, channels } = self.shape();
+        let (by_token, by_channel) = if side == Side::Keys { (1, PAGE_TOKENS) } else { (self.shape().width(), 1) };
+        let (values, places) = self.apart(isa, page, &mut work.floats);
+        let mut add = |token: usize, channel: usize, value: f32| {
+            if token < tokens && channel < channels {
+                tile[token * by_token + channel * by_channel] += value;
+            }
+        };
+        match (self.by, self.place) {
+            (By::Error, 2) => {
+                // A division for every outlier would take longer than all else.
+                let shift = channels.is_power_of_two().then(|| channels.trailing_zeros());
+                for (&value, &place) in values.iter().zip(places.as_chunks::<2>().0) {
+                    let place = usize::from(u16::from_le_bytes(place));
+                    match shift {
+                        Some(shift) => add(place >> shift, place & (channels - 1), value),
+                        None => add(place / channels, place % channels, value),
+                    }
+                }
+            }
+            _ => self.entries(page).for_each(|(token, channel, value)| add(token, channel, value)),
         }
+    }
+
+    /// Differences and places, in the order they are stored.
+    fn apart<'a, 'b>(&self, isa: Isa, page: &'a [u8], floats: &'b mut Vec<f32>) -> (&'b [f32], &'a [u8]) {
+        let (values, places) = page[self.inner.bytes()..].split_at(2 * self.count());
+        floats.resize(self.count().max(floats.len()), 0.0);
+        let to = &mut floats[..self.count()];
+        Store::F16.read(isa, values, to);
+        (to, &places[..self.place * self.count()])
+    }
+
+    /// Adds the products of rows with the entries, where `x_lines` are those of the factor: the tokens or channels that the
+    /// result has not.
+    #[allow(clippy::too_many_arguments)]
+    fn add_products(
+        &self,
+        isa: Isa,
+        page: &[u8],
+        x: &[f32],
+        x_lines: Lines,
+        y: &mut [f32],
+        y_lines: Lines,
+        rows: usize,
+        work: &mut Work,
+    ) {
+        let line_is_factor = match self.shape().side {
+            Side::Keys => self.by == By::Channel,
+            Side::Values => self.by == By::Token,
+        };
+        if line_is_factor && self.place == 1 && (1..=FEW).contains(&rows) {
+            let (values, places) = self.apart(isa, page, &mut work.floats);
+            let entries = LineEntries { values, places, each: self.each };
+            return add_line_products(isa, entries, x, x_lines, y, y_lines, rows, &mut work.tile);
+        }
+        self.products(isa, page, work);
+        add_products(isa, &work.entries, x, x_lines, y, y_lines, rows, &mut work.floats);
     }
 
     fn new(inner: Arc<dyn Part>, by: By, share: f32) -> Outliers {
@@ -123,11 +176,9 @@ impl Outliers {
         })
     }
 
-    /// The same for products with rows of queries (keys) or weights (values).
+    /// The entries for products with rows of queries (keys) or weights (values).
     fn products(&self, isa: Isa, page: &[u8], work: &mut Work) {
-        let (values, places) = page[self.inner.bytes()..].split_at(2 * self.count());
-        work.floats.resize(self.count().max(work.floats.len()), 0.0);
-        Store::F16.read(isa, values, &mut work.floats[..self.count()]);
+        let (values, places) = self.apart(isa, page, &mut work.floats);
         let Shape { side, tokens, channels } = self.shape();
         let (keys, by) = (side == Side::Keys, self.by);
         let (limit, fixed_is_from) = match by {
@@ -135,8 +186,7 @@ impl Outliers {
             By::Token | By::Error => (channels, !keys),
         };
         work.entries.clear();
-        let lines =
-            work.floats[..self.count()].chunks_exact(self.each).zip(places.chunks_exact(self.each * self.place));
+        let lines = values.chunks_exact(self.each).zip(places.chunks_exact(self.each * self.place));
         for (line, (values, places)) in lines.enumerate() {
             if let (1, By::Channel | By::Token) = (self.place, by) {
                 // The usual case: one byte that says where on its line an outlier is.
@@ -269,29 +319,27 @@ impl Part for Outliers {
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         self.inner.score(isa, &page[..self.inner.bytes()], queries, work, scores);
-        self.products(isa, page, work);
         let Shape { channels, tokens, .. } = self.shape();
         let (x, y) =
             (Lines { columns: channels, stride: self.shape().width() }, Lines { columns: tokens, stride: PAGE_TOKENS });
-        add_products(isa, &work.entries, queries.q, x, scores, y, queries.rows, &mut work.floats);
+        self.add_products(isa, page, queries.q, x, scores, y, queries.rows, work);
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
         self.inner.accumulate(isa, &page[..self.inner.bytes()], weights, rows, work, out);
-        self.products(isa, page, work);
         let Shape { channels, tokens, .. } = self.shape();
         let (x, y) =
             (Lines { columns: tokens, stride: PAGE_TOKENS }, Lines { columns: channels, stride: self.shape().width() });
-        add_products(isa, &work.entries, weights, x, out, y, rows, &mut work.floats);
+        self.add_products(isa, page, weights, x, out, y, rows, work);
     }
 
     fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         self.inner.write_tile(isa, &page[..self.inner.bytes()], work, tile);
-        self.add_entries(page, tile);
+        self.add_entries(isa, page, work, tile);
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         self.inner.tile(isa, &page[..self.inner.bytes()], work, tile);
-        self.add_entries(page, tile);
+        self.add_entries(isa, page, work, tile);
     }
 }

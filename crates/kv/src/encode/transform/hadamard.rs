@@ -74,6 +74,10 @@ impl Transform for Hadamard {
         true
     }
 
+    fn is_hadamard(&self) -> bool {
+        self.block == self.channels
+    }
+
     fn describe(&self) -> String {
         format!("Walsh-Hadamard transform of {} blocks of {} channels", self.channels / self.block, self.block)
     }

@@ -2,12 +2,18 @@
 
 use super::{BALANCE, Matrix};
 use crate::encode::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
-use crate::encode::quantizer::{Group, Kept, Offset};
+use crate::encode::quantizer::{Group, Kept, Offset, Packing};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{self, Given, Grid};
+use cachalot_kernels::codes::{self, Bits, Given, Grid};
 
 impl Matrix {
+    /// Whether levels are those whose transform fits bytes.
+    fn is_small(&self) -> bool {
+        let small = matches!(self.packing, Packing::Planes { bits, table: None } if bits <= Bits::B4);
+        small && self.shape.side == Side::Keys && self.shape.channels == self.shape.width()
+    }
+
     /// Keys' and values' channels beyond the real ones hold nothing.
     fn clear_padding(&self, rows: &mut [f32]) {
         let Shape { side, channels, .. } = self.shape;
@@ -116,6 +122,43 @@ impl Part for Matrix {
         let given = Given::Plain { x: weights, stride: PAGE_TOKENS };
         self.multiply(isa, page, given, rows, work, out, self.shape.width());
         self.clear_padding(out);
+    }
+
+    fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        if let (Side::Keys, Packing::Planes { bits, table }) = (self.shape.side, &self.packing) {
+            self.read_parameters(isa, page, &mut work.floats);
+            let (packed, grid) = (&page[self.codes.clone()], self.grid(&work.floats));
+            if codes::decode_packed(isa, *bits, packed, table.as_ref(), &grid, tile) {
+                self.clear_padding(tile);
+                return;
+            }
+        }
+        tile.fill(0.0);
+        self.tile(isa, page, work, tile);
+    }
+
+    fn write_hadamard_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) -> bool {
+        if !self.is_small() {
+            return false;
+        }
+        self.unpack(isa, page, &mut work.levels, &mut work.floats);
+        codes::decode_hadamard(isa, &self.grid(&work.floats), &work.levels, tile)
+    }
+
+    fn score_hadamard(
+        &self,
+        isa: Isa,
+        page: &[u8],
+        q: &[f32],
+        angles: &[f32],
+        work: &mut Work,
+        scores: &mut [f32],
+    ) -> bool {
+        if !self.is_small() || angles.len() != self.shape.channels * PAGE_TOKENS {
+            return false;
+        }
+        self.unpack(isa, page, &mut work.levels, &mut work.floats);
+        codes::score_hadamard(isa, &self.grid(&work.floats), &work.levels, q, angles, scores)
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
