@@ -8,7 +8,7 @@ type Square<S> = [<S as Simd>::F; LANES];
 
 /// Turns a square.
 #[allow(clippy::missing_safety_doc)]
-trait Turn: Simd {
+pub(crate) trait Turn: Simd {
     /// Lane `i` of vector `j` is lane `j` of vector `i` of `rows`.
     unsafe fn turn(rows: Square<Self>) -> Square<Self>;
 }
@@ -89,6 +89,44 @@ dispatch! {
         to_stride: usize) = add_transposed_body
 }
 
+dispatch! {
+    /// `to[c * to_stride + r] = from[r * from_stride + c] + 0.0` for `rows` and `columns`, both multiples of sixteen: as
+    /// [`add_transposed`] to zeros.
+    ///
+    /// # Panics
+    /// If they are not, or the slices are too short.
+    pub fn write_transposed(from: &[f32], from_stride: usize, rows: usize, columns: usize, to: &mut [f32],
+        to_stride: usize) = write_transposed_body
+}
+
+#[inline(always)]
+unsafe fn write_transposed_body<S: Turn>(
+    from: &[f32],
+    from_stride: usize,
+    rows: usize,
+    columns: usize,
+    to: &mut [f32],
+    to_stride: usize,
+) {
+    assert!(rows.is_multiple_of(LANES) && columns.is_multiple_of(LANES));
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(from.len() >= (rows - 1) * from_stride + columns && to.len() >= (columns - 1) * to_stride + rows);
+    for c in (0..columns).step_by(LANES) {
+        for r in (0..rows).step_by(LANES) {
+            // SAFETY: lengths asserted above.
+            unsafe {
+                let from = from.as_ptr().add(r * from_stride + c);
+                let turned = S::turn(std::array::from_fn(|i| S::load(from.add(i * from_stride))));
+                for (j, &column) in turned.iter().enumerate() {
+                    S::store(to.as_mut_ptr().add((c + j) * to_stride + r), S::add(column, S::splat(0.0)));
+                }
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn add_transposed_body<S: Turn>(
     from: &[f32],
@@ -141,6 +179,16 @@ mod tests {
                     let (c, r) = (i / to_stride, i % to_stride);
                     let expected = if r < rows { (r * from_stride + c) as f32 } else { 0.0 };
                     assert_eq!(x, expected + 0.5, "{isa} {rows} {columns}: {r} {c}");
+                }
+                if rows % LANES == 0 && columns % LANES == 0 && rows > 0 {
+                    let mut written = vec![0.5; columns * to_stride];
+                    write_transposed(isa, &from, from_stride, rows, columns, &mut written, to_stride);
+                    let same = written
+                        .iter()
+                        .zip(&to)
+                        .enumerate()
+                        .all(|(i, (a, b))| if i % to_stride < rows { a + 0.5 == *b } else { a == b });
+                    assert!(same, "{isa} {rows} {columns}");
                 }
             }
         }

@@ -114,6 +114,10 @@ fn any_page_decodes_to_finite_numbers_as_a_tile_too() {
                 part.tile(isa, &page, &mut work, &mut tile);
                 let same = tile.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
                 assert_eq!(same, None, "{name}, {what}, {isa}");
+                let mut written = vec![f32::NAN; shape.tile_len()];
+                part.write_tile(isa, &page, &mut work, &mut written);
+                let same = written.iter().zip(&tile).position(|(a, b)| a.to_bits() != b.to_bits());
+                assert_eq!(same, None, "{name}, {what}, {isa}: written");
             }
         }
     });
