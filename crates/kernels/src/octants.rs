@@ -130,17 +130,18 @@ mod avx512 {
     unsafe fn words<const B: u32>(table: &[u16; 256], at: [__m512i; 2], bits: [[__mmask32; 2]; 2]) -> [__m512i; 2] {
         // SAFETY: there are eight vectors of words; the features are the caller's business.
         unsafe {
-            let load = |i: usize| _mm512_load_si512(table.as_ptr().add(32 * i).cast());
+            // No closures: they would be compiled without the features.
+            let table: *const __m512i = table.as_ptr().cast();
             let mut found = [_mm512_setzero_si512(); 2];
             match B {
                 3 => {
-                    let table = load(0);
+                    let table = _mm512_load_si512(table);
                     for h in 0..2 {
                         found[h] = _mm512_permutexvar_epi16(at[h], table);
                     }
                 }
                 4 => {
-                    let (low, high) = (load(0), load(1));
+                    let (low, high) = (_mm512_load_si512(table), _mm512_load_si512(table.add(1)));
                     for h in 0..2 {
                         found[h] = _mm512_permutex2var_epi16(low, at[h], high);
                     }
@@ -148,7 +149,8 @@ mod avx512 {
                 _ => {
                     let mut four = [found; 4];
                     for (i, four) in four.iter_mut().enumerate() {
-                        let (low, high) = (load(2 * i), load(2 * i + 1));
+                        let (low, high) =
+                            (_mm512_load_si512(table.add(2 * i)), _mm512_load_si512(table.add(2 * i + 1)));
                         for h in 0..2 {
                             four[h] = _mm512_permutex2var_epi16(low, at[h], high);
                         }
