@@ -9,13 +9,16 @@
 
 pub mod attention;
 pub mod codes;
+pub mod columns;
 pub mod divergence;
 pub mod float8;
 pub mod heap;
 pub mod isa;
 pub mod linear;
 pub mod lookup;
+pub mod octants;
 pub mod ops;
+mod planes;
 pub mod polar;
 pub mod simd;
 pub mod sparse;
@@ -24,6 +27,7 @@ pub mod team;
 pub mod tile;
 pub mod transpose;
 pub mod triplets;
+pub mod words;
 
 pub use isa::Isa;
 pub use linear::memory::{prefetch, prefetch_value};

@@ -8,7 +8,7 @@ type Square<S> = [<S as Simd>::F; LANES];
 
 /// Turns a square.
 #[allow(clippy::missing_safety_doc)]
-trait Turn: Simd {
+pub(crate) trait Turn: Simd {
     /// Lane `i` of vector `j` is lane `j` of vector `i` of `rows`.
     unsafe fn turn(rows: Square<Self>) -> Square<Self>;
 }
@@ -29,15 +29,19 @@ impl Turn for crate::simd::Avx2 {
         unsafe {
             let mut to = rows;
             for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let a: [__m256; 8] = std::array::from_fn(|row| rows[8 * i + row][j]);
-                let two: [__m256d; 8] = std::array::from_fn(|k| {
-                    let (x, y) = (a[k & 6], a[k | 1]);
-                    _mm256_castps_pd(if k & 1 == 0 { _mm256_unpacklo_ps(x, y) } else { _mm256_unpackhi_ps(x, y) })
-                });
-                let four: [__m256; 8] = std::array::from_fn(|k| {
-                    let (x, y) = (two[(k & 4) + (k >> 1 & 1)], two[(k & 4) + 2 + (k >> 1 & 1)]);
-                    _mm256_castpd_ps(if k & 1 == 0 { _mm256_unpacklo_pd(x, y) } else { _mm256_unpackhi_pd(x, y) })
-                });
+                // No closures: they would be compiled without the features.
+                let mut two = [_mm256_setzero_pd(); 8];
+                for k in 0..4 {
+                    let (x, y) = (rows[8 * i + 2 * k][j], rows[8 * i + 2 * k + 1][j]);
+                    two[2 * k] = _mm256_castps_pd(_mm256_unpacklo_ps(x, y));
+                    two[2 * k + 1] = _mm256_castps_pd(_mm256_unpackhi_ps(x, y));
+                }
+                let mut four = [_mm256_setzero_ps(); 8];
+                for k in 0..4 {
+                    let (x, y) = (two[4 * (k / 2) + k % 2], two[4 * (k / 2) + 2 + k % 2]);
+                    four[4 * (k / 2) + 2 * (k % 2)] = _mm256_castpd_ps(_mm256_unpacklo_pd(x, y));
+                    four[4 * (k / 2) + 2 * (k % 2) + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(x, y));
+                }
                 for k in 0..4 {
                     to[8 * j + k][i] = _mm256_permute2f128_ps::<0x20>(four[k], four[4 + k]);
                     to[8 * j + 4 + k][i] = _mm256_permute2f128_ps::<0x31>(four[k], four[4 + k]);
@@ -55,15 +59,22 @@ impl Turn for crate::simd::Avx512 {
         use std::arch::x86_64::*;
         // SAFETY: the features are the dispatcher's business.
         unsafe {
-            let two: [__m512d; LANES] = std::array::from_fn(|k| {
-                let (x, y) = (rows[k & 14], rows[k | 1]);
-                _mm512_castps_pd(if k & 1 == 0 { _mm512_unpacklo_ps(x, y) } else { _mm512_unpackhi_ps(x, y) })
-            });
+            // No closures: they would be compiled without the features.
+            let mut two = [_mm512_setzero_pd(); LANES];
+            for k in 0..LANES / 2 {
+                let (x, y) = (rows[2 * k], rows[2 * k + 1]);
+                two[2 * k] = _mm512_castps_pd(_mm512_unpacklo_ps(x, y));
+                two[2 * k + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(x, y));
+            }
             // Quarter `q` of vector `4 i + j` has column `4 q + j` of rows from `4 i`.
-            let four: [__m512; LANES] = std::array::from_fn(|k| {
-                let (x, y) = (two[(k & 12) + (k >> 1 & 1)], two[(k & 12) + 2 + (k >> 1 & 1)]);
-                _mm512_castpd_ps(if k & 1 == 0 { _mm512_unpacklo_pd(x, y) } else { _mm512_unpackhi_pd(x, y) })
-            });
+            let mut four = rows;
+            for i in 0..LANES / 4 {
+                for j in 0..2 {
+                    let (x, y) = (two[4 * i + j], two[4 * i + 2 + j]);
+                    four[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+                    four[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+                }
+            }
             let mut to = rows;
             for j in 0..4 {
                 let even = _mm512_shuffle_f32x4::<0x88>(four[j], four[4 + j]);
@@ -89,6 +100,48 @@ dispatch! {
         to_stride: usize) = add_transposed_body
 }
 
+dispatch! {
+    /// `to[c * to_stride + r] = from[r * from_stride + c] + 0.0` for `rows` and `columns`, both multiples of sixteen: as
+    /// [`add_transposed`] to zeros.
+    ///
+    /// # Panics
+    /// If they are not, or the slices are too short.
+    pub fn write_transposed(from: &[f32], from_stride: usize, rows: usize, columns: usize, to: &mut [f32],
+        to_stride: usize) = write_transposed_body
+}
+
+#[inline(always)]
+unsafe fn write_transposed_body<S: Turn>(
+    from: &[f32],
+    from_stride: usize,
+    rows: usize,
+    columns: usize,
+    to: &mut [f32],
+    to_stride: usize,
+) {
+    assert!(rows.is_multiple_of(LANES) && columns.is_multiple_of(LANES));
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(from.len() >= (rows - 1) * from_stride + columns && to.len() >= (columns - 1) * to_stride + rows);
+    for c in (0..columns).step_by(LANES) {
+        for r in (0..rows).step_by(LANES) {
+            // SAFETY: lengths asserted above.
+            unsafe {
+                let from = from.as_ptr().add(r * from_stride + c);
+                let mut square = [S::splat(0.0); LANES];
+                for (i, row) in square.iter_mut().enumerate() {
+                    *row = S::load(from.add(i * from_stride));
+                }
+                let turned = S::turn(square);
+                for (j, &column) in turned.iter().enumerate() {
+                    S::store(to.as_mut_ptr().add((c + j) * to_stride + r), S::add(column, S::splat(0.0)));
+                }
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn add_transposed_body<S: Turn>(
     from: &[f32],
@@ -108,7 +161,11 @@ unsafe fn add_transposed_body<S: Turn>(
             // SAFETY: lengths asserted above.
             unsafe {
                 let from = from.as_ptr().add(r * from_stride + c);
-                let turned = S::turn(std::array::from_fn(|i| S::load(from.add(i * from_stride))));
+                let mut square = [S::splat(0.0); LANES];
+                for (i, row) in square.iter_mut().enumerate() {
+                    *row = S::load(from.add(i * from_stride));
+                }
+                let turned = S::turn(square);
                 for (j, &column) in turned.iter().enumerate() {
                     let to = to.as_mut_ptr().add((c + j) * to_stride + r);
                     S::store(to, S::add(S::load(to), column));
@@ -141,6 +198,16 @@ mod tests {
                     let (c, r) = (i / to_stride, i % to_stride);
                     let expected = if r < rows { (r * from_stride + c) as f32 } else { 0.0 };
                     assert_eq!(x, expected + 0.5, "{isa} {rows} {columns}: {r} {c}");
+                }
+                if rows % LANES == 0 && columns % LANES == 0 && rows > 0 {
+                    let mut written = vec![0.5; columns * to_stride];
+                    write_transposed(isa, &from, from_stride, rows, columns, &mut written, to_stride);
+                    let same = written
+                        .iter()
+                        .zip(&to)
+                        .enumerate()
+                        .all(|(i, (a, b))| if i % to_stride < rows { a + 0.5 == *b } else { a == b });
+                    assert!(same, "{isa} {rows} {columns}");
                 }
             }
         }

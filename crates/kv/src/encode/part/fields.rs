@@ -65,13 +65,13 @@ pub(crate) struct Runs {
     pub tokens: usize,
 }
 
-/// Runs of fields of at most eight bits, one behind the other.
+/// Runs of fields, one behind the other.
 pub(crate) fn unpack_runs(isa: Isa, bits: usize, from: &[u8], tokens: usize, fields: &mut [u16]) {
     unpack_spaced(isa, bits, from, Runs { stride: bytes(bits, tokens), tokens }, 0, fields);
 }
 
 dispatch! {
-    /// Runs of fields of at most eight bits. Where `shift` is not zero, they are put above the bits that are there.
+    /// Runs of fields. Where `shift` is not zero, they are put above the bits that are there.
     pub(crate) fn unpack_spaced(bits: usize, from: &[u8], runs: Runs, shift: usize, fields: &mut [u16]) = unpack_spaced_body
 }
 
@@ -95,7 +95,10 @@ unsafe fn unpack_spaced_body<S: Simd>(bits: usize, from: &[u8], runs: Runs, shif
             3 => unpack_page(3, from),
             4 => unpack_page(4, from),
             5 => unpack_page(5, from),
-            bits => unpack_page(bits, from),
+            8 => unpack_page(8, from),
+            12 => unpack_wide(12, from),
+            0..8 => unpack_page(bits, from),
+            bits => unpack_wide(bits, from),
         };
         if shift == 0 {
             *fields = run;
@@ -125,6 +128,15 @@ fn unpack_page(bits: usize, from: &[u8]) -> [u16; PAGE_TOKENS] {
     if bits & 1 != 0 {
         add_plane::<1, 8>(from, shift, &mut fields);
     }
+    fields
+}
+
+/// As [`unpack_page`], of more than eight bits.
+#[inline(always)]
+fn unpack_wide(bits: usize, from: &[u8]) -> [u16; PAGE_TOKENS] {
+    let (low, high) = from.split_at(PAGE_TOKENS);
+    let (mut fields, high) = (unpack_page(8, low), unpack_page(bits - 8, high));
+    fields.iter_mut().zip(&high).for_each(|(field, high)| *field |= high << 8);
     fields
 }
 
@@ -218,6 +230,11 @@ mod tests {
                 let mut back = vec![0xffff; n];
                 unpack(bits, &packed, &mut back);
                 assert_eq!(back, fields, "{bits} bits, {n}");
+                for isa in Isa::available() {
+                    back.fill(0xffff);
+                    unpack_runs(isa, bits, &packed, n, &mut back);
+                    assert_eq!(back, fields, "{isa}: {bits} bits, {n}");
+                }
             }
         }
         assert_eq!(planes(11).filter(|&p| p > 0).collect::<Vec<_>>(), [8, 2, 1]);

@@ -23,6 +23,7 @@ mod spectral;
 mod split;
 #[cfg(test)]
 mod tests;
+mod tiled;
 
 pub(super) use scatter::Entry;
 

@@ -2,13 +2,17 @@
 
 mod map;
 
-use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
+use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::math::lloyd::nearest;
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{self, Runs, put_halves};
+use super::tiled;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::transpose::add_transposed;
+use cachalot_kernels::columns::{self, DIRECT_ROWS};
+use cachalot_kernels::octants::{self, Octants, Packed};
+use cachalot_kernels::simd::LANES;
+use cachalot_kernels::transpose::{add_transposed, write_transposed};
 use cachalot_kernels::triplets::{Triplets, add_triplets};
 use map::{length_levels, map, side_levels, unmap};
 use std::sync::Arc;
@@ -34,6 +38,8 @@ struct Octahedral {
     lengths: Vec<f64>,
     /// The three coordinates of the directions and a zero, `[second side][first side]`.
     directions: Vec<[f32; 4]>,
+    /// The same, to be read from the codes.
+    octants: Option<Octants>,
     length_table: [f32; 16],
 }
 
@@ -57,7 +63,9 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let mut length_table = [0.0; 16];
     length_table.iter_mut().zip(&lengths).for_each(|(to, &x)| *to = x as f32);
     let shape = context.shape();
-    Ok(Built::Part(Arc::new(Octahedral { shape, side_bits, length_bits, sides, lengths, directions, length_table })))
+    let octants = Octants::new(&directions, side_bits);
+    let part = Octahedral { shape, side_bits, length_bits, sides, lengths, directions, octants, length_table };
+    Ok(Built::Part(Arc::new(part)))
 }
 
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
@@ -107,6 +115,27 @@ impl Octahedral {
         fields::read_halves(isa, &lengths[..2 * tokens], &mut row_lengths[..tokens]);
         let (directions, parts, lengths) = (&self.directions, &self.length_table, &row_lengths[..tokens]);
         add_triplets(isa, Triplets { directions, parts, lengths, direction, part }, channels, rows);
+    }
+
+    /// Whole pages of whole vectors of channels are read from the codes as they are packed.
+    fn with_packed<T>(&self, isa: Isa, page: &[u8], read: impl FnOnce(Packed<'_>) -> T) -> Option<T> {
+        let Shape { tokens, channels, .. } = self.shape;
+        let octants = self.octants.as_ref()?;
+        if tokens != PAGE_TOKENS || !channels.is_multiple_of(LANES) {
+            return None;
+        }
+        let (codes, lengths) = page.split_at(self.triplets() * self.triplet_bytes());
+        let mut row_lengths = [0.0; PAGE_TOKENS];
+        fields::read_halves(isa, lengths, &mut row_lengths);
+        Some(read(Packed { octants, parts: &self.length_table, lengths: &row_lengths, codes, channels }))
+    }
+
+    /// As [`Octahedral::with_packed`], all channels in a buffer, `[channels][PAGE_TOKENS]`.
+    fn with_rows<T>(&self, isa: Isa, page: &[u8], floats: &mut Vec<f32>, read: impl FnOnce(&[f32]) -> T) -> Option<T> {
+        // What it held does not matter: all of it is set.
+        floats.resize(self.shape.channels * PAGE_TOKENS, 0.0);
+        self.with_packed(isa, page, |packed| octants::write(isa, packed, floats))?;
+        Some(read(floats))
     }
 }
 
@@ -179,5 +208,39 @@ impl Part for Octahedral {
         floats.resize(channels * PAGE_TOKENS, 0.0);
         self.add_rows(isa, page, codes, floats);
         add_transposed(isa, floats, PAGE_TOKENS, channels, tokens, tile, self.shape.width());
+    }
+
+    fn fused(&self) -> bool {
+        true
+    }
+
+    fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
+        let width = self.shape.width();
+        let q = &queries.q[..queries.rows * width];
+        let score = |packed: Packed<'_>| octants::score(isa, packed, q, width, scores);
+        if queries.rows > DIRECT_ROWS || self.with_packed(isa, page, score).is_none() {
+            tiled::score(self, isa, page, queries, work, scores);
+        }
+    }
+
+    fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        let width = self.shape.width();
+        let sum = |values: &[f32]| columns::accumulate(isa, values, weights, rows, width, out);
+        if rows > DIRECT_ROWS || self.with_rows(isa, page, &mut work.floats, sum).is_none() {
+            tiled::accumulate(self, isa, page, weights, rows, work, out);
+        }
+    }
+
+    fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        let Shape { side, channels, .. } = self.shape;
+        let turn = |rows: &[f32]| write_transposed(isa, rows, PAGE_TOKENS, channels, PAGE_TOKENS, tile, channels);
+        let written = match side {
+            Side::Keys => self.with_packed(isa, page, |packed| octants::write(isa, packed, tile)),
+            Side::Values => self.with_rows(isa, page, &mut work.floats, turn),
+        };
+        if written.is_none() {
+            tile.fill(0.0);
+            self.tile(isa, page, work, tile);
+        }
     }
 }

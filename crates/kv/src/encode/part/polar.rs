@@ -1,13 +1,15 @@
 //! Recursive polar coordinates: PolarQuant of Han et al., 2025. Wants rotated rows, whose coordinates are nearly
 //! independent and normal.
 
-use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
+use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::math::elementary::{atan2, sin_cos};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{self, put_halves};
+use super::tiled;
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::polar::add_block;
+use cachalot_kernels::columns::DIRECT_ROWS;
+use cachalot_kernels::polar::{Blocks, accumulate_blocks, add_block, score_blocks, write_block_rows, write_blocks};
 use cachalot_kernels::transpose::add_transposed;
 use std::f64::consts::{PI, TAU};
 use std::sync::Arc;
@@ -99,6 +101,26 @@ impl Polar {
             add_block(isa, &self.tables, codes, &radii[..tokens], rows);
         }
     }
+
+    /// Whole pages are read from the codes as they are packed.
+    fn with_blocks<T>(
+        &self,
+        isa: Isa,
+        page: &[u8],
+        floats: &mut Vec<f32>,
+        read: impl FnOnce(Blocks<'_>) -> T,
+    ) -> Option<T> {
+        let Shape { tokens, channels, .. } = self.shape;
+        if tokens != PAGE_TOKENS {
+            return None;
+        }
+        floats.resize(channels / BLOCK * PAGE_TOKENS, 0.0);
+        let blocks = page.chunks_exact(self.block_bytes());
+        for (block, radii) in blocks.zip(floats.chunks_exact_mut(PAGE_TOKENS)) {
+            fields::read_halves(isa, &block[self.block_bytes() - 2 * tokens..], radii);
+        }
+        Some(read(Blocks { tables: &self.tables, codes: page, radii: floats }))
+    }
 }
 
 impl Part for Polar {
@@ -161,5 +183,38 @@ impl Part for Polar {
         floats.resize(channels * PAGE_TOKENS, 0.0);
         self.add_rows(isa, page, codes, floats);
         add_transposed(isa, floats, PAGE_TOKENS, channels, tokens, tile, self.shape.width());
+    }
+
+    fn fused(&self) -> bool {
+        true
+    }
+
+    fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
+        let width = self.shape.width();
+        let q = &queries.q[..queries.rows * width];
+        let score = |blocks: Blocks<'_>| score_blocks(isa, blocks, q, width, scores);
+        if queries.rows > DIRECT_ROWS || self.with_blocks(isa, page, &mut work.floats, score).is_none() {
+            tiled::score(self, isa, page, queries, work, scores);
+        }
+    }
+
+    fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        let width = self.shape.width();
+        let sum = |blocks: Blocks<'_>| accumulate_blocks(isa, blocks, weights, rows, width, out);
+        if rows > DIRECT_ROWS || self.with_blocks(isa, page, &mut work.floats, sum).is_none() {
+            tiled::accumulate(self, isa, page, weights, rows, work, out);
+        }
+    }
+
+    fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        let Shape { side, channels, .. } = self.shape;
+        let write = |blocks: Blocks<'_>| match side {
+            Side::Keys => write_blocks(isa, blocks, tile),
+            Side::Values => write_block_rows(isa, blocks, tile, channels),
+        };
+        if self.with_blocks(isa, page, &mut work.floats, write).is_none() {
+            tile.fill(0.0);
+            self.tile(isa, page, work, tile);
+        }
     }
 }

@@ -5,12 +5,13 @@ mod words;
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::math::kmeans;
 use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry, StageError};
-use super::fields;
-use super::lanes::accumulate_tile;
+use super::{fields, tiled};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::columns::DIRECT_ROWS;
 use cachalot_kernels::lookup::{add_looked_up, nearest, score_tables, score_tile, tables};
 use cachalot_kernels::simd::LANES;
+use cachalot_kernels::words::{self as side_by_side, Halves, Words};
 use std::sync::Arc;
 use words::{add_words, by_channel, measured};
 
@@ -41,6 +42,8 @@ pub(super) struct Product {
     words: Vec<f32>,
     /// `[channels][count]`.
     by_channel: Vec<f32>,
+    /// Of keys in short words whose numbers fill a byte: the words once more.
+    halves: Option<Halves>,
     search: Option<Search>,
 }
 
@@ -76,7 +79,26 @@ impl Product {
             Search { metric: metric.to_vec(), by_channel: by_channel(&there, dims, 1 << bits) }
         });
         let by_channel = words_by_channel;
-        Product { shape, what, subspaces, dims, bits, count, words: words.to_vec(), by_channel, search }
+        let words = words.to_vec();
+        let mut part = Product { shape, what, subspaces, dims, bits, count, words, by_channel, halves: None, search };
+        if part.whole() && shape.side == Side::Keys && dims == 2 && bits == 8 {
+            part.halves = Some(Halves::new(&part.words, dims));
+        }
+        part
+    }
+
+    /// Whether words are read side by side: of whole pages and vectors of channels.
+    fn whole(&self) -> bool {
+        let Shape { tokens, channels, .. } = self.shape;
+        tokens == PAGE_TOKENS && channels.is_multiple_of(LANES) && matches!(self.dims, 2 | 4 | 8 | 16)
+    }
+
+    /// The words of a page, where [`Product::whole`].
+    fn side_by_side<'a>(&'a self, isa: Isa, page: &[u8], codes: &'a mut Vec<u16>) -> Words<'a> {
+        // What it held does not matter: all of it is set.
+        codes.resize(self.subspaces * PAGE_TOKENS, 0);
+        fields::unpack_runs(isa, self.bits, &page[..self.subspaces * self.span()], PAGE_TOKENS, codes);
+        Words { words: &self.words, each: 1 << self.bits, dims: self.dims, codes, channels: self.shape.channels }
     }
 
     fn span(&self) -> usize {
@@ -159,7 +181,8 @@ impl Part for Product {
 
     fn shared_bytes(&self) -> usize {
         let search = self.search.as_ref().map_or(0, |search| search.metric.len() + search.by_channel.len());
-        4 * (self.words.len() + self.by_channel.len() + search)
+        let halves = self.halves.as_ref().map_or(0, Halves::bytes);
+        4 * (self.words.len() + self.by_channel.len() + search) + halves
     }
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
@@ -199,7 +222,7 @@ impl Part for Product {
 
     fn prepare(&self, isa: Isa, q: &[f32], rows: usize, state: &mut Vec<f32>) {
         state.clear();
-        if rows > TABLE_ROWS.min(self.dims) || self.shape.side == Side::Values {
+        if rows > TABLE_ROWS.min(self.dims) || self.shape.side == Side::Values || self.whole() {
             return;
         }
         let each = self.subspaces * self.count;
@@ -211,12 +234,22 @@ impl Part for Product {
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         let Shape { tokens, channels, .. } = self.shape;
+        let width = self.shape.width();
+        if self.whole() {
+            let q = &queries.q[..queries.rows * width];
+            match &self.halves {
+                _ if queries.rows > DIRECT_ROWS => tiled::score(self, isa, page, queries, work, scores),
+                Some(halves) => side_by_side::score_halves(isa, halves, page, q, width, scores),
+                None => side_by_side::score(isa, self.side_by_side(isa, page, &mut work.codes), q, width, scores),
+            }
+            return;
+        }
         if queries.state.is_empty() {
             let mut tile = std::mem::take(&mut work.tile);
             tile.clear();
             tile.resize(self.shape.tile_len(), 0.0);
             self.tile(isa, page, work, &mut tile);
-            score_tile(isa, queries.q, self.shape.width(), &tile, channels, self.dims, scores);
+            score_tile(isa, queries.q, width, &tile, channels, self.dims, scores);
             work.tile = tile;
             return;
         }
@@ -234,12 +267,26 @@ impl Part for Product {
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
-        let mut tile = std::mem::take(&mut work.tile);
-        tile.clear();
-        tile.resize(self.shape.tile_len(), 0.0);
-        self.tile(isa, page, work, &mut tile);
-        accumulate_tile(isa, &tile, self.shape, weights, rows, out);
-        work.tile = tile;
+        if self.whole() && rows <= DIRECT_ROWS {
+            let words = self.side_by_side(isa, page, &mut work.codes);
+            return side_by_side::accumulate(isa, words, weights, rows, self.shape.width(), out);
+        }
+        tiled::accumulate(self, isa, page, weights, rows, work, out);
+    }
+
+    fn write_tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
+        if !self.whole() {
+            tile.fill(0.0);
+            return self.tile(isa, page, work, tile);
+        }
+        if let Some(halves) = &self.halves {
+            return side_by_side::write_halves(isa, halves, page, tile);
+        }
+        let words = self.side_by_side(isa, page, &mut work.codes);
+        match self.shape.side {
+            Side::Keys => side_by_side::write(isa, words, tile),
+            Side::Values => side_by_side::write_rows(isa, words, tile, self.shape.width()),
+        }
     }
 
     fn tile(&self, isa: Isa, page: &[u8], _work: &mut Work, tile: &mut [f32]) {
