@@ -51,7 +51,7 @@ unsafe fn add_body<S: Simd>(bits: u64, from: &[f32], to: &mut [f32]) {
             // SAFETY: as above.
             unsafe {
                 let to = to.as_mut_ptr().add(v * LANES);
-                S::store(to, S::add(S::load(to), S::spread(mask, S::load(from.as_ptr().add(at)))));
+                S::store(to, S::add(S::load(to), S::decompress(mask, S::load(from.as_ptr().add(at)))));
             }
             at += mask.count_ones() as usize;
         }

@@ -109,7 +109,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_maskz_compress_ps(mask, a) }
     }
     #[inline(always)]
-    unsafe fn spread(mask: u16, a: __m512) -> __m512 {
+    unsafe fn decompress(mask: u16, a: __m512) -> __m512 {
         unsafe { _mm512_maskz_expand_ps(mask, a) }
     }
     #[inline(always)]

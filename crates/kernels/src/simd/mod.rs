@@ -88,7 +88,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
     /// The first lanes, one after the other, in the lanes whose bit is set; zero in the others.
     #[inline(always)]
-    unsafe fn spread(mask: u16, a: Self::F) -> Self::F {
+    unsafe fn decompress(mask: u16, a: Self::F) -> Self::F {
         let (mut from, mut to, mut n) = ([0.0; LANES], [0.0; LANES], 0);
         // SAFETY: same contract as the caller's; the arrays have sixteen elements.
         unsafe {
