@@ -153,14 +153,19 @@ impl Matrix {
         self.packing.unpack(isa, &page[self.codes.clone()], levels);
     }
 
+    /// Floats that [`Matrix::grid`] is made of.
+    fn parameters(&self) -> usize {
+        let of_offsets = if self.offset == Offset::None { 0 } else { self.layout.parameters() };
+        let of_balance = if self.balance.is_empty() { 0 } else { self.shape.width() };
+        self.layout.parameters() + of_offsets + of_balance
+    }
+
     /// The parameters of a page as [`Matrix::grid`] wants them.
     fn read_parameters(&self, isa: Isa, page: &[u8], floats: &mut Vec<f32>) {
         let layout = &self.layout;
         let one = layout.parameters();
-        let count = one + if self.offset == Offset::None { 0 } else { one };
-        let count = count + if self.balance.is_empty() { 0 } else { self.shape.width() };
         // All of it is set below.
-        floats.resize(count, 0.0);
+        floats.resize(self.parameters(), 0.0);
         let (scales, rest) = floats.split_at_mut(one);
         layout.spread(isa, &self.scale, &page[self.scales.clone()], scales);
         let from = &page[self.offsets.clone()];

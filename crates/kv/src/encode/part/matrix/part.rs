@@ -106,7 +106,7 @@ impl Part for Matrix {
         // Where pages have scales of channels, queries are rounded for every page.
         if self.shape.side == Side::Keys && !self.layout.folds && self.balance.is_empty() {
             // Groups and the presence of offsets are all that counts of the grid.
-            let parameters = vec![0.0; 2 * self.layout.parameters()];
+            let parameters = vec![0.0; self.parameters()];
             codes::round(isa, &self.grid(&parameters), q, self.shape.width(), rows, state);
         }
     }
