@@ -75,7 +75,8 @@ impl Planes for crate::simd::Avx2 {
         // SAFETY: the features are the dispatcher's business.
         unsafe {
             let half = bytes[v / 2];
-            let sixteen = if v % 2 == 0 { _mm256_castsi256_si128(half) } else { _mm256_extracti128_si256::<1>(half) };
+            let sixteen =
+                if v.is_multiple_of(2) { _mm256_castsi256_si128(half) } else { _mm256_extracti128_si256::<1>(half) };
             [_mm256_cvtepu8_epi32(sixteen), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(sixteen))]
         }
     }

@@ -408,9 +408,10 @@ mod avx512 {
                     for (i, four) in four.iter_mut().enumerate() {
                         let low = _mm512_loadu_si512(table.as_ptr().add(64 * i).cast());
                         let high = _mm512_loadu_si512(table.as_ptr().add(64 * i + 32).cast());
-                        for h in 0..2 {
-                            four[h] = _mm512_permutex2var_epi16(low, at.words[h], high);
-                        }
+                        *four = [
+                            _mm512_permutex2var_epi16(low, at.words[0], high),
+                            _mm512_permutex2var_epi16(low, at.words[1], high),
+                        ];
                     }
                     for h in 0..2 {
                         let low = _mm512_mask_blend_epi16(at.bits[h][0], four[0][h], four[1][h]);

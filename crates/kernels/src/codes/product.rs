@@ -209,7 +209,7 @@ pub fn multiply(
             x: if x.is_null() { x } else { x.wrapping_add(first * x_stride) },
             x_stride,
             rows: (rows - first).min(HEIGHT),
-            vectors: if x.is_null() { vectors.from_row(first, grid) } else { vectors },
+            vectors: if x.is_null() { vectors.skip(first, grid) } else { vectors },
             out: out[first * out_stride..].as_mut_ptr(),
             out_stride,
             ahead: Cell::new(scratch.ahead),

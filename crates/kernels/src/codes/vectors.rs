@@ -57,7 +57,7 @@ impl Vectors {
     }
 
     /// Those from `row` on.
-    pub(super) fn from_row(&self, row: usize, grid: &Grid<'_>) -> Vectors {
+    pub(super) fn skip(self, row: usize, grid: &Grid<'_>) -> Vectors {
         let finish = self.finish.wrapping_add(row * grid.reduce_groups.len());
         Vectors { codes: self.row(row), plane: self.plane, finish }
     }

@@ -312,9 +312,8 @@ impl Lane {
 
     /// Asks for what says where the bytes of page `index` lie.
     pub(crate) fn expect(&self, index: usize) {
-        match self.entry(index) {
-            Some(Entry { body: Some(page), .. } | Entry { slot: Slot::Shared(page), .. }) => prefetch_value(&**page),
-            _ => {}
+        if let Some(Entry { body: Some(page), .. } | Entry { slot: Slot::Shared(page), .. }) = self.entry(index) {
+            prefetch_value(&**page);
         }
     }
 
