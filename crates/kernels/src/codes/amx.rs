@@ -5,7 +5,8 @@
 
 use super::dot::Dot;
 use super::grid::Grid;
-use super::product::{HEIGHT, Lanes, Task};
+use super::product::HEIGHT;
+use super::tiles::{Lanes, Task};
 use crate::Isa;
 use crate::linear::amx::WORTH;
 use crate::linear::memory::{Aligned, LINE};

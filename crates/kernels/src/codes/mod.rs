@@ -16,6 +16,7 @@
 //! reduce group with one scale each (error at most `max|y| / 65024`), so that the sums are exact integers: the same
 //! bits on every instruction set, in every batch.
 
+mod ahead;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod decode;
@@ -27,6 +28,7 @@ mod levels;
 mod pack;
 mod product;
 mod source;
+mod tiles;
 mod unpack;
 mod vectors;
 

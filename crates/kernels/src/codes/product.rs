@@ -10,13 +10,15 @@
 //!
 //! Every path through this file and through the AMX one performs just that, so they return the same bits.
 
+use super::ahead::Ahead;
 use super::dot::Dot;
-use super::grid::{self, Grid};
+use super::grid::Grid;
 use super::pack::{Bits, packed_bytes};
-use super::source::{Codes, Packed, Source, Unpacked};
+use super::source::{Codes, Packed, Unpacked};
+use super::tiles::{Task, strips};
 use super::vectors::{Finish, Vectors, quantize};
-use crate::linear::memory::{Aligned, LINE, prefetch_line};
-use crate::simd::{LANES, Simd};
+use crate::linear::memory::Aligned;
+use crate::simd::LANES;
 use crate::{Isa, dispatch};
 use std::cell::Cell;
 use std::ops::Range;
@@ -37,12 +39,12 @@ impl Scratch {
     /// Bytes that are read after the products that come: they are asked for line by line while these are computed. A
     /// processor that is asked for more lines at once than it can have under way waits.
     pub fn expect(&mut self, bytes: &[u8]) {
-        self.ahead = Ahead { next: bytes.as_ptr(), lines: bytes.len().div_ceil(LINE) };
+        self.ahead = Ahead::of(bytes);
     }
 
     /// Asks for what is left of [`Scratch::expect`].
     pub fn expect_rest(&mut self) {
-        self.ahead.take(self.ahead.lines).all();
+        self.ahead.take(self.ahead.lines()).all();
     }
 
     /// Bytes held.
@@ -50,50 +52,6 @@ impl Scratch {
         self.codes.len() + self.finish.capacity() * size_of::<Finish>() + self.products.len()
     }
 }
-
-/// Lines of memory that are still to be asked for; never read.
-#[derive(Clone, Copy)]
-struct Ahead {
-    next: *const u8,
-    lines: usize,
-}
-
-// SAFETY: an address that is not read.
-unsafe impl Send for Ahead {}
-// SAFETY: as above.
-unsafe impl Sync for Ahead {}
-
-impl Default for Ahead {
-    fn default() -> Ahead {
-        Ahead { next: std::ptr::null(), lines: 0 }
-    }
-}
-
-impl Ahead {
-    /// The next lines, so many at most.
-    #[inline(always)]
-    fn take(&mut self, lines: usize) -> Ahead {
-        let taken = Ahead { next: self.next, lines: lines.min(self.lines) };
-        self.next = self.next.wrapping_add(taken.lines * LINE);
-        self.lines -= taken.lines;
-        taken
-    }
-
-    /// Asks for line `i`, where it is one of these.
-    #[inline(always)]
-    fn line(&self, i: usize) {
-        if i < self.lines {
-            prefetch_line(self.next.wrapping_add(i * LINE));
-        }
-    }
-
-    fn all(&self) {
-        (0..self.lines).for_each(|i| self.line(i));
-    }
-}
-
-/// Lines asked for with every four rows of a matrix.
-const LINES: usize = 2;
 
 /// Rows that a matrix is multiplied with.
 #[derive(Clone, Copy)]
@@ -107,20 +65,6 @@ pub enum Given<'a> {
     },
     /// As [`round`] left them, for a matrix with the same groups of rows, zero point, scales of rows and presence of offsets.
     Rounded(&'a [f32]),
-}
-
-/// At most [`HEIGHT`] rows against a matrix.
-pub(super) struct Task<'a> {
-    pub(super) grid: &'a Grid<'a>,
-    pub(super) codes: Codes<'a>,
-    /// Null where the rows are rounded already.
-    pub(super) x: *const f32,
-    pub(super) x_stride: usize,
-    pub(super) rows: usize,
-    pub(super) vectors: Vectors,
-    pub(super) out: *mut f32,
-    pub(super) out_stride: usize,
-    ahead: Cell<Ahead>,
 }
 
 /// Rows for which packed codes are unpacked as they are multiplied; for more it would be done too often.
@@ -288,164 +232,6 @@ unsafe fn run_body<S: Dot>(task: &Task, lanes: Range<usize>) {
                 }
             }
             Codes::Packed { .. } => {}
-        }
-    }
-}
-
-/// All rows against some lanes, several rows at once.
-#[inline(always)]
-unsafe fn strips<S: Dot, C: Source>(task: &Task, lanes: Range<usize>, source: C) {
-    let mut row = 0;
-    // SAFETY: rows and lanes are the task's. The tiles are as large as leaves every sum in a register.
-    unsafe {
-        while row < task.rows {
-            let lanes = lanes.clone();
-            match (task.rows - row, S::REGISTERS >= 32) {
-                (1, true) => row += strip::<S, C, 1, 4>(task, source, row, lanes),
-                (2 | 4, true) => row += strip::<S, C, 2, 4>(task, source, row, lanes),
-                (_, true) => row += strip::<S, C, 3, 4>(task, source, row, lanes),
-                (1, false) => row += strip::<S, C, 1, 2>(task, source, row, lanes),
-                (2, false) => row += strip::<S, C, 2, 1>(task, source, row, lanes),
-                (_, false) => row += strip::<S, C, 3, 1>(task, source, row, lanes),
-            }
-        }
-    }
-}
-
-/// `R` rows against some lanes, `L` vectors of them at once while there are as many; returns `R`.
-#[inline(always)]
-unsafe fn strip<S: Dot, C: Source, const R: usize, const L: usize>(
-    task: &Task,
-    source: C,
-    row: usize,
-    lanes: Range<usize>,
-) -> usize {
-    let mut lane = lanes.start;
-    // Packed codes are read in fours from multiples of four on only.
-    let whole = !C::PACKED || (task.grid.lanes | lane).is_multiple_of(L * LANES);
-    // SAFETY: rows and lanes are the task's.
-    unsafe {
-        while whole && lane + L * LANES <= lanes.end {
-            tile::<S, C, R, L>(task, source, row, lane);
-            lane += L * LANES;
-        }
-        while L > 2 && lane + 2 * LANES <= lanes.end {
-            tile::<S, C, R, 2>(task, source, row, lane);
-            lane += 2 * LANES;
-        }
-        while !C::PACKED && L > 1 && lane < lanes.end {
-            tile::<S, C, R, 1>(task, source, row, lane);
-            lane += LANES;
-        }
-    }
-    R
-}
-
-/// `R` rows against `L` vectors of lanes.
-#[inline(always)]
-unsafe fn tile<S: Dot, C: Source, const R: usize, const L: usize>(task: &Task, source: C, row: usize, lane: usize) {
-    let grid = task.grid;
-    let Vectors { plane, finish, .. } = task.vectors;
-    let groups = grid.reduce_groups.len();
-    let mut left = task.ahead.get();
-    let ahead = left.take(LINES * grid.reduce / 4);
-    task.ahead.set(left);
-    let mut quad = 0;
-    // SAFETY: the levels have `reduce / 4` quads of all lanes, each row of codes as many.
-    unsafe {
-        let rows: [*mut i8; R] = std::array::from_fn(|r| task.vectors.row(row + r));
-        for (g, &end) in grid.reduce_groups.iter().enumerate() {
-            let mut sums = [[S::nothing(); L]; R];
-            while 4 * quad < end {
-                (0..LINES).for_each(|i| ahead.line(LINES * quad + i));
-                let levels: [S::Levels; L] = source.read::<S, L>((quad * grid.lanes + lane) / LANES);
-                for (sums, &codes) in sums.iter_mut().zip(&rows) {
-                    let codes = S::quad(codes, plane, quad);
-                    for (sum, &levels) in sums.iter_mut().zip(&levels) {
-                        *sum = S::dot(*sum, levels, codes);
-                    }
-                }
-                quad += 1;
-            }
-            let place = Lanes::new(grid, g, lane);
-            let finish = finish.add(row * groups + g);
-            let out = task.out.add(row * task.out_stride + lane);
-            // One branch around all of it, so that the loops are unrolled and the sums stay in registers.
-            if place.has_offset() {
-                add::<S, R, L, true>(&sums, &place, finish, groups, out, task.out_stride);
-            } else {
-                add::<S, R, L, false>(&sums, &place, finish, groups, out, task.out_stride);
-            }
-        }
-    }
-}
-
-/// The floating-point steps of a tile.
-#[inline(always)]
-unsafe fn add<S: Dot, const R: usize, const L: usize, const OFFSET: bool>(
-    sums: &[[S::Sums; L]; R],
-    place: &Lanes,
-    finish: *const Finish,
-    groups: usize,
-    out: *mut f32,
-    out_stride: usize,
-) {
-    for (r, sums) in sums.iter().enumerate() {
-        for (l, &sums) in sums.iter().enumerate() {
-            // SAFETY: rows and lanes are the task's.
-            unsafe {
-                place.add::<S, OFFSET>(l, S::total(sums), &*finish.add(r * groups), out.add(r * out_stride));
-            }
-        }
-    }
-}
-
-/// No scales.
-static ONES: [f32; LANES] = [1.0; LANES];
-
-/// Scales and offsets of some vectors of lanes in one reduce group, and the floating-point steps with them.
-pub(super) struct Lanes {
-    scale: *const f32,
-    /// Floats from one vector of scales to the next.
-    step: usize,
-    /// Null where there are none.
-    offset: *const f32,
-}
-
-impl Lanes {
-    /// Those from `lane` on in reduce group `g`.
-    #[inline(always)]
-    pub(super) fn new(grid: &Grid<'_>, g: usize, lane: usize) -> Lanes {
-        let at = g * grid.lanes + lane;
-        let (scale, offset) = (grid::from(grid.lane_scale, at), grid::from(grid.lane_offset, at));
-        let none = scale.is_null();
-        Lanes { scale: if none { ONES.as_ptr() } else { scale }, step: if none { 0 } else { LANES }, offset }
-    }
-
-    #[inline(always)]
-    pub(super) fn has_offset(&self) -> bool {
-        !self.offset.is_null()
-    }
-
-    /// Adds what the integer products of vector `l` say; `OFFSET` is what [`Lanes::has_offset`] says.
-    #[inline(always)]
-    pub(super) unsafe fn add<S: Simd, const OFFSET: bool>(
-        &self,
-        l: usize,
-        products: S::I,
-        finish: &Finish,
-        out: *mut f32,
-    ) {
-        // SAFETY: there are lanes of vector `l`, also in `out`.
-        unsafe {
-            let n = S::to_f32(S::iadd(products, S::isplat(finish.start)));
-            let t = S::fma(n, S::splat(finish.scale), S::splat(finish.fold));
-            let out = out.add(l * LANES);
-            let mut sum = S::fma(S::load(self.scale.add(l * self.step)), t, S::load(out));
-            if OFFSET {
-                sum = S::fma(S::load(self.offset.add(l * LANES)), S::splat(finish.sum), sum);
-            }
-            S::store(out, sum);
         }
     }
 }
