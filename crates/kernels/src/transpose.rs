@@ -124,18 +124,34 @@ unsafe fn write_transposed_body<S: Turn>(
         return;
     }
     assert!(from.len() >= (rows - 1) * from_stride + columns && to.len() >= (columns - 1) * to_stride + rows);
+    // SAFETY: lengths asserted above.
+    unsafe { squares::<S, false>(from.as_ptr(), from_stride, rows, columns, to.as_mut_ptr(), to_stride) };
+}
+
+/// Whole squares of sixteen rows and columns: added where `ADD`, else written as if added to zeros.
+#[inline(always)]
+unsafe fn squares<S: Turn, const ADD: bool>(
+    from: *const f32,
+    from_stride: usize,
+    rows: usize,
+    columns: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
     for c in (0..columns).step_by(LANES) {
         for r in (0..rows).step_by(LANES) {
-            // SAFETY: lengths asserted above.
+            // SAFETY: the caller's promise: the places of all rows and columns are there.
             unsafe {
-                let from = from.as_ptr().add(r * from_stride + c);
+                let from = from.add(r * from_stride + c);
                 let mut square = [S::splat(0.0); LANES];
                 for (i, row) in square.iter_mut().enumerate() {
                     *row = S::load(from.add(i * from_stride));
                 }
                 let turned = S::turn(square);
                 for (j, &column) in turned.iter().enumerate() {
-                    S::store(to.as_mut_ptr().add((c + j) * to_stride + r), S::add(column, S::splat(0.0)));
+                    let to = to.add((c + j) * to_stride + r);
+                    let before = if ADD { S::load(to) } else { S::splat(0.0) };
+                    S::store(to, S::add(before, column));
                 }
             }
         }
@@ -156,23 +172,9 @@ unsafe fn add_transposed_body<S: Turn>(
     }
     assert!(from.len() >= (rows - 1) * from_stride + columns && to.len() >= (columns - 1) * to_stride + rows);
     let (whole_rows, whole_columns) = (rows / LANES * LANES, columns / LANES * LANES);
-    for c in (0..whole_columns).step_by(LANES) {
-        for r in (0..whole_rows).step_by(LANES) {
-            // SAFETY: lengths asserted above.
-            unsafe {
-                let from = from.as_ptr().add(r * from_stride + c);
-                let mut square = [S::splat(0.0); LANES];
-                for (i, row) in square.iter_mut().enumerate() {
-                    *row = S::load(from.add(i * from_stride));
-                }
-                let turned = S::turn(square);
-                for (j, &column) in turned.iter().enumerate() {
-                    let to = to.as_mut_ptr().add((c + j) * to_stride + r);
-                    S::store(to, S::add(S::load(to), column));
-                }
-            }
-        }
-    }
+    let (whole_from, whole_to) = (from.as_ptr(), to.as_mut_ptr());
+    // SAFETY: lengths asserted above.
+    unsafe { squares::<S, true>(whole_from, from_stride, whole_rows, whole_columns, whole_to, to_stride) };
     for r in 0..rows {
         let first = if r < whole_rows { whole_columns } else { 0 };
         for c in first..columns {
