@@ -11,6 +11,33 @@ pub(crate) const VECTORS: usize = PAGE_TOKENS / LANES;
 /// Query rows that are taken from registers at once. Where more read a page, it is decoded to a tile.
 pub const DIRECT_ROWS: usize = 4;
 
+/// Does something with as many rows as a constant says, at most [`DIRECT_ROWS`]: their sums stay in registers.
+macro_rules! of_rows {
+    ($rows:expr, $count:ident => $call:expr) => {
+        match $rows {
+            0 => {}
+            1 => {
+                const $count: usize = 1;
+                $call
+            }
+            2 => {
+                const $count: usize = 2;
+                $call
+            }
+            3 => {
+                const $count: usize = 3;
+                $call
+            }
+            _ => {
+                const $count: usize = $crate::columns::DIRECT_ROWS;
+                $call
+            }
+        }
+    };
+}
+
+pub(crate) use of_rows;
+
 /// Takes channels.
 #[allow(clippy::missing_safety_doc)]
 pub(crate) trait Sink<S: Simd> {
@@ -157,15 +184,7 @@ unsafe fn accumulate_body<S: Turn>(values: &[f32], weights: &[f32], rows: usize,
     assert!(width.is_multiple_of(LANES) && values.len() >= width * PAGE_TOKENS);
     assert!(weights.len() >= rows * PAGE_TOKENS && out.len() >= rows * width && rows <= DIRECT_ROWS);
     // SAFETY: lengths asserted above.
-    unsafe {
-        match rows {
-            0 => {}
-            1 => accumulate_rows::<S, 1>(values, weights, width, out),
-            2 => accumulate_rows::<S, 2>(values, weights, width, out),
-            3 => accumulate_rows::<S, 3>(values, weights, width, out),
-            _ => accumulate_rows::<S, 4>(values, weights, width, out),
-        }
-    }
+    unsafe { of_rows!(rows, R => accumulate_rows::<S, R>(values, weights, width, out)) }
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@
 //! coordinates, at most 256: few enough to be looked up within registers, in two halves of sixteen bits.
 
 use crate::attention::PAGE_TOKENS;
-use crate::columns::{DIRECT_ROWS, Scores, Sink, Tile, VECTORS};
+use crate::columns::{DIRECT_ROWS, Scores, Sink, Tile, VECTORS, of_rows};
 use crate::dispatch;
 use crate::simd::{LANES, Simd};
 use look::Look;
@@ -183,15 +183,7 @@ unsafe fn score_body<S: Look>(packed: Packed<'_>, q: &[f32], width: usize, score
     packed.assert();
     assert!(packed.channels <= width && rows <= DIRECT_ROWS && scores.len() >= rows * PAGE_TOKENS);
     // SAFETY: lengths asserted above.
-    unsafe {
-        match rows {
-            0 => {}
-            1 => score_rows::<S, 1>(packed, q, width, scores),
-            2 => score_rows::<S, 2>(packed, q, width, scores),
-            3 => score_rows::<S, 3>(packed, q, width, scores),
-            _ => score_rows::<S, 4>(packed, q, width, scores),
-        }
-    }
+    unsafe { of_rows!(rows, R => score_rows::<S, R>(packed, q, width, scores)) }
 }
 
 #[inline(always)]

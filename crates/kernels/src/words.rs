@@ -2,7 +2,7 @@
 //! tokens at a time where words are few: see [`crate::lookup`] for tables of products.
 
 use crate::attention::PAGE_TOKENS;
-use crate::columns::{DIRECT_ROWS, Scores, Sink, Tile, VECTORS};
+use crate::columns::{DIRECT_ROWS, Scores, Sink, Tile, VECTORS, of_rows};
 use crate::dispatch;
 use crate::simd::{LANES, Portable};
 use crate::transpose::Turn;
@@ -154,13 +154,7 @@ dispatch! {
 unsafe fn accumulate_body<S: Row>(words: Words<'_>, weights: &[f32], rows: usize, width: usize, out: &mut [f32]) {
     words.assert(width);
     assert!(rows <= DIRECT_ROWS && weights.len() >= rows * PAGE_TOKENS && out.len() >= rows * width);
-    match rows {
-        0 => {}
-        1 => of_dims!(words, accumulate_rows::<S, 1>(&words, weights, width, out)),
-        2 => of_dims!(words, accumulate_rows::<S, 2>(&words, weights, width, out)),
-        3 => of_dims!(words, accumulate_rows::<S, 3>(&words, weights, width, out)),
-        _ => of_dims!(words, accumulate_rows::<S, 4>(&words, weights, width, out)),
-    }
+    of_rows!(rows, R => of_dims!(words, accumulate_rows::<S, R>(&words, weights, width, out)))
 }
 
 #[inline(always)]
@@ -246,13 +240,7 @@ unsafe fn score_body<S: Row>(words: Words<'_>, q: &[f32], width: usize, scores: 
     let rows = q.len() / width;
     words.assert(width);
     assert!(rows <= DIRECT_ROWS && scores.len() >= rows * PAGE_TOKENS);
-    match rows {
-        0 => {}
-        1 => of_dims!(words, score_rows::<S, 1>(&words, q, width, scores)),
-        2 => of_dims!(words, score_rows::<S, 2>(&words, q, width, scores)),
-        3 => of_dims!(words, score_rows::<S, 3>(&words, q, width, scores)),
-        _ => of_dims!(words, score_rows::<S, 4>(&words, q, width, scores)),
-    }
+    of_rows!(rows, R => of_dims!(words, score_rows::<S, R>(&words, q, width, scores)))
 }
 
 #[inline(always)]

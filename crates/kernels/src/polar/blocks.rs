@@ -1,7 +1,7 @@
 //! Blocks of sixteen channels in polar coordinates, read from their codes.
 
 use crate::attention::PAGE_TOKENS;
-use crate::columns::{DIRECT_ROWS, Rows, Scores, Sink, Sums, Tile, VECTORS};
+use crate::columns::{DIRECT_ROWS, Rows, Scores, Sink, Sums, Tile, VECTORS, of_rows};
 use crate::dispatch;
 use crate::planes::Planes;
 use crate::simd::LANES;
@@ -78,15 +78,7 @@ unsafe fn score_blocks_body<S: Planes>(blocks: Blocks<'_>, q: &[f32], width: usi
     blocks.assert(width);
     assert!(rows <= DIRECT_ROWS && scores.len() >= rows * PAGE_TOKENS);
     // SAFETY: lengths asserted above.
-    unsafe {
-        match rows {
-            0 => {}
-            1 => score_block_rows::<S, 1>(blocks, q, width, scores),
-            2 => score_block_rows::<S, 2>(blocks, q, width, scores),
-            3 => score_block_rows::<S, 3>(blocks, q, width, scores),
-            _ => score_block_rows::<S, 4>(blocks, q, width, scores),
-        }
-    }
+    unsafe { of_rows!(rows, R => score_block_rows::<S, R>(blocks, q, width, scores)) }
 }
 
 #[inline(always)]
@@ -121,15 +113,7 @@ unsafe fn accumulate_blocks_body<S: Planes + Turn>(
     assert!(rows <= DIRECT_ROWS && weights.len() >= rows * PAGE_TOKENS && out.len() >= rows * width);
     let (weights, out) = (weights.as_ptr(), out.as_mut_ptr());
     // SAFETY: lengths asserted above.
-    unsafe {
-        match rows {
-            0 => {}
-            1 => each::<S, _>(blocks, &mut Sums::<1> { weights, out, width }),
-            2 => each::<S, _>(blocks, &mut Sums::<2> { weights, out, width }),
-            3 => each::<S, _>(blocks, &mut Sums::<3> { weights, out, width }),
-            _ => each::<S, _>(blocks, &mut Sums::<4> { weights, out, width }),
-        }
-    }
+    unsafe { of_rows!(rows, R => each::<S, _>(blocks, &mut Sums::<R> { weights, out, width })) }
 }
 
 dispatch! {

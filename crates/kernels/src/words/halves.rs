@@ -2,7 +2,7 @@
 
 use super::BYTE;
 use crate::attention::PAGE_TOKENS;
-use crate::columns::{DIRECT_ROWS, Scores, Sink, Tile, VECTORS};
+use crate::columns::{DIRECT_ROWS, Scores, Sink, Tile, VECTORS, of_rows};
 use crate::dispatch;
 use crate::planes::Planes;
 use crate::simd::{LANES, Portable, Simd};
@@ -184,15 +184,7 @@ unsafe fn score_halves_body<S: Look>(halves: &Halves, codes: &[u8], q: &[f32], w
     let rows = q.len() / width;
     assert!(halves.channels() <= width && rows <= DIRECT_ROWS && scores.len() >= rows * PAGE_TOKENS);
     // SAFETY: lengths asserted above.
-    unsafe {
-        match rows {
-            0 => {}
-            1 => score_half_rows::<S, 1>(halves, codes, q, width, scores),
-            2 => score_half_rows::<S, 2>(halves, codes, q, width, scores),
-            3 => score_half_rows::<S, 3>(halves, codes, q, width, scores),
-            _ => score_half_rows::<S, 4>(halves, codes, q, width, scores),
-        }
-    }
+    unsafe { of_rows!(rows, R => score_half_rows::<S, R>(halves, codes, q, width, scores)) }
 }
 
 #[inline(always)]
