@@ -33,7 +33,25 @@ pub struct Run {
     pub peak_bytes: u64,
 }
 
-pub fn measure(subject: &Subject<'_>, case: &Case<'_>, args: &BenchArgs) -> Result<Run, Failure> {
+/// A case whose prompt is read: what it takes to decode, and what was measured so far.
+pub struct Begun {
+    cache: KvCache,
+    seqs: Vec<SequenceKv>,
+    depth: usize,
+    share: Share,
+    prefill: f64,
+    reduction: f64,
+    /// Seconds of each decoded token of all sequences.
+    times: Vec<f64>,
+    /// What all processors together worked on these.
+    worked: Option<f64>,
+    resident_before: Option<u64>,
+    /// Peak of resident memory since the case began, and what was resident last.
+    resident: Option<(u64, u64)>,
+}
+
+/// Reads the prompt.
+pub fn begin(subject: &Subject<'_>, case: &Case<'_>, args: &BenchArgs) -> Result<Begun, Failure> {
     let &Case { candidate, depth, share } = case;
     let budget = load::budget_or_half(args.kv_budget);
     let vocab = subject.decoder.spec().vocab;
@@ -65,37 +83,60 @@ pub fn measure(subject: &Subject<'_>, case: &Case<'_>, args: &BenchArgs) -> Resu
     passes::finish_context(subject.decoder, &cache, &mut seq, &tokens, args.chunk)?;
     let reduction = reduction.elapsed().as_secs_f64();
     prefill += reduction;
-    let mut seqs = crowd::gather(&cache, seq, args.requests, share)?;
-    let mut times = Vec::new();
-    let worked = machine::processor_seconds();
-    for i in 0..args.decode {
-        let next: Vec<u32> = (0..seqs.len()).map(|n| ((500 + i + 97 * n) % vocab) as u32).collect();
-        let next = step(subject, &cache, &mut seqs, &next, true)?;
-        let start = Instant::now();
-        seqs.iter_mut().try_for_each(|seq| cache.reduce(seq).map(drop))?;
-        times.push(next + start.elapsed().as_secs_f64());
+    let seqs = crowd::gather(&cache, seq, args.requests, share)?;
+    let (times, worked) = (Vec::new(), Some(0.0));
+    let resident = machine::resident();
+    Ok(Begun { cache, seqs, depth, share, prefill, reduction, times, worked, resident_before: before, resident })
+}
+
+impl Begun {
+    /// Decodes so many tokens of all sequences.
+    pub fn decode(&mut self, subject: &Subject<'_>, tokens: usize) -> Result<(), Failure> {
+        let (vocab, done) = (subject.decoder.spec().vocab, self.times.len());
+        let before = machine::processor_seconds();
+        for i in done..done + tokens {
+            let next: Vec<u32> = (0..self.seqs.len()).map(|n| ((500 + i + 97 * n) % vocab) as u32).collect();
+            let next = step(subject, &self.cache, &mut self.seqs, &next, true)?;
+            let start = Instant::now();
+            self.seqs.iter_mut().try_for_each(|seq| self.cache.reduce(seq).map(drop))?;
+            self.times.push(next + start.elapsed().as_secs_f64());
+        }
+        let worked = before.zip(machine::processor_seconds()).map(|(before, after)| after - before);
+        self.worked = self.worked.zip(worked).map(|(sum, next)| sum + next);
+        Ok(())
     }
-    let worked = worked.zip(machine::processor_seconds()).map(|(before, after)| after - before);
-    let referred = seqs.iter().map(SequenceKv::bytes).sum();
-    let held = if seqs.len() == 1 { referred } else { cache.ledger().used() };
-    let seq = &seqs[0];
-    let (peak, now) = machine::resident().unzip();
-    let scratch = cache.ledger().by_purpose().into_iter().filter(|(purpose, _)| *purpose == Purpose::Scratch);
-    Ok(Run {
-        prefill_tokens_per_second: depth as f64 / prefill,
-        decode_tokens_per_second: args.requests as f64 / median(times),
-        decode_processor_seconds: worked.map(|worked| worked / (args.decode * args.requests) as f64),
-        kv_bytes: held,
-        kv_read_bytes: if share == Share::Alone { referred } else { held },
-        kv_predicted_bytes: cache.bytes_of(seq),
-        kv_peak_bytes: cache.peak_bytes(&cache.config().plan, seq.len(), args.chunk),
-        scratch_bytes: scratch.map(|(_, bytes)| bytes).sum(),
-        peak_bytes: peak.unwrap_or_default(),
-        resident_growth_bytes: before.zip(peak).map(|(before, peak)| peak.saturating_sub(before)),
-        pool_bytes: cache.pool().resident(),
-        resident_after_bytes: before.zip(now).map(|(before, now)| now.saturating_sub(before)),
-        reduction_share: reduction / prefill,
-    })
+
+    /// Looks at resident memory; only where no other case has begun since this one, or it would see that one's, too.
+    pub fn look(&mut self) {
+        self.resident = machine::resident();
+    }
+
+    /// What came of it.
+    pub fn end(self, args: &BenchArgs) -> Run {
+        let Begun { cache, seqs, depth, share, prefill, reduction, times, .. } = self;
+        let tokens = (times.len() * args.requests) as f64;
+        let referred = seqs.iter().map(SequenceKv::bytes).sum();
+        let held = if seqs.len() == 1 { referred } else { cache.ledger().used() };
+        let seq = &seqs[0];
+        let (peak, now) = self.resident.unzip();
+        let over = |now: Option<u64>| self.resident_before.zip(now).map(|(before, now)| now.saturating_sub(before));
+        let scratch = cache.ledger().by_purpose().into_iter().filter(|(purpose, _)| *purpose == Purpose::Scratch);
+        Run {
+            prefill_tokens_per_second: depth as f64 / prefill,
+            decode_tokens_per_second: args.requests as f64 / median(times),
+            decode_processor_seconds: self.worked.map(|worked| worked / tokens),
+            kv_bytes: held,
+            kv_read_bytes: if share == Share::Alone { referred } else { held },
+            kv_predicted_bytes: cache.bytes_of(seq),
+            kv_peak_bytes: cache.peak_bytes(&cache.config().plan, seq.len(), args.chunk),
+            scratch_bytes: scratch.map(|(_, bytes)| bytes).sum(),
+            peak_bytes: peak.unwrap_or_default(),
+            resident_growth_bytes: over(peak),
+            pool_bytes: cache.pool().resident(),
+            resident_after_bytes: over(now),
+            reduction_share: reduction / prefill,
+        }
+    }
 }
 
 /// Seconds of a step, whose tokens are those of all sequences in order, equally many each; `last`: with logits of the last of

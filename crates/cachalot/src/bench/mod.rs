@@ -11,7 +11,7 @@ use cachalot_kv::profile::Profile;
 use cachalot_lab::{Subject, candidate};
 use clap::Args;
 use crowd::Share;
-use measure::{Case, Run, measure};
+use measure::{Case, Run, begin};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -46,6 +46,10 @@ pub struct BenchArgs {
     /// Times to repeat; medians are reported.
     #[arg(long, default_value_t = 3)]
     repeat: usize,
+    /// Tokens that each recipe decodes before the next has its turn, so that all see the same noise of the machine: all caches
+    /// are held at once. 0: each decodes all of its tokens before the next begins.
+    #[arg(long, default_value_t = 0, value_name = "TOKENS")]
+    turns: usize,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -120,10 +124,24 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     let (loading, _) = machine::resident().unwrap_or_default();
     // In turn, so that all see the same noise of the machine.
     for _ in 0..args.repeat {
+        let mut waiting = Vec::new();
         for (case, runs) in &mut rows {
-            runs.push(measure(&subject, case, &args)?);
+            let mut begun = begin(&subject, case, &args)?;
             bar.inc(1);
+            if args.turns == 0 {
+                begun.decode(&subject, args.decode)?;
+                begun.look();
+                runs.push(begun.end(&args));
+            } else {
+                waiting.push((begun, runs));
+            }
         }
+        for done in (0..args.decode).step_by(args.turns.max(1)) {
+            for (begun, _) in &mut waiting {
+                begun.decode(&subject, args.turns.min(args.decode - done))?;
+            }
+        }
+        waiting.into_iter().for_each(|(begun, runs)| runs.push(begun.end(&args)));
     }
     bar.finish_and_clear();
     // Before the bandwidth is measured, which takes a large buffer.

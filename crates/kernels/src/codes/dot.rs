@@ -1,5 +1,6 @@
 //! How an instruction set multiplies levels with sixteen-bit codes: exactly, each in the way it is good at.
 
+use super::each::Each;
 use crate::simd::{LANES, Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 use {
@@ -16,7 +17,7 @@ use {
 /// # Safety
 /// As for [`Simd`]; the row holds `plane` codes, of at most 32512 each way.
 #[allow(clippy::missing_safety_doc)]
-pub(super) trait Dot: Simd {
+pub(super) trait Dot: Each {
     /// Four consecutive codes, in every lane.
     type Quad: Copy;
     /// Sixteen lanes of four levels.
