@@ -232,6 +232,30 @@ proptest! {
     }
 
     #[test]
+    fn codes_of_pairs_give_the_bits_of_their_levels(
+        m in matrix(), apart in any::<bool>(), normal in any::<[u8; 16]>(), outlier in any::<[u8; 16]>(), victim in 0u8..16,
+        rows in 1usize..9, seed in any::<u64>(),
+    ) {
+        let distance = if apart { 4 } else { 1 };
+        let count = m.levels.len().next_multiple_of(512);
+        let codes: Vec<u8> = noise(seed ^ 9, count).iter().map(|x| ((x + 1.0) * 128.0) as u8 & 15).collect();
+        let mut packed = vec![0; packed_bytes(Bits::B4, count)];
+        pack(Bits::B4, &codes, &mut packed);
+        let level = |i: usize| if codes[i ^ distance] == victim { outlier } else { normal }[usize::from(codes[i])];
+        let m = Matrix { levels: (0..m.levels.len()).map(level).collect(), ..m };
+        let x = vectors(seed, rows, m.reduce());
+        let start = noise(seed ^ 5, rows * m.lanes());
+        let oracle = product(Isa::Portable, &m, &x, &start);
+        for isa in Isa::available() {
+            if reads_packed(isa, &m.grid(), rows) {
+                let pairs = Codes::Pairs { packed: &packed, distance, normal: &normal, outlier: &outlier, victim };
+                let given = Given::Plain { x: &x, stride: m.reduce() };
+                prop_assert!(bits(&multiplied(isa, &m, pairs, given, rows, &start)) == bits(&oracle), "{}", isa);
+            }
+        }
+    }
+
+    #[test]
     fn what_is_not_finite_shows_in_its_row_and_no_other(
         m in matrix(), rows in 1usize..20, seed in any::<u64>(), bad in prop_oneof![Just(f32::NAN), Just(f32::INFINITY)],
     ) {

@@ -44,6 +44,29 @@ pub(super) trait Dot: Each {
         // SAFETY: the caller's contract.
         unsafe { Self::of_bytes(Self::load_bytes(p)) }
     }
+    /// `outlier[code]` of each byte whose other is `victim`, else `normal[code]`: bytes `DISTANCE` apart are each other's
+    /// others, one or four.
+    #[inline(always)]
+    unsafe fn of_pairs<const DISTANCE: usize>(
+        codes: Self::I,
+        normal: Self::I,
+        outlier: Self::I,
+        victim: u8,
+    ) -> Self::I {
+        let mut bytes = [[0u8; 4 * LANES]; 3];
+        // SAFETY: the caller's contract; each has 64 bytes.
+        unsafe {
+            Self::istore(bytes[0].as_mut_ptr().cast(), codes);
+            Self::istore(bytes[1].as_mut_ptr().cast(), Self::lookup(normal, codes));
+            Self::istore(bytes[2].as_mut_ptr().cast(), Self::lookup(outlier, codes));
+            for i in 0..4 * LANES {
+                if bytes[0][i ^ DISTANCE] == victim {
+                    bytes[1][i] = bytes[2][i];
+                }
+            }
+            Self::load_bytes(bytes[1].as_ptr())
+        }
+    }
     unsafe fn nothing() -> Self::Sums;
     unsafe fn dot(sums: Self::Sums, levels: Self::Levels, quad: Self::Quad) -> Self::Sums;
     unsafe fn total(sums: Self::Sums) -> Self::I;
@@ -190,6 +213,24 @@ impl Dot for Avx512 {
     #[inline(always)]
     unsafe fn of_bytes(bytes: __m512i) -> __m512i {
         bytes
+    }
+    #[inline(always)]
+    unsafe fn of_pairs<const DISTANCE: usize>(
+        codes: __m512i,
+        normal: __m512i,
+        outlier: __m512i,
+        victim: u8,
+    ) -> __m512i {
+        unsafe {
+            let others = if DISTANCE == 4 {
+                _mm512_shuffle_epi32::<0b_10_11_00_01>(codes)
+            } else {
+                let order = _mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+                _mm512_shuffle_epi8(codes, _mm512_broadcast_i32x4(order))
+            };
+            let beside = _mm512_cmpeq_epi8_mask(others, _mm512_set1_epi8(victim as i8));
+            _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(normal, codes), beside, outlier, codes)
+        }
     }
     #[inline(always)]
     unsafe fn nothing() -> Self::Sums {

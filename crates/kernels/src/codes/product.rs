@@ -15,7 +15,7 @@ use super::dot::Dot;
 use super::grid::Grid;
 use super::pack::{Bits, packed_bytes};
 use super::rounding::quantize;
-use super::source::{Codes, Packed, Unpacked};
+use super::source::{Codes, Packed, Pairs, Unpacked};
 use super::tiles::{Task, strips};
 use super::vectors::{Finish, Vectors};
 use crate::linear::memory::Aligned;
@@ -75,8 +75,7 @@ const FEW: usize = 8;
 pub fn reads_packed(isa: Isa, grid: &Grid<'_>, rows: usize) -> bool {
     // Fewer registers leave no room to unpack in.
     let wide = isa >= Isa::Avx512 && Isa::Avx512.is_available();
-    let even = |lanes: usize| lanes.is_multiple_of(2 * LANES);
-    wide && rows <= FEW && even(grid.lanes) && (grid.folds() == 1 || grid.lane_groups.iter().all(|&end| even(end)))
+    wide && rows <= FEW && grid.lanes.is_multiple_of(2 * LANES)
 }
 
 /// Rounds rows once for all matrices that differ in nothing but their levels, and scales and offsets of lanes.
@@ -98,7 +97,7 @@ dispatch! {
 #[inline(always)]
 unsafe fn round_body<S: Dot>(grid: &Grid<'_>, x: &[f32], stride: usize, rows: usize, to: Vectors) {
     // SAFETY: `round` checked the lengths.
-    unsafe { quantize::<S>(grid, 0, x.as_ptr(), stride, rows, to) };
+    unsafe { quantize::<S>(grid, 0..1, x.as_ptr(), stride, rows, to) };
 }
 
 /// **Adds** `x[rows] × matrix` to `out[rows][out_stride]`: `reduce` values of each row of `x`, `lanes` of `out`.
@@ -125,18 +124,24 @@ pub fn multiply(
             assert!(reads_packed(isa, grid, rows) && (table.is_none() || bits <= Bits::B4));
             assert!(packed.len() == packed_bytes(bits, count.next_multiple_of(512)));
         }
+        Codes::Pairs { packed, distance, .. } => {
+            assert!(reads_packed(isa, grid, rows) && matches!(distance, 1 | 4));
+            assert!(packed.len() == packed_bytes(Bits::B4, count.next_multiple_of(512)));
+        }
     }
     if rows == 0 {
         return;
     }
     assert!(out.len() >= (rows - 1) * out_stride + grid.lanes);
     let tiles = tiles(isa, grid, rows, &mut scratch.products);
+    // Few rows are rounded for all folds before any is multiplied: the processor works on several of them at once.
+    let together = if rows * grid.folds() <= HEIGHT { grid.folds() } else { 1 };
     let (vectors, x, x_stride) = match given {
         Given::Plain { x, stride } => {
             assert!(x.len() >= (rows - 1) * stride + grid.reduce);
-            let (plane, height) = (Vectors::plane_of(grid), rows.min(HEIGHT));
+            let (plane, height) = (Vectors::plane_of(grid), rows.min(HEIGHT) * together);
             // Tiles read all their rows, wanted or not.
-            scratch.codes.at_least(if tiles.is_some() { HEIGHT } else { height } * 2 * plane);
+            scratch.codes.at_least((height + if tiles.is_some() { HEIGHT } else { 0 }) * 2 * plane);
             scratch.finish.resize(scratch.finish.len().max(height * grid.reduce_groups.len()), Finish::default());
             let (codes, finish) = (scratch.codes.as_mut_ptr().cast(), scratch.finish.as_mut_ptr());
             (Vectors { codes, plane, finish }, x.as_ptr(), stride)
@@ -148,7 +153,7 @@ pub fn multiply(
         }
     };
     for first in (0..rows).step_by(HEIGHT) {
-        let task = Task {
+        let mut task = Task {
             grid,
             codes,
             x: if x.is_null() { x } else { x.wrapping_add(first * x_stride) },
@@ -160,8 +165,11 @@ pub fn multiply(
             ahead: Cell::new(scratch.ahead),
         };
         for fold in 0..grid.folds() {
-            if !x.is_null() {
-                round_some(isa, &task, fold);
+            if fold % together > 0 {
+                task.vectors = task.vectors.skip(task.rows, grid);
+            } else if !x.is_null() {
+                task.vectors = vectors;
+                round_some(isa, &task, fold..fold + together);
             }
             match (&tiles, codes) {
                 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -184,14 +192,14 @@ fn tiles(_: Isa, _: &Grid<'_>, _: usize, _: &mut Aligned) -> Option<()> {
 }
 
 dispatch! {
-    /// Rounds the rows of a task for one fold of the grid.
-    fn round_some(task: &Task, fold: usize) = round_some_body
+    /// Rounds the rows of a task for some folds of the grid.
+    fn round_some(task: &Task, folds: Range<usize>) = round_some_body
 }
 
 #[inline(always)]
-unsafe fn round_some_body<S: Dot>(task: &Task, fold: usize) {
+unsafe fn round_some_body<S: Dot>(task: &Task, folds: Range<usize>) {
     // SAFETY: `multiply` checked the lengths.
-    unsafe { quantize::<S>(task.grid, fold, task.x, task.x_stride, task.rows, task.vectors) };
+    unsafe { quantize::<S>(task.grid, folds, task.x, task.x_stride, task.rows, task.vectors) };
 }
 
 dispatch! {
@@ -232,7 +240,14 @@ unsafe fn run_body<S: Dot>(task: &Task, lanes: Range<usize>) {
                     Bits::B8 => strips::<S, _>(task, lanes, Unpacked(from)),
                 }
             }
-            Codes::Packed { .. } => {}
+            Codes::Pairs { packed, distance, normal, outlier, victim } if S::REGISTERS >= 32 => {
+                let (from, normal, outlier) = (packed.as_ptr(), normal.as_ptr(), outlier.as_ptr());
+                match distance {
+                    1 => strips::<S, _>(task, lanes, Pairs::<1> { from, normal, outlier, victim }),
+                    _ => strips::<S, _>(task, lanes, Pairs::<4> { from, normal, outlier, victim }),
+                }
+            }
+            Codes::Packed { .. } | Codes::Pairs { .. } => {}
         }
     }
 }

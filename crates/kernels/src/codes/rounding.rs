@@ -10,38 +10,42 @@ use super::dot::Dot;
 use super::grid::{self, Grid, LARGEST_GROUP};
 use super::vectors::{Finish, Vectors};
 use crate::simd::{LANES, Simd};
+use std::ops::Range;
 
 /// The largest code: 127 in the high plane.
 const LARGEST: f32 = 32512.0;
 
-/// Rounds the rows for one fold of the grid.
+/// Rounds the rows for some folds of the grid; those of a fold lie behind those of the one before.
 #[inline(always)]
 pub(super) unsafe fn quantize<S: Dot>(
     grid: &Grid<'_>,
-    fold: usize,
+    folds: Range<usize>,
     x: *const f32,
     x_stride: usize,
     rows: usize,
-    to: Vectors,
+    mut to: Vectors,
 ) {
     let groups = grid.reduce_groups.len();
-    let scale = grid::from(grid.fold_scale, fold * grid.reduce);
-    let offset = grid::from(grid.fold_offset, fold * grid.reduce);
     let sum = !grid.lane_offset.is_empty();
-    let mut from = 0;
-    // SAFETY: every row of `x` and every fold has `reduce` values, `to` room for the rows.
-    unsafe {
+    for fold in folds {
+        let scale = grid::from(grid.fold_scale, fold * grid.reduce);
+        let offset = grid::from(grid.fold_offset, fold * grid.reduce);
+        let mut from = 0;
         for (g, &end) in grid.reduce_groups.iter().enumerate() {
-            let at = |p: *const f32| if p.is_null() { p } else { p.add(from) };
+            let at = |p: *const f32| if p.is_null() { p } else { p.wrapping_add(from) };
             let group = Group { scale: at(scale), offset: at(offset), rows: end - from, zero: grid.zero, sum };
-            let finish = to.finish.wrapping_add(g);
-            let place = Place { x: x.add(from), x_stride, codes: to.codes, plane: to.plane, from, finish, groups };
-            match group.rows % LANES {
-                0 => group.all::<S>(place, rows),
-                _ => (0..rows).for_each(|row| group.padded::<S>(place.skip(row))),
+            let (x, finish) = (x.wrapping_add(from), to.finish.wrapping_add(g));
+            let place = Place { x, x_stride, codes: to.codes, plane: to.plane, from, finish, groups };
+            // SAFETY: every row of `x` and every fold has `reduce` values, `to` room for the rows.
+            unsafe {
+                match group.rows % LANES {
+                    0 => group.all::<S>(place, rows),
+                    _ => (0..rows).for_each(|row| group.padded::<S>(place.skip(row))),
+                }
             }
             from = end;
         }
+        to = to.skip(rows, grid);
     }
 }
 

@@ -17,11 +17,24 @@ pub enum Codes<'a> {
         /// Levels by code, for at most four bits; without it codes are levels.
         table: Option<&'a [u8; 16]>,
     },
+    /// Packed codes of four bits, two of which belong together; only where [`super::reads_packed`].
+    Pairs {
+        /// Packed codes.
+        packed: &'a [u8],
+        /// Bytes of unpacked codes from one of a pair to the other: one, or four.
+        distance: usize,
+        /// Levels by code.
+        normal: &'a [u8; 16],
+        /// Levels by code where the other one of the pair is `victim`.
+        outlier: &'a [u8; 16],
+        /// The code that says so.
+        victim: u8,
+    },
 }
 
 /// Levels by the number of their vector, of sixteen lanes of four.
 pub(super) trait Source: Copy {
-    /// Whether vectors are read in twos and fours only, from an even number or a multiple of four on.
+    /// Whether twos and fours of vectors are read from an even number or a multiple of four on only.
     const PACKED: bool;
 
     /// Vectors from `vector` on.
@@ -91,6 +104,34 @@ impl<const BITS: u32, const TABLE: bool> Source for Packed<BITS, TABLE> {
     }
 }
 
+/// Codes of four bits in pairs, whose other is `DISTANCE` bytes away.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs<const DISTANCE: usize> {
+    /// Where they lie.
+    pub(super) from: *const u8,
+    pub(super) normal: *const u8,
+    pub(super) outlier: *const u8,
+    pub(super) victim: u8,
+}
+
+impl<const DISTANCE: usize> Source for Pairs<DISTANCE> {
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    unsafe fn read<S: Dot, const L: usize>(self, vector: usize) -> [S::Levels; L] {
+        // SAFETY: the caller's contract; tables have sixteen bytes.
+        unsafe {
+            let codes = four::<S, L>(self.from, vector);
+            let (normal, outlier) = (S::load_table(self.normal), S::load_table(self.outlier));
+            let mut levels = [S::of_bytes(S::isplat(0)); L];
+            for (level, code) in levels.iter_mut().zip(codes) {
+                *level = S::of_bytes(S::of_pairs::<DISTANCE>(code, normal, outlier, self.victim));
+            }
+            levels
+        }
+    }
+}
+
 static NONE: [u8; 16] = [0; 16];
 
 /// Vectors of a plane of four bits: two of them lie in one.
@@ -99,6 +140,10 @@ unsafe fn four<S: Dot, const L: usize>(plane: *const u8, vector: usize) -> [S::I
     // SAFETY: the caller's contract.
     unsafe {
         let mut codes = [S::isplat(0); L];
+        if L == 1 {
+            let a = S::load_bytes(plane.add(vector / 2 * VECTOR));
+            codes[0] = if vector.is_multiple_of(2) { S::low_nibbles(a) } else { S::high_nibbles(a) };
+        }
         for i in 0..L / 2 {
             let a = S::load_bytes(plane.add((vector / 2 + i) * VECTOR));
             (codes[2 * i], codes[2 * i + 1]) = (S::low_nibbles(a), S::high_nibbles(a));
@@ -115,7 +160,10 @@ unsafe fn two<S: Dot, const TO: u32, const L: usize>(plane: *const u8, vector: u
         let mut codes = [S::isplat(0); L];
         let a = S::load_bytes(plane.add(vector / 4 * VECTOR));
         let a = if L == 4 { a } else { S::shr(a, 2 * (vector as u32 % 4)) };
-        (codes[0], codes[1]) = (S::field::<0, 2, TO>(a), S::field::<2, 2, TO>(a));
+        codes[0] = S::field::<0, 2, TO>(a);
+        if L > 1 {
+            codes[1] = S::field::<2, 2, TO>(a);
+        }
         if L == 4 {
             (codes[2], codes[3]) = (S::field::<4, 2, TO>(a), S::field::<6, 2, TO>(a));
         }
@@ -130,7 +178,10 @@ unsafe fn one<S: Dot, const TO: u32, const L: usize>(plane: *const u8, vector: u
     unsafe {
         let mut codes = [S::isplat(0); L];
         let a = S::shr(S::load_bytes(plane.add(vector / 8 * VECTOR)), vector as u32 % 8);
-        (codes[0], codes[1]) = (S::field::<0, 1, TO>(a), S::field::<1, 1, TO>(a));
+        codes[0] = S::field::<0, 1, TO>(a);
+        if L > 1 {
+            codes[1] = S::field::<1, 1, TO>(a);
+        }
         if L == 4 {
             (codes[2], codes[3]) = (S::field::<2, 1, TO>(a), S::field::<3, 1, TO>(a));
         }

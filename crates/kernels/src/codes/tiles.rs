@@ -55,19 +55,19 @@ unsafe fn strip<S: Dot, C: Source, const R: usize, const L: usize>(
     lanes: Range<usize>,
 ) -> usize {
     let mut lane = lanes.start;
-    // Packed codes are read in fours from multiples of four on only.
-    let whole = !C::PACKED || (task.grid.lanes | lane).is_multiple_of(L * LANES);
+    // Packed codes are read in twos and fours from multiples of these on only.
+    let even = |count: usize| !C::PACKED || (task.grid.lanes | lanes.start).is_multiple_of(count * LANES);
     // SAFETY: rows and lanes are the task's.
     unsafe {
-        while whole && lane + L * LANES <= lanes.end {
+        while even(L) && lane + L * LANES <= lanes.end {
             tile::<S, C, R, L>(task, source, row, lane);
             lane += L * LANES;
         }
-        while L > 2 && lane + 2 * LANES <= lanes.end {
+        while L > 2 && even(2) && lane + 2 * LANES <= lanes.end {
             tile::<S, C, R, 2>(task, source, row, lane);
             lane += 2 * LANES;
         }
-        while !C::PACKED && L > 1 && lane < lanes.end {
+        while L > 1 && lane < lanes.end {
             tile::<S, C, R, 1>(task, source, row, lane);
             lane += LANES;
         }

@@ -166,6 +166,15 @@ impl Matrix {
         let one = layout.parameters();
         // All of it is set below.
         floats.resize(self.parameters(), 0.0);
+        if let (Kept::Stored(store), Offset::Added(Kept::Stored(same)), true) =
+            (&self.scale, &self.offset, layout.is_plain())
+            && store == same
+            && self.balance.is_empty()
+        {
+            // They lie as they are wanted, one after the other.
+            store.read(isa, &page[self.scales.start..self.offsets.end], floats);
+            return;
+        }
         let (scales, rest) = floats.split_at_mut(one);
         layout.spread(isa, &self.scale, &page[self.scales.clone()], scales);
         let from = &page[self.offsets.clone()];

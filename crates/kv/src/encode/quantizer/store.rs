@@ -76,7 +76,7 @@ impl Store {
             Store::F32 => each(from, to, f32::from_le_bytes),
             Store::I16 => each(from, to, |b: [u8; 2]| f32::from(i16::from_le_bytes(b))),
             Store::E8m0 { unit } => each(from, to, |[b]: [u8; 1]| power(b, unit)),
-            Store::E4m3 { unit } => each(from, to, |[b]: [u8; 1]| Float8::E4m3.decode(b) * unit),
+            Store::E4m3 { unit } => widen_e4m3(isa, from, unit, to),
         }
     }
 
@@ -146,6 +146,22 @@ unsafe fn widen_f16_body<S: Simd>(from: &[u8], to: &mut [f32]) {
         unsafe { S::store(to.as_mut_ptr(), S::load_f16(from.as_ptr().cast())) };
     }
     each(&from[2 * whole..], &mut to[whole..], |b: [u8; 2]| f16::from_le_bytes(b).to_f32());
+}
+
+cachalot_kernels::dispatch! {
+    fn widen_e4m3(from: &[u8], unit: f32, to: &mut [f32]) = widen_e4m3_body
+}
+
+/// # Safety
+/// `S`'s instructions are present.
+#[inline(always)]
+unsafe fn widen_e4m3_body<S: Simd>(from: &[u8], unit: f32, to: &mut [f32]) {
+    let whole = to.len() / LANES * LANES;
+    for (from, to) in from.chunks_exact(LANES).zip(to.chunks_exact_mut(LANES)) {
+        // SAFETY: sixteen bytes are read and sixteen floats written, at any alignment.
+        unsafe { S::store(to.as_mut_ptr(), S::mul(S::load_e4m3(from.as_ptr()), S::splat(unit))) };
+    }
+    each(&from[whole..], &mut to[whole..], |[b]: [u8; 1]| Float8::E4m3.decode(b) * unit);
 }
 
 #[cfg(test)]

@@ -151,8 +151,16 @@ impl Layout {
         if self.folds { self.reduce } else { self.lanes }
     }
 
+    /// Whether a page keeps parameters as the grid wants them.
+    pub fn is_plain(&self) -> bool {
+        self.lines == self.padded_lines() && self.owners.len() == self.blocks
+    }
+
     /// Parameters as a page or a quantizer keeps them, `[blocks][lines]`, as the grid wants them.
     pub fn spread(&self, isa: Isa, kept: &Kept, from: &[u8], to: &mut [f32]) {
+        if let (Kept::Stored(store), true) = (kept, self.is_plain()) {
+            return store.read(isa, from, to);
+        }
         for (row, &block) in to.chunks_exact_mut(self.padded_lines()).zip(&self.owners) {
             match kept {
                 Kept::Stored(store) => {

@@ -44,7 +44,14 @@ impl Packing {
     pub(super) fn codes<'a>(&'a self, packed: &'a [u8]) -> Option<Codes<'a>> {
         match self {
             Packing::Planes { bits, table } => Some(Codes::Packed { bits: *bits, packed, table: table.as_ref() }),
-            Packing::Pairs { .. } | Packing::Ternary => None,
+            Packing::Pairs { distance } => Some(Codes::Pairs {
+                packed,
+                distance: *distance,
+                normal: &NORMAL,
+                outlier: &OUTLIERS,
+                victim: VICTIM as u8,
+            }),
+            Packing::Ternary => None,
         }
     }
 
