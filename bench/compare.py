@@ -52,7 +52,7 @@ def llama(args, depth, kv):
 
 def ours(args, depth, kv="f16"):
     command = [args.cachalot, "bench", "-m", args.model, "--depths", str(depth), "--threads", str(args.threads),
-               "--decode", str(args.decode), "--repeat", "1", "--kv", kv, "--json"]
+               "--decode", str(args.decode), "--turns", "4", "--repeat", "1", "--kv", kv, "--json"]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rows = json.loads(out)["depths"]
     for row in rows:

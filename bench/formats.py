@@ -1,7 +1,8 @@
 """Decode and prefill speed, and memory, of KV recipes of Cachalot beside llama.cpp's KV types; prints a Markdown table.
 
-Every round runs all recipes of Cachalot once, in turn, in one process, and then each KV type of llama.cpp in a process of
-its own, so that all see the same noise; the table has medians over rounds. Quality is `cachalot lab quality`'s business.
+Every round runs all recipes of Cachalot once, in turn, in one process, where they decode four tokens each before the next has
+its turn, and then each KV type of llama.cpp in a process of its own, so that all see the same noise; the table has medians
+over rounds. Quality is `cachalot lab quality`'s business.
 """
 
 import argparse

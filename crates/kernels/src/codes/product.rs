@@ -75,7 +75,7 @@ const FEW: usize = 8;
 pub fn reads_packed(isa: Isa, grid: &Grid<'_>, rows: usize) -> bool {
     // Fewer registers leave no room to unpack in.
     let wide = isa >= Isa::Avx512 && Isa::Avx512.is_available();
-    wide && rows <= FEW && grid.lanes.is_multiple_of(2 * LANES)
+    wide && rows <= FEW && (grid.lanes == LANES || grid.lanes.is_multiple_of(2 * LANES))
 }
 
 /// Rounds rows once for all matrices that differ in nothing but their levels, and scales and offsets of lanes.

@@ -27,20 +27,32 @@ pub(super) unsafe fn quantize<S: Dot>(
 ) {
     let groups = grid.reduce_groups.len();
     let sum = !grid.lane_offset.is_empty();
+    // Groups of one vector each are rounded four at a time instead of rows.
+    let small = grid.reduce == groups * LANES && groups.is_multiple_of(4) && S::REGISTERS >= 32;
+    let small = small && grid.reduce_groups.iter().all(|end| end.is_multiple_of(LANES));
     for fold in folds {
         let scale = grid::from(grid.fold_scale, fold * grid.reduce);
         let offset = grid::from(grid.fold_offset, fold * grid.reduce);
         let mut from = 0;
-        for (g, &end) in grid.reduce_groups.iter().enumerate() {
+        let ends = grid.reduce_groups.iter().enumerate();
+        for (g, &end) in ends.skip(if small { 3 } else { 0 }).step_by(if small { 4 } else { 1 }) {
+            let g = if small { g - 3 } else { g };
             let at = |p: *const f32| if p.is_null() { p } else { p.wrapping_add(from) };
             let group = Group { scale: at(scale), offset: at(offset), rows: end - from, zero: grid.zero, sum };
             let (x, finish) = (x.wrapping_add(from), to.finish.wrapping_add(g));
             let place = Place { x, x_stride, codes: to.codes, plane: to.plane, from, finish, groups };
             // SAFETY: every row of `x` and every fold has `reduce` values, `to` room for the rows.
             unsafe {
-                match group.rows % LANES {
-                    0 => group.all::<S>(place, rows),
-                    _ => (0..rows).for_each(|row| group.padded::<S>(place.skip(row))),
+                if !small && group.rows.is_multiple_of(LANES) {
+                    group.all::<S>(place, rows);
+                } else {
+                    // A loop: a closure would be compiled without the instruction set's features.
+                    for row in 0..rows {
+                        match small {
+                            true => group.four::<S>(place.skip(row)),
+                            false => group.padded::<S>(place.skip(row)),
+                        }
+                    }
                 }
             }
             from = end;
@@ -112,6 +124,49 @@ impl Group {
                     (_, _, true) => self.some::<S, 1, 0, false>(place),
                     (_, _, false) => self.some::<S, 1, 0, true>(place),
                 };
+            }
+        }
+    }
+
+    /// Four groups of one vector, of one row.
+    #[inline(always)]
+    unsafe fn four<S: Dot>(&self, place: Place) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut y = [S::splat(0.0); 4];
+            let (mut x, mut largest) = (y, [S::isplat(0); 4]);
+            for v in 0..4 {
+                x[v] = S::load(place.x.add(v * LANES));
+                y[v] = if self.scale.is_null() { x[v] } else { self.y::<S, true>(place.x, v) };
+                largest[v] = S::abs_bits(y[v]);
+            }
+            let ends = Ends::of::<S, 4>(&largest);
+            let mut codes = [S::isplat(0); 4];
+            for (v, codes) in codes.iter_mut().enumerate() {
+                *codes = S::round_to_i32(S::mul(y[v], S::splat(ends.inverse[v])));
+            }
+            S::put_four(codes, place.codes, place.plane, place.from);
+            let (mut start, mut fold, mut sum) = ([0; LANES], [0.0; LANES], [0.0; LANES]);
+            if self.zero != 0 {
+                S::istore(start.as_mut_ptr(), S::each_sum(&codes));
+            }
+            if !self.offset.is_null() {
+                let mut folds = [S::splat(0.0); 4];
+                for (v, fold) in folds.iter_mut().enumerate() {
+                    *fold = S::fma(x[v], S::load(self.offset.add(v * LANES)), *fold);
+                }
+                S::store(fold.as_mut_ptr(), S::each_add(&folds));
+            }
+            if self.sum {
+                let mut sums = [S::splat(0.0); 4];
+                for (sum, &y) in sums.iter_mut().zip(&y) {
+                    *sum = S::add(*sum, y);
+                }
+                S::store(sum.as_mut_ptr(), S::each_add(&sums));
+            }
+            for v in 0..4 {
+                let start = start[v].wrapping_mul(-i32::from(self.zero));
+                place.finish.add(v).write(Finish { scale: ends.scale[v], fold: fold[v], sum: sum[v], start });
             }
         }
     }

@@ -169,10 +169,10 @@ impl Matrix {
         if let (Kept::Stored(store), Offset::Added(Kept::Stored(same)), true) =
             (&self.scale, &self.offset, layout.is_plain())
             && store == same
-            && self.balance.is_empty()
+            && (self.balance.is_empty() || *store == BALANCE && self.shape.channels == self.shape.width())
         {
             // They lie as they are wanted, one after the other.
-            store.read(isa, &page[self.scales.start..self.offsets.end], floats);
+            store.read(isa, &page[self.scales.start..self.balance.end], floats);
             return;
         }
         let (scales, rest) = floats.split_at_mut(one);
