@@ -301,8 +301,8 @@ struct Line {
     bytes: usize,
 }
 
-fn measure(c: &mut Criterion, isa: Isa, format: Format, d: usize, rows: usize, bytes: usize) -> Line {
-    let (in_cache, clock) = (bytes == 0, clock());
+fn measure(c: &mut Criterion, isa: Isa, hertz: f64, format: Format, d: usize, rows: usize, bytes: usize) -> Line {
+    let in_cache = bytes == 0;
     let mut bench = Bench::new(isa, format, d, rows, bytes);
     let shape = format!("d={d} rows={rows}");
     let mut seconds = [f64::NAN; 3];
@@ -323,7 +323,7 @@ fn measure(c: &mut Criterion, isa: Isa, format: Format, d: usize, rows: usize, b
                         chain(1000);
                         (pass, known) = (pass.min(middle - start), known.min(middle.elapsed()));
                     }
-                    let seconds = pass.as_secs_f64() / known.as_secs_f64() * 4000.0 / clock;
+                    let seconds = pass.as_secs_f64() / known.as_secs_f64() * 4000.0 / hertz;
                     samples.push(seconds);
                     return Duration::from_secs_f64(seconds * passes as f64);
                 }
@@ -357,7 +357,7 @@ fn main() {
     for (d, rows) in [(64, 3), (128, 4), (64, 48), (128, 48)] {
         // Many rows are not bound by memory.
         let bytes = if rows > DIRECT_ROWS { megabytes << 17 } else { megabytes << 20 };
-        lines.extend(formats.iter().map(|&format| measure(&mut c, isa, format, d, rows, bytes)));
+        lines.extend(formats.iter().map(|&format| measure(&mut c, isa, hertz, format, d, rows, bytes)));
     }
     c.final_summary();
     let read = bandwidth(megabytes << 20);

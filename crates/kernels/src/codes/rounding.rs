@@ -30,13 +30,13 @@ pub(super) unsafe fn quantize<S: Dot>(
     // Groups of one vector each are rounded four at a time instead of rows.
     let small = grid.reduce == groups * LANES && groups.is_multiple_of(4) && S::REGISTERS >= 32;
     let small = small && grid.reduce_groups.iter().all(|end| end.is_multiple_of(LANES));
+    let at_once = if small { 4 } else { 1 };
     for fold in folds {
         let scale = grid::from(grid.fold_scale, fold * grid.reduce);
         let offset = grid::from(grid.fold_offset, fold * grid.reduce);
         let mut from = 0;
-        let ends = grid.reduce_groups.iter().enumerate();
-        for (g, &end) in ends.skip(if small { 3 } else { 0 }).step_by(if small { 4 } else { 1 }) {
-            let g = if small { g - 3 } else { g };
+        for g in (0..groups).step_by(at_once) {
+            let end = grid.reduce_groups[g + at_once - 1];
             let at = |p: *const f32| if p.is_null() { p } else { p.wrapping_add(from) };
             let group = Group { scale: at(scale), offset: at(offset), rows: end - from, zero: grid.zero, sum };
             let (x, finish) = (x.wrapping_add(from), to.finish.wrapping_add(g));
@@ -146,28 +146,14 @@ impl Group {
                 *codes = S::round_to_i32(S::mul(y[v], S::splat(ends.inverse[v])));
             }
             S::put_four(codes, place.codes, place.plane, place.from);
-            let (mut start, mut fold, mut sum) = ([0; LANES], [0.0; LANES], [0.0; LANES]);
-            if self.zero != 0 {
-                S::istore(start.as_mut_ptr(), S::each_sum(&codes));
-            }
-            if !self.offset.is_null() {
-                let mut folds = [S::splat(0.0); 4];
-                for (v, fold) in folds.iter_mut().enumerate() {
-                    *fold = S::fma(x[v], S::load(self.offset.add(v * LANES)), *fold);
-                }
-                S::store(fold.as_mut_ptr(), S::each_add(&folds));
-            }
-            if self.sum {
-                let mut sums = [S::splat(0.0); 4];
-                for (sum, &y) in sums.iter_mut().zip(&y) {
-                    *sum = S::add(*sum, y);
-                }
-                S::store(sum.as_mut_ptr(), S::each_add(&sums));
-            }
+            let (mut folds, mut sums) = ([S::splat(0.0); 4], [S::splat(0.0); 4]);
             for v in 0..4 {
-                let start = start[v].wrapping_mul(-i32::from(self.zero));
-                place.finish.add(v).write(Finish { scale: ends.scale[v], fold: fold[v], sum: sum[v], start });
+                if !self.offset.is_null() {
+                    folds[v] = S::fma(x[v], S::load(self.offset.add(v * LANES)), folds[v]);
+                }
+                sums[v] = S::add(sums[v], y[v]);
             }
+            self.finish::<S, 4>(&ends, &codes, &folds, &sums, place.finish, 1);
         }
     }
 
@@ -222,35 +208,55 @@ impl Group {
             for (row, (total, &x)) in totals.iter_mut().zip(&x).enumerate() {
                 *total = self.codes::<S, V, SCALED>(x, ends.inverse[row], place.skip(row));
             }
-            let (mut start, mut fold, mut sum) = ([0; LANES], [0.0; LANES], [0.0; LANES]);
-            if self.zero != 0 {
-                S::istore(start.as_mut_ptr(), S::each_sum(&totals));
-            }
+            let (mut folds, mut sums) = ([S::splat(0.0); N], [S::splat(0.0); N]);
             if !self.offset.is_null() {
-                let mut folds = [S::splat(0.0); N];
                 for (fold, &x) in folds.iter_mut().zip(&x) {
                     for v in 0..self.vectors::<V>() {
                         *fold = S::fma(S::load(x.add(v * LANES)), S::load(self.offset.add(v * LANES)), *fold);
                     }
                 }
-                S::store(fold.as_mut_ptr(), S::each_add(&folds));
             }
             if self.sum {
-                let mut sums = [S::splat(0.0); N];
                 for (sum, &x) in sums.iter_mut().zip(&x) {
                     for v in 0..self.vectors::<V>() {
                         *sum = S::add(*sum, self.y::<S, SCALED>(x, v));
                     }
                 }
-                S::store(sum.as_mut_ptr(), S::each_add(&sums));
             }
-            for row in 0..N {
-                let start = start[row].wrapping_mul(-i32::from(self.zero));
-                let finish = Finish { scale: ends.scale[row], fold: fold[row], sum: sum[row], start };
-                place.finish.add(row * place.groups).write(finish);
-            }
+            self.finish::<S, N>(&ends, &totals, &folds, &sums, place.finish, place.groups);
         }
         N
+    }
+
+    /// Writes what finishes `N` rounded parts, each `step` behind the one before: the sums across lanes of what was added up
+    /// by lane, where they are wanted.
+    #[inline(always)]
+    unsafe fn finish<S: Dot, const N: usize>(
+        &self,
+        ends: &Ends,
+        totals: &[S::I; N],
+        folds: &[S::F; N],
+        sums: &[S::F; N],
+        to: *mut Finish,
+        step: usize,
+    ) {
+        let (mut start, mut fold, mut sum) = ([0; LANES], [0.0; LANES], [0.0; LANES]);
+        // SAFETY: the arrays have sixteen elements, and the caller has room for `N` parts.
+        unsafe {
+            if self.zero != 0 {
+                S::istore(start.as_mut_ptr(), S::each_sum(totals));
+            }
+            if !self.offset.is_null() {
+                S::store(fold.as_mut_ptr(), S::each_add(folds));
+            }
+            if self.sum {
+                S::store(sum.as_mut_ptr(), S::each_add(sums));
+            }
+            for i in 0..N {
+                let start = start[i].wrapping_mul(-i32::from(self.zero));
+                to.add(i * step).write(Finish { scale: ends.scale[i], fold: fold[i], sum: sum[i], start });
+            }
+        }
     }
 
     /// Writes `round(y * inverse)` of a row; returns the sums of the codes by lane.
