@@ -1,12 +1,16 @@
 //! Some chunks of a page at four bits, one mean row for each of the others: the soft pruning of "KV Cache Quantization for
 //! Self-Forcing Video Generation: A 33-Method Empirical Study", within a page.
+//!
+//! A page says which chunks are kept (a bit each, in four bytes), then come those as a page of their own, then the means of the
+//! others as half floats, `[chunks - keep][channels]`. Scores with a mean are taken once for its chunk.
 
-use super::super::codec::{Hints, Item, Part, Shape, Side, Work};
+use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
+use super::super::quantizer::Uniform;
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
-use super::fields::{self, half, halves, put_halves};
+use super::fields::{halves, put_halves, read_halves};
+use super::matrix::{Axis, Matrix};
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::simd::Simd;
-use cachalot_kernels::transpose::add_transposed;
+use cachalot_kernels::simd::{LANES, Simd};
 use cachalot_kernels::{Isa, dispatch};
 use std::sync::Arc;
 
@@ -19,22 +23,41 @@ pub(super) const STAGE: StageEntry = StageEntry {
     calibrate: None,
 };
 
-/// Tokens of a chunk.
-const CHUNK: usize = 16;
+/// Tokens of a chunk: those of one vector.
+const CHUNK: usize = LANES;
 
-/// Which chunks are kept (a bit each, in four bytes); their codes, two channels a byte, `[keep][CHUNK][channels]`; their
-/// scales, `[keep][channels]`, and the means of the others, `[chunks - keep][channels]`, as half floats.
-#[derive(Clone, Debug)]
+/// Chunks of a page at most.
+const CHUNKS: usize = PAGE_TOKENS / CHUNK;
+
+/// Bytes that say which chunks are kept.
+const MASK: usize = 4;
+
+#[derive(Debug)]
 struct SoftPrune {
     shape: Shape,
-    keep: usize,
+    /// Those that are kept, one after the other; none where all chunks are their mean.
+    kept: Option<Matrix>,
+}
+
+/// Where a chunk of a page is found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    /// Among those that are kept.
+    Kept(usize),
+    /// Among the means.
+    Mean(usize),
+    /// Nowhere: its mask does not fit the page (bytes may be anything). It holds zeros.
+    Nowhere,
 }
 
 fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let shape = context.shape();
     let keep = args.integer("keep", 2, 0..=shape.tokens / CHUNK)?;
     args.done()?;
-    Ok(Built::Part(Arc::new(SoftPrune { shape, keep })))
+    let axis = Axis::Channel { group: CHUNK };
+    let kept = |keep| Matrix::new(Shape { tokens: keep * CHUNK, ..shape }, axis, Uniform::symmetric(4), false);
+    let kept = if keep == 0 { None } else { Some(kept(keep).map_err(|what| args.error(what))?) };
+    Ok(Built::Part(Arc::new(SoftPrune { shape, kept })))
 }
 
 impl SoftPrune {
@@ -42,52 +65,55 @@ impl SoftPrune {
         self.shape.tokens / CHUNK
     }
 
-    /// Bytes of the codes, scales and means.
-    fn sizes(&self) -> [usize; 3] {
-        let (keep, channels) = (self.keep, self.shape.channels);
-        let halves = |rows: usize| (2 * rows * channels).next_multiple_of(4);
-        [(keep * CHUNK * channels.div_ceil(2)).next_multiple_of(4), halves(keep), halves(self.chunks() - keep)]
+    /// How many are kept.
+    fn keep(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.shape().tokens / CHUNK)
     }
 
-    /// A page's codes, scales and means.
-    fn parts<'a>(&self, page: &'a [u8]) -> [&'a [u8]; 3] {
-        let [codes, scales, means] = self.sizes();
-        [&page[4..4 + codes], &page[4 + codes..][..scales], &page[4 + codes + scales..][..means]]
+    /// Bytes of what is kept, and of the means.
+    fn sizes(&self) -> [usize; 2] {
+        let means = 2 * (self.chunks() - self.keep()) * self.shape.channels;
+        [self.kept.as_ref().map_or(0, Part::bytes), means.next_multiple_of(4)]
+    }
+
+    /// A page's kept chunks and means.
+    fn parts<'a>(&self, page: &'a [u8]) -> [&'a [u8]; 2] {
+        let [kept, means] = self.sizes();
+        [&page[MASK..][..kept], &page[MASK + kept..][..means]]
+    }
+
+    /// Where each chunk of a page is.
+    fn places(&self, page: &[u8]) -> [Place; CHUNKS] {
+        let mask = page.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let (mut kept, mut means) = (0..self.keep(), 0..self.chunks() - self.keep());
+        let mut places = [Place::Nowhere; CHUNKS];
+        for (chunk, place) in places.iter_mut().enumerate().take(self.chunks()) {
+            let found = match mask >> chunk & 1 {
+                1 => kept.next().map(Place::Kept),
+                _ => means.next().map(Place::Mean),
+            };
+            *place = found.unwrap_or(Place::Nowhere);
+        }
+        places
     }
 
     /// Which chunks stay: those with the most importance; of equals the latest.
-    fn kept(&self, importance: &[f32]) -> u32 {
+    fn choose(&self, importance: &[f32]) -> u32 {
         let score = |chunk: usize| importance.iter().skip(chunk * CHUNK).take(CHUNK).sum::<f32>();
         let mut order: Vec<usize> = (0..self.chunks()).collect();
         order.sort_by(|&a, &b| score(b).total_cmp(&score(a)).then(b.cmp(&a)));
-        order.iter().take(self.keep).fold(0, |mask, chunk| mask | 1 << chunk)
+        order.iter().take(self.keep()).fold(0, |mask, chunk| mask | 1 << chunk)
     }
-}
 
-impl SoftPrune {
-    /// Adds the page to rows of `stride`, one a token.
-    fn add_rows(&self, isa: Isa, page: &[u8], work: &mut Work, stride: usize, rows: &mut [f32]) {
-        let channels = self.shape.channels;
-        let mask = u32::from_le_bytes([page[0], page[1], page[2], page[3]]);
-        let [codes, scales, means] = self.parts(page);
-        let Work { levels, floats, .. } = work;
-        let each = channels.next_multiple_of(2);
-        levels.resize(self.keep * CHUNK * each, 0);
-        nibbles(isa, codes, levels);
-        floats.resize(self.chunks() * channels, 0.0);
-        let (to_steps, to_means) = floats.split_at_mut(self.keep * channels);
-        fields::read_halves(isa, scales, to_steps);
-        fields::read_halves(isa, means, to_means);
-        let mut kept = to_steps.chunks_exact(channels).zip(levels.chunks_exact(CHUNK * each));
-        let mut means = to_means.chunks_exact(channels);
-        for (chunk, rows) in rows.chunks_exact_mut(CHUNK * stride).take(self.chunks()).enumerate() {
-            // As in `decode`, a mask that does not fit leaves what is missing at zero.
-            if mask & (1 << chunk) == 0 {
-                means.next().into_iter().for_each(|mean| add_mean(isa, mean, stride, rows));
-            } else if let Some((steps, levels)) = kept.next() {
-                add_levels(isa, levels, steps, stride, rows);
-            }
+    /// The means of a page, padded to the width.
+    fn read_means<'a>(&self, isa: Isa, means: &[u8], floats: &'a mut Vec<f32>) -> &'a [f32] {
+        let Shape { channels, .. } = self.shape;
+        floats.resize((self.chunks() - self.keep()) * self.shape.width(), 0.0);
+        for (row, means) in floats.chunks_exact_mut(self.shape.width()).zip(means.chunks_exact(2 * channels)) {
+            read_halves(isa, means, &mut row[..channels]);
+            row[channels..].fill(0.0);
         }
+        floats
     }
 }
 
@@ -97,131 +123,230 @@ impl Part for SoftPrune {
     }
 
     fn breakdown(&self) -> Vec<Item> {
-        let [codes, scales, means] = self.sizes();
-        let items = [("chunks", 4), ("codes", codes), ("scales", scales), ("means", means)];
-        items.into_iter().filter(|&(_, bytes)| bytes > 0).map(|(what, bytes)| Item::new(what, bytes)).collect()
+        let mut items = vec![Item::new("chunks", MASK)];
+        items.extend(self.kept.iter().flat_map(|kept| kept.breakdown()));
+        let [_, means] = self.sizes();
+        items.extend((means > 0).then(|| Item::new("means", means)));
+        items
     }
 
     fn describe(&self) -> String {
-        format!("{} of {} chunks at 4 bits, the others by their mean", self.keep, self.chunks())
+        let kept = self.kept.as_ref().map_or_else(String::new, |kept| format!(" in {}", kept.describe()));
+        format!("{} of {} chunks{kept}, the others by their mean", self.keep(), self.chunks())
     }
 
     fn encode(&self, x: &[f32], hints: Hints<'_>, to: &mut [u8]) {
         let channels = self.shape.channels;
-        let mask = self.kept(hints.importance);
-        to.fill(0);
-        to[..4].copy_from_slice(&mask.to_le_bytes());
-        let [codes, _, _] = self.sizes();
-        let (mut scales, mut means) = (Vec::new(), Vec::new());
-        let mut lines = to[4..4 + codes].chunks_exact_mut(channels.div_ceil(2));
-        for (chunk, rows) in x.chunks_exact(CHUNK * channels).enumerate() {
-            let column = |c: usize| rows.iter().skip(c).step_by(channels);
+        let mask = self.choose(hints.importance);
+        to[..MASK].copy_from_slice(&mask.to_le_bytes());
+        let (mut rows, mut means) = (Vec::new(), Vec::new());
+        for (chunk, x) in x.chunks_exact(CHUNK * channels).enumerate() {
             if mask & (1 << chunk) == 0 {
-                means.extend((0..channels).map(|c| column(c).sum::<f32>() / CHUNK as f32));
-                continue;
+                let column = |c: usize| x.iter().skip(c).step_by(channels).sum::<f32>();
+                means.extend((0..channels).map(|c| column(c) / CHUNK as f32));
+            } else {
+                rows.extend_from_slice(x);
             }
-            let reach = |c: usize| column(c).fold(0.0f32, |reach, x| reach.max(x.abs()));
-            let steps: Vec<f32> = (0..channels).map(|c| half(reach(c) / 7.0).to_f32()).collect();
-            for (row, line) in rows.chunks_exact(channels).zip(&mut lines) {
-                for (c, (&x, &step)) in row.iter().zip(&steps).enumerate() {
-                    let level = if step > 0.0 { (x / step).round_ties_even().clamp(-8.0, 7.0) } else { 0.0 };
-                    line[c / 2] |= ((level as i8 + 8) as u8) << (4 * (c % 2));
-                }
-            }
-            scales.extend(steps);
         }
-        let [codes, scale_bytes, _] = self.sizes();
-        put_halves(&mut to[4 + codes..][..scale_bytes], scales.into_iter());
-        put_halves(&mut to[4 + codes + scale_bytes..], means.into_iter());
+        let (to_kept, to_means) = to[MASK..].split_at_mut(self.sizes()[0]);
+        if let Some(kept) = &self.kept {
+            kept.encode(&rows, Hints::default(), to_kept);
+        }
+        to_means.fill(0);
+        put_halves(to_means, means.into_iter());
     }
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {
         let channels = self.shape.channels;
-        let mask = u32::from_le_bytes([page[0], page[1], page[2], page[3]]);
-        let [codes, scales, means] = self.parts(page);
-        let scales: Vec<f32> = halves(scales).collect();
+        let [kept, means] = self.parts(page);
         let means: Vec<f32> = halves(means).collect();
-        let mut lines = codes.chunks_exact(channels.div_ceil(2));
-        let (mut scales, mut means) = (scales.chunks_exact(channels), means.chunks_exact(channels));
-        for (chunk, rows) in x.chunks_exact_mut(CHUNK * channels).enumerate() {
-            // A mask that does not fit (bytes may be anything) leaves what is missing at zero.
-            if mask & (1 << chunk) == 0 {
-                let Some(mean) = means.next() else { continue };
-                for row in rows.chunks_exact_mut(channels) {
-                    row.iter_mut().zip(mean).for_each(|(x, mean)| *x += mean);
+        let mut rows = vec![0.0; self.keep() * CHUNK * channels];
+        if let Some(part) = &self.kept {
+            part.decode(kept, &mut rows);
+        }
+        for (x, place) in x.chunks_exact_mut(CHUNK * channels).zip(self.places(page)) {
+            match place {
+                Place::Kept(i) => x.iter_mut().zip(&rows[i * CHUNK * channels..]).for_each(|(x, row)| *x += row),
+                Place::Mean(i) => {
+                    let mean = &means[i * channels..][..channels];
+                    x.chunks_exact_mut(channels).for_each(|x| x.iter_mut().zip(mean).for_each(|(x, mean)| *x += mean));
                 }
-                continue;
-            }
-            let Some(steps) = scales.next() else { continue };
-            for (row, line) in rows.chunks_exact_mut(channels).zip(&mut lines) {
-                for (c, (x, step)) in row.iter_mut().zip(steps).enumerate() {
-                    let level = (line[c / 2] >> (4 * (c % 2))) & 15;
-                    *x += (f32::from(level) - 8.0) * step;
-                }
+                Place::Nowhere => {}
             }
         }
+    }
+
+    fn fused(&self) -> bool {
+        true
+    }
+
+    fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
+        let (rows, [kept, means]) = (queries.rows, self.parts(page));
+        let mut chunks = std::mem::take(&mut work.tile);
+        chunks.clear();
+        chunks.resize(rows * PAGE_TOKENS, 0.0);
+        if let Some(part) = &self.kept {
+            part.score(isa, kept, queries, work, &mut chunks);
+        }
+        let means = self.read_means(isa, means, &mut work.floats);
+        add_scores(isa, self.places(page), queries.q, means, &chunks, &mut scores[..rows * PAGE_TOKENS]);
+        work.tile = chunks;
+    }
+
+    fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        let [kept, means] = self.parts(page);
+        let out = &mut out[..rows * self.shape.width()];
+        let mut chunks = std::mem::take(&mut work.tile);
+        chunks.resize(rows * PAGE_TOKENS, 0.0);
+        let means = self.read_means(isa, means, &mut work.floats);
+        add_outputs(isa, self.places(page), &weights[..rows * PAGE_TOKENS], means, &mut chunks, out);
+        if let Some(part) = &self.kept {
+            part.accumulate(isa, kept, &chunks, rows, work, out);
+        }
+        work.tile = chunks;
     }
 
     fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
-        let Shape { side, tokens, channels } = self.shape;
-        let width = self.shape.width();
-        if side == Side::Values {
-            return self.add_rows(isa, page, work, width, tile);
+        let (width, [kept, means]) = (self.shape.width(), self.parts(page));
+        let mut chunks = std::mem::take(&mut work.tile);
+        if let Some(part) = &self.kept {
+            chunks.resize(part.shape().tile_len(), 0.0);
+            part.write_tile(isa, kept, work, &mut chunks);
         }
-        let mut rows = std::mem::take(&mut work.tile);
-        rows.clear();
-        rows.resize(tokens * width, 0.0);
-        self.add_rows(isa, page, work, width, &mut rows);
-        add_transposed(isa, &rows, width, tokens, channels, tile, PAGE_TOKENS);
-        work.tile = rows;
+        let (means, places) = (self.read_means(isa, means, &mut work.floats), self.places(page));
+        match self.shape.side {
+            Side::Keys => add_columns(isa, places, means, &chunks, tile),
+            Side::Values => add_rows(isa, places, means, width, &chunks, tile),
+        }
+        work.tile = chunks;
     }
 }
 
 dispatch! {
-    /// The nibbles of bytes, the low one first.
-    fn nibbles(from: &[u8], to: &mut [u8]) = nibbles_body
+    /// Adds the scores of kept chunks, and those with the means, `[means][width]`, for all tokens of theirs. Rows of
+    /// [`PAGE_TOKENS`] scores.
+    fn add_scores(places: [Place; CHUNKS], q: &[f32], means: &[f32], chunks: &[f32], scores: &mut [f32]) =
+        add_scores_body
 }
 
-// The set only says which features the loops are compiled with.
-#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
-unsafe fn nibbles_body<S: Simd>(from: &[u8], to: &mut [u8]) {
-    for (to, &from) in to.as_chunks_mut::<2>().0.iter_mut().zip(from) {
-        let both = u16::from(from);
-        *to = ((both | both << 4) & 0x0f0f).to_le_bytes();
-    }
-}
-
-dispatch! {
-    /// `row[c] += mean[c]` for rows of `stride`.
-    fn add_mean(mean: &[f32], stride: usize, rows: &mut [f32]) = add_mean_body
-}
-
-// The set only says which features the loops are compiled with.
-#[allow(clippy::extra_unused_type_parameters)]
-#[inline(always)]
-unsafe fn add_mean_body<S: Simd>(mean: &[f32], stride: usize, rows: &mut [f32]) {
-    for row in rows.chunks_exact_mut(stride) {
-        for (x, mean) in row.iter_mut().zip(mean) {
-            *x += mean;
+unsafe fn add_scores_body<S: Simd>(
+    places: [Place; CHUNKS],
+    q: &[f32],
+    means: &[f32],
+    chunks: &[f32],
+    scores: &mut [f32],
+) {
+    let rows = scores.as_chunks_mut::<PAGE_TOKENS>().0;
+    let width = q.len() / rows.len().max(1);
+    for ((q, chunks), scores) in q.chunks_exact(width).zip(chunks.as_chunks::<PAGE_TOKENS>().0).zip(rows) {
+        for (place, to) in places.iter().zip(scores.as_chunks_mut::<CHUNK>().0) {
+            // SAFETY: chunks have sixteen elements; the features are the dispatcher's business.
+            unsafe {
+                let more = match *place {
+                    Place::Kept(i) => S::load(chunks[i * CHUNK..][..CHUNK].as_ptr()),
+                    Place::Mean(i) => {
+                        let mut sum = S::splat(0.0);
+                        let mean = means[i * width..][..width].as_chunks::<LANES>().0;
+                        for (q, mean) in q.as_chunks::<LANES>().0.iter().zip(mean) {
+                            sum = S::fma(S::load(q.as_ptr()), S::load(mean.as_ptr()), sum);
+                        }
+                        S::splat(S::reduce_add(sum))
+                    }
+                    Place::Nowhere => continue,
+                };
+                S::store(to.as_mut_ptr(), S::add(S::load(to.as_ptr()), more));
+            }
         }
     }
 }
 
 dispatch! {
-    /// `row[c] += (level[c] - 8) steps[c]` for rows of `stride`, as many levels a row as channels rounded up to an even
-    /// number.
-    fn add_levels(levels: &[u8], steps: &[f32], stride: usize, rows: &mut [f32]) = add_levels_body
+    /// Brings the weights of kept chunks together, and adds the means, `[means][width]`, times the weights of theirs. Rows of
+    /// [`PAGE_TOKENS`] weights.
+    fn add_outputs(places: [Place; CHUNKS], weights: &[f32], means: &[f32], chunks: &mut [f32], out: &mut [f32]) =
+        add_outputs_body
 }
 
-// The set only says which features the loops are compiled with.
-#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
-unsafe fn add_levels_body<S: Simd>(levels: &[u8], steps: &[f32], stride: usize, rows: &mut [f32]) {
-    let levels = levels.chunks_exact(steps.len().next_multiple_of(2));
-    for (row, levels) in rows.chunks_exact_mut(stride).zip(levels) {
-        for ((x, &level), step) in row.iter_mut().zip(levels).zip(steps) {
-            *x += (f32::from(level) - 8.0) * step;
+unsafe fn add_outputs_body<S: Simd>(
+    places: [Place; CHUNKS],
+    weights: &[f32],
+    means: &[f32],
+    chunks: &mut [f32],
+    out: &mut [f32],
+) {
+    let rows = weights.as_chunks::<PAGE_TOKENS>().0;
+    let width = out.len() / rows.len().max(1);
+    let to = chunks.as_chunks_mut::<PAGE_TOKENS>().0.iter_mut().zip(out.chunks_exact_mut(width));
+    for (weights, (chunks, out)) in rows.iter().zip(to) {
+        for (place, weights) in places.iter().zip(weights.as_chunks::<CHUNK>().0) {
+            match *place {
+                Place::Kept(i) => chunks[i * CHUNK..][..CHUNK].copy_from_slice(weights),
+                Place::Mean(i) => {
+                    let mean = means[i * width..][..width].as_chunks::<LANES>().0;
+                    // SAFETY: chunks have sixteen elements; the features are the dispatcher's business.
+                    unsafe {
+                        let weight = S::splat(S::reduce_add(S::load(weights.as_ptr())));
+                        for (out, mean) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(mean) {
+                            S::store(out.as_mut_ptr(), S::fma(weight, S::load(mean.as_ptr()), S::load(out.as_ptr())));
+                        }
+                    }
+                }
+                Place::Nowhere => {}
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// Adds keys, `[width][PAGE_TOKENS]`: of kept chunks, and of means, `[means][width]`.
+    fn add_columns(places: [Place; CHUNKS], means: &[f32], chunks: &[f32], tile: &mut [f32]) = add_columns_body
+}
+
+#[inline(always)]
+unsafe fn add_columns_body<S: Simd>(places: [Place; CHUNKS], means: &[f32], chunks: &[f32], tile: &mut [f32]) {
+    let lines = tile.as_chunks_mut::<PAGE_TOKENS>().0;
+    let width = lines.len();
+    for (channel, line) in lines.iter_mut().enumerate() {
+        for (place, to) in places.iter().zip(line.as_chunks_mut::<CHUNK>().0) {
+            // SAFETY: chunks have sixteen elements; the features are the dispatcher's business.
+            unsafe {
+                let more = match *place {
+                    Place::Kept(i) => S::load(chunks[channel * PAGE_TOKENS + i * CHUNK..][..CHUNK].as_ptr()),
+                    Place::Mean(i) => S::splat(means[i * width + channel]),
+                    Place::Nowhere => continue,
+                };
+                S::store(to.as_mut_ptr(), S::add(S::load(to.as_ptr()), more));
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// Adds values, `[PAGE_TOKENS][width]`: of kept chunks, and of means, `[means][width]`.
+    fn add_rows(places: [Place; CHUNKS], means: &[f32], width: usize, chunks: &[f32], tile: &mut [f32]) = add_rows_body
+}
+
+#[inline(always)]
+unsafe fn add_rows_body<S: Simd>(
+    places: [Place; CHUNKS],
+    means: &[f32],
+    width: usize,
+    chunks: &[f32],
+    tile: &mut [f32],
+) {
+    for (place, rows) in places.iter().zip(tile.chunks_exact_mut(CHUNK * width)) {
+        for (token, row) in rows.chunks_exact_mut(width).enumerate() {
+            let from = match *place {
+                Place::Kept(i) => &chunks[(i * CHUNK + token) * width..][..width],
+                Place::Mean(i) => &means[i * width..][..width],
+                Place::Nowhere => continue,
+            };
+            for (to, from) in row.as_chunks_mut::<LANES>().0.iter_mut().zip(from.as_chunks::<LANES>().0) {
+                // SAFETY: chunks have sixteen elements; the features are the dispatcher's business.
+                unsafe { S::store(to.as_mut_ptr(), S::add(S::load(to.as_ptr()), S::load(from.as_ptr()))) };
+            }
         }
     }
 }

@@ -173,7 +173,8 @@ fn fused_products_are_those_of_the_decoded_rows() {
             let page = encoded(part, &x);
             let rows = decoded(part, &page);
             let columns = (0..d).map(|c| rows.iter().skip(c).step_by(d).fold(0.0f32, |top, x| top.max(x.abs())));
-            let reach = length(&columns.collect::<Vec<_>>());
+            let columns: Vec<f32> = columns.collect();
+            let reach = length(&columns);
             let many = fused(part, Isa::Portable, &page, &vectors, ROWS);
             for isa in Isa::available() {
                 assert_eq!(bits(&fused(part, isa, &page, &vectors, ROWS)), bits(&many), "{name}, {what}, {isa}");
@@ -186,6 +187,13 @@ fn fused_products_are_those_of_the_decoded_rows() {
                 }
                 // Queries and weights may be rounded to sixteen bits, and sums of f32 round.
                 let top = vector.iter().fold(0.0f32, |top, x| top.max(x.abs()));
+                // What the product of codes promises of each: a 65024th of the largest factor, which has the scale of its channel
+                // where that is a key's, times the level, which is 8 steps of a seventh of the channel at most.
+                let scaled = |i: usize| f64::from(vector[i] * columns[i]).abs();
+                let of_codes = |i: usize| match shape.side {
+                    Side::Keys => 8.0 / 7.0 * d as f64 * (0..d).map(scaled).fold(0.0, f64::max) / 2.6,
+                    Side::Values => (0..PAGE_TOKENS).map(|j| f64::from(rows[j * d + i].abs() * top)).sum::<f64>() / 2.6,
+                };
                 for (i, &got) in one.iter().enumerate().filter(|(i, _)| shape.side == Side::Keys || *i < d) {
                     let pair = |j: usize| match shape.side {
                         Side::Keys => (f64::from(vector[j]), f64::from(rows[i * d + j])),
@@ -198,6 +206,7 @@ fn fused_products_are_those_of_the_decoded_rows() {
                     // Where channels are mixed or count from a minimum, it is the page's reach that rounding follows.
                     let size =
                         size + if name.starts_with("spectral") { n as f64 * reach * length(vector) } else { 0.0 };
+                    let size = size + if name.starts_with("softprune") { of_codes(i) } else { 0.0 };
                     assert!(off <= 4e-5 * size + 1e-30, "{name}, {what}: {got} {exact} of {size}");
                 }
                 assert!(shape.side == Side::Keys || one[d..width].iter().all(|&x| x == 0.0), "{name}: padding");
