@@ -16,6 +16,7 @@ pub mod heap;
 pub mod isa;
 pub mod linear;
 pub mod lookup;
+pub mod nearest;
 pub mod octants;
 pub mod ops;
 mod planes;

@@ -206,46 +206,6 @@ unsafe fn add_looked_up_body<S: Gather>(table: &[f32], codes: &[u16], out: &mut 
     }
 }
 
-dispatch! {
-    /// The word nearest to `x`, the first of equals, and its squared distance (infinite where all are). `words` lie channel
-    /// by channel, `[x.len()][stride]`, of which the first `count` of each row are meant.
-    ///
-    /// # Panics
-    /// If `words` is too short or `stride` no multiple of sixteen that holds `count`.
-    pub fn nearest(x: &[f32], words: &[f32], stride: usize, count: usize) -> (usize, f32) = nearest_body
-}
-
-#[inline(always)]
-unsafe fn nearest_body<S: Simd>(x: &[f32], words: &[f32], stride: usize, count: usize) -> (usize, f32) {
-    assert!(stride.is_multiple_of(LANES) && count <= stride && words.len() >= x.len() * stride);
-    let (mut distances, mut firsts) = ([f32::INFINITY; LANES], [0.0f32; LANES]);
-    // SAFETY: lengths asserted above.
-    unsafe {
-        let (mut least, mut at) = (S::splat(f32::INFINITY), S::splat(0.0));
-        for w in (0..count).step_by(LANES) {
-            let mut sum = S::splat(0.0);
-            for (j, &x) in x.iter().enumerate() {
-                let off = S::sub(S::splat(x), S::load(words.as_ptr().add(j * stride + w)));
-                sum = S::fma(off, off, sum);
-            }
-            let meant = if count - w >= LANES { u16::MAX } else { (1 << (count - w)) - 1 };
-            let nearer = S::lt(sum, least) & meant;
-            least = S::select(nearer, sum, least);
-            at = S::select(nearer, S::splat(w as f32), at);
-        }
-        S::store(distances.as_mut_ptr(), least);
-        S::store(firsts.as_mut_ptr(), at);
-    }
-    let mut best = (usize::MAX, f32::INFINITY);
-    for (lane, (&distance, &first)) in distances.iter().zip(&firsts).enumerate() {
-        let word = first as usize + lane;
-        if distance < best.1 || (distance == best.1 && word < best.0) {
-            best = (word, distance);
-        }
-    }
-    (best.0.min(count.saturating_sub(1)), best.1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,33 +256,6 @@ mod tests {
                     }
                 }
             }
-        }
-    }
-
-    #[test]
-    fn the_nearest_word_is_the_first_of_the_nearest() {
-        for (dims, count) in [(1usize, 5usize), (2, 256), (3, 40), (64, 130)] {
-            let stride = count.next_multiple_of(LANES);
-            let mut words = sample(dims * stride, 3);
-            // Twice the same word, and zeros in the padding, which would be nearest to zero.
-            words.chunks_exact_mut(stride).for_each(|row| {
-                row[count - 1] = row[1];
-                row[count..].fill(0.0);
-            });
-            let mut tries: Vec<Vec<f32>> = sample(20 * dims, 4).chunks_exact(dims).map(<[f32]>::to_vec).collect();
-            tries.push(vec![0.0; dims]);
-            tries.push(words.chunks_exact(stride).map(|row| row[1]).collect());
-            for x in &tries {
-                let distance = |w: usize| {
-                    let pairs = x.iter().zip(words.chunks_exact(stride));
-                    pairs.fold(0.0f32, |sum, (x, row)| (x - row[w]).mul_add(x - row[w], sum))
-                };
-                let expected = (1..count).fold(0, |at, w| if distance(w) < distance(at) { w } else { at });
-                for isa in Isa::available() {
-                    assert_eq!(nearest(isa, x, &words, stride, count), (expected, distance(expected)), "{isa}");
-                }
-            }
-            assert_eq!(nearest(Isa::detect(), &vec![f32::MAX; dims], &words, stride, count), (0, f32::INFINITY));
         }
     }
 }

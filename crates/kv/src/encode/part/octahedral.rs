@@ -36,7 +36,9 @@ struct Octahedral {
     sides: Vec<f64>,
     /// Levels of the length of a triplet of a unit row.
     lengths: Vec<f64>,
-    /// The three coordinates of the directions and a zero, `[second side][first side]`.
+    /// The directions, `[second side][first side]`.
+    units: Vec<[f64; 3]>,
+    /// Their three coordinates and a zero.
     directions: Vec<[f32; 4]>,
     /// The same, to be read from the codes.
     octants: Option<Octants>,
@@ -52,19 +54,13 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let (side_bits, length_bits) = (bits + 1, bits - 1);
     let sides = side_levels(1 << side_bits);
     let lengths = length_levels(context.channels, 1 << length_bits);
-    let mut directions = vec![[0.0; 4]; 1 << (2 * side_bits)];
-    for (j, &eta) in sides.iter().enumerate() {
-        for (i, &xi) in sides.iter().enumerate() {
-            let n = unmap(xi, eta);
-            let at = j << side_bits | i;
-            directions[at] = [n[0] as f32, n[1] as f32, n[2] as f32, 0.0];
-        }
-    }
+    let units: Vec<_> = sides.iter().flat_map(|&eta| sides.iter().map(move |&xi| unmap(xi, eta))).collect();
+    let directions: Vec<_> = units.iter().map(|n| [n[0] as f32, n[1] as f32, n[2] as f32, 0.0]).collect();
     let mut length_table = [0.0; 16];
     length_table.iter_mut().zip(&lengths).for_each(|(to, &x)| *to = x as f32);
     let shape = context.shape();
     let octants = Octants::new(&directions, side_bits);
-    let part = Octahedral { shape, side_bits, length_bits, sides, lengths, directions, octants, length_table };
+    let part = Octahedral { shape, side_bits, length_bits, sides, lengths, units, directions, octants, length_table };
     Ok(Built::Part(Arc::new(part)))
 }
 
@@ -89,7 +85,7 @@ impl Octahedral {
         let mut best = (f64::NEG_INFINITY, sides);
         for i in about(sides[0]) {
             for j in about(sides[1]) {
-                let along = dot(t, unmap(self.sides[i], self.sides[j]));
+                let along = dot(t, self.units[j << self.side_bits | i]);
                 // In a tie the nearest of each side stays.
                 if along > best.0 || (along == best.0 && [i, j] == sides) {
                     best = (along, [i, j]);
@@ -159,7 +155,7 @@ impl Part for Octahedral {
     }
 
     fn shared_bytes(&self) -> usize {
-        16 * self.directions.len() + 64 + 8 * (self.sides.len() + self.lengths.len())
+        16 * self.directions.len() + 24 * self.units.len() + 64 + 8 * (self.sides.len() + self.lengths.len())
     }
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {

@@ -27,6 +27,8 @@ const BLOCK: usize = 16;
 /// Bits of the angles between single coordinates; those between radii have two.
 const FINE: usize = 4;
 const COARSE: usize = 2;
+/// Parts of a length within which an angle may be on either side of a bound: far more than numbers are rounded by.
+const CLOSE: f64 = 1e-9;
 /// The angle of a coarse code between radii of two, four and eight coordinates: the best four levels of the density
 /// `sinⁿ 2ψ` with `n = 1, 3, 7` (Lloyd-Max), symmetric about a quarter of π.
 const LEVELS: [[f64; 2]; 3] = [[0.3098, 0.6340], [0.4262, 0.6744], [0.5242, 0.7059]];
@@ -40,6 +42,8 @@ struct Polar {
     tables: [[[f32; 16]; 2]; 4],
     /// Angles that part two codes, for the levels of radii.
     bounds: [[f64; 3]; 3],
+    /// Tangents of what parts the codes of a quadrant, for angles between coordinates and then the three levels of radii.
+    tangents: [[f64; 3]; 4],
 }
 
 fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
@@ -47,6 +51,10 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     if !context.channels.is_multiple_of(BLOCK) {
         return Err(args.error(format!("{} channels are no blocks of {BLOCK}; choose another part", context.channels)));
     }
+    Ok(Built::Part(Arc::new(polar(context.shape()))))
+}
+
+fn polar(shape: Shape) -> Polar {
     let levels = LEVELS.map(|[a, b]| [a, b, PI / 2.0 - b, PI / 2.0 - a]);
     let table = |angles: &[f64]| {
         let mut table = [[0.0; 16]; 2];
@@ -59,7 +67,13 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let fine: Vec<f64> = (0..1 << FINE).map(|code| (f64::from(code) + 0.5) * TAU / 16.0).collect();
     let tables = [table(&fine), table(&levels[0]), table(&levels[1]), table(&levels[2])];
     let bounds = levels.map(|[a, b, c, d]| [(a + b) / 2.0, (b + c) / 2.0, (c + d) / 2.0]);
-    Ok(Built::Part(Arc::new(Polar { shape: context.shape(), tables, bounds })))
+    let tangent = |angle| {
+        let (sin, cos) = sin_cos(angle);
+        sin / cos
+    };
+    let fine = [1.0, 2.0, 3.0].map(|i| i * TAU / 16.0);
+    let tangents = [fine, bounds[0], bounds[1], bounds[2]].map(|bounds| bounds.map(tangent));
+    Polar { shape, tables, bounds, tangents }
 }
 
 /// Bits of the angles of a level.
@@ -77,7 +91,28 @@ impl Polar {
         (0..4).map(|level| self.span(level)).sum::<usize>() + 2 * self.shape.tokens
     }
 
+    /// The code of an angle: those between radii are in the first quadrant.
     fn code(&self, level: usize, y: f64, x: f64) -> u16 {
+        // Turned by right angles into the first quadrant.
+        let (quadrant, a, b) = match (x > 0.0, y >= 0.0) {
+            _ if level > 0 => (0, x, y),
+            (true, true) => (0, x, y),
+            (false, true) => (1, y, -x),
+            (false, false) => (2, -x, -y),
+            (true, false) => (3, -y, x),
+        };
+        let off = self.tangents[level].map(|tangent| b - a * tangent);
+        // Where rounding could tell another side of a bound than the angle itself, the angle is asked.
+        let near = CLOSE * (a + b);
+        let clear = off.iter().all(|off| off.abs() > near) && (level > 0 || b > near && a > near);
+        if clear {
+            4 * quadrant + off.iter().filter(|&&off| off > 0.0).count() as u16
+        } else {
+            self.code_of_angle(level, y, x)
+        }
+    }
+
+    fn code_of_angle(&self, level: usize, y: f64, x: f64) -> u16 {
         let angle = atan2(y, x);
         if level == 0 {
             let turned = if angle < 0.0 { angle + TAU } else { angle };
@@ -215,6 +250,32 @@ impl Part for Polar {
         if self.with_blocks(isa, page, &mut work.floats, write).is_none() {
             tile.fill(0.0);
             self.tile(isa, page, work, tile);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::math::Rng;
+
+    /// Tangents tell the code that the angle tells: anywhere, about all bounds, on the axes and at nothing.
+    #[test]
+    fn codes_are_those_of_the_angles() {
+        let polar = polar(Shape { side: Side::Keys, tokens: PAGE_TOKENS, channels: BLOCK });
+        let mut rng = Rng::new(3, 3);
+        for level in 0..4 {
+            let bounds = (0..16).map(|i| f64::from(i) * TAU / 16.0).chain(polar.bounds.iter().flatten().copied());
+            let about = |bound: f64| [-1e-6, -1e-10, -1e-15, 0.0, 1e-15, 1e-10, 1e-6].map(|off| bound + off);
+            let mut points: Vec<(f64, f64)> = bounds.flat_map(about).map(sin_cos).collect();
+            points.extend((0..2000).map(|_| (rng.normal(), rng.normal())));
+            points.extend([(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0), (1e-300, 1e-300)]);
+            for (y, x) in points.into_iter().filter(|(y, x)| level == 0 || (*y >= 0.0 && *x >= 0.0)) {
+                for length in [1e-30, 1.0, 1e5] {
+                    let (y, x) = (length * y, length * x);
+                    assert_eq!(polar.code(level, y, x), polar.code_of_angle(level, y, x), "{level}: {y} {x}");
+                }
+            }
         }
     }
 }

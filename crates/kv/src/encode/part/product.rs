@@ -9,7 +9,8 @@ use super::{fields, tiled};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::columns::DIRECT_ROWS;
-use cachalot_kernels::lookup::{add_looked_up, nearest, score_tables, score_tile, tables};
+use cachalot_kernels::lookup::{add_looked_up, score_tables, score_tile, tables};
+use cachalot_kernels::nearest::{Codebook, nearest_each};
 use cachalot_kernels::simd::LANES;
 use cachalot_kernels::words::{self as side_by_side, Halves, Words};
 use std::sync::Arc;
@@ -187,17 +188,18 @@ impl Part for Product {
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
         to.fill(0);
-        let isa = Isa::detect();
-        let mut codes = vec![0u16; self.subspaces * self.shape.tokens];
-        for (token, row) in x.chunks_exact(self.shape.channels).enumerate() {
-            let there = self.search.as_ref().map(|search| measured(&search.metric, row));
-            let row = there.as_deref().unwrap_or(row);
-            let by_channel = self.search.as_ref().map_or(&self.by_channel, |search| &search.by_channel);
-            let shares = row.chunks_exact(self.dims).zip(by_channel.chunks_exact(self.dims * self.count));
-            for (m, (share, by_channel)) in shares.enumerate() {
-                let (word, _) = nearest(isa, share, by_channel, self.count, 1 << self.bits);
-                codes[m * self.shape.tokens + token] = word as u16;
-            }
+        let (isa, channels, tokens) = (Isa::detect(), self.shape.channels, self.shape.tokens);
+        let there = self.search.as_ref().map(|search| {
+            let rows = x.chunks_exact(channels).map(|row| measured(&search.metric, row));
+            rows.collect::<Vec<_>>().concat()
+        });
+        let rows = there.as_deref().unwrap_or(x);
+        let by_channel = self.search.as_ref().map_or(&self.by_channel, |search| &search.by_channel);
+        let mut codes = vec![0u16; self.subspaces * tokens];
+        let books = by_channel.chunks_exact(self.dims * self.count);
+        for (m, (words, codes)) in books.zip(codes.chunks_exact_mut(tokens)).enumerate() {
+            let book = Codebook { words, dims: self.dims, stride: self.count, count: 1 << self.bits };
+            nearest_each(isa, &rows[m * self.dims..], channels, book, codes);
         }
         for (codes, to) in codes.chunks_exact(self.shape.tokens).zip(to.chunks_exact_mut(self.span())) {
             fields::pack(self.bits, codes, to);

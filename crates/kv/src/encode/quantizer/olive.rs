@@ -7,6 +7,8 @@ use super::{Group, GroupQuantizer, Kept, Offset, Packing, Parameters, Store};
 use crate::encode::codec::Side;
 use crate::encode::part::matrix::{Axis, Matrix};
 use crate::encode::stage::StageEntry;
+use cachalot_kernels::simd::{LANES, Simd};
+use cachalot_kernels::{Isa, dispatch};
 
 pub(super) const STAGE: StageEntry = StageEntry {
     name: "olive",
@@ -30,7 +32,8 @@ const LARGEST: u8 = OUTLIERS[7];
 /// The largest that is no outlier.
 const NORMAL: f32 = 7.0;
 
-/// Levels of a pair's nibbles.
+/// Levels of a pair's nibbles: what [`table`] says of each.
+#[cfg(test)]
 pub(in crate::encode) const fn levels(pair: [u8; 2]) -> [u8; 2] {
     match pair {
         [VICTIM, VICTIM] => [LARGEST, LARGEST],
@@ -68,8 +71,7 @@ const fn outlier(code: u8) -> u8 {
 /// The nibble of a number in steps, and whether it is one of an outlier.
 fn nearest(steps: f32) -> (u8, bool) {
     let magnitude = steps.abs();
-    // Half way between the largest normal level and the smallest outlier.
-    if magnitude <= (NORMAL + f32::from(OUTLIERS[1])) / 2.0 {
+    if magnitude <= INLIER {
         let level = magnitude.round_ties_even().min(NORMAL) as u8;
         return (if steps < 0.0 { (16 - level) & 15 } else { level }, false);
     }
@@ -97,14 +99,64 @@ fn pairs(x: &[f32]) -> impl Iterator<Item = [f32; 2]> {
     x.chunks(2).map(|x| [x[0], x.get(1).copied().unwrap_or(0.0)])
 }
 
-/// Squared error with this scale.
-fn error(x: &[f32], scale: f32) -> f64 {
-    let mut error = 0.0;
-    for x in pairs(x) {
-        let decoded = levels(pair(x.map(|x| x / scale))).map(|level| (f32::from(level) - f32::from(LARGEST)) * scale);
-        error += f64::from(x[0] - decoded[0]).powi(2) + f64::from(x[1] - decoded[1]).powi(2);
+/// Magnitudes of neighbours, first ones and second ones, with zeros up to whole vectors.
+fn magnitudes(x: &[f32]) -> [Vec<f32>; 2] {
+    let mut sides = [Vec::new(), Vec::new()];
+    for pair in pairs(x) {
+        sides.iter_mut().zip(pair).for_each(|(side, x)| side.push(x.abs()));
     }
-    error
+    sides.iter_mut().for_each(|side| side.resize(side.len().next_multiple_of(LANES), 0.0));
+    sides
+}
+
+/// The largest magnitude in steps that is no outlier's: half way between the largest normal level and the smallest outlier.
+const INLIER: f32 = (NORMAL + OUTLIERS[1] as f32) / 2.0;
+
+dispatch! {
+    /// Squared error of neighbours of these magnitudes with this scale: what [`pair`] makes of them, sixteen at a time.
+    fn error(a: &[f32], b: &[f32], scale: f32) -> f32 = error_body
+}
+
+#[inline(always)]
+unsafe fn error_body<S: Simd>(a: &[f32], b: &[f32], scale: f32) -> f32 {
+    // SAFETY: chunks have sixteen elements; the features are the dispatcher's business.
+    unsafe {
+        let (step, inlier, zero) = (S::splat(scale), S::splat(INLIER), S::splat(0.0));
+        let mut sums = [zero; 2];
+        for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
+            let x = [S::load(a.as_ptr()), S::load(b.as_ptr())];
+            let steps = [S::div(x[0], step), S::div(x[1], step)];
+            let outliers = [S::lt(inlier, steps[0]), S::lt(inlier, steps[1])];
+            for i in 0..2 {
+                let mut level = S::min(S::round(steps[i]), S::splat(NORMAL));
+                if outliers != [0; 2] {
+                    // Of two outliers the first is kept; the neighbour of one that is kept becomes zero.
+                    let (kept, victim) = match i {
+                        0 => (outliers[0], outliers[1] & !outliers[0]),
+                        _ => (outliers[1] & !outliers[0], outliers[0]),
+                    };
+                    level = S::select(victim, zero, S::select(kept, outlier_levels::<S>(steps[i]), level));
+                }
+                let off = S::sub(x[i], S::mul(level, step));
+                sums[i] = S::fma(off, off, sums[i]);
+            }
+        }
+        S::reduce_add(S::add(sums[0], sums[1]))
+    }
+}
+
+/// The magnitude of an outlier nearest to each.
+#[inline(always)]
+unsafe fn outlier_levels<S: Simd>(steps: S::F) -> S::F {
+    // SAFETY: the features are the dispatcher's business.
+    unsafe {
+        let mut level = S::splat(f32::from(OUTLIERS[1]));
+        for pair in OUTLIERS[1..].windows(2) {
+            let above = S::lt(S::splat(f32::from(pair[0] + pair[1]) / 2.0), steps);
+            level = S::select(above, S::splat(f32::from(pair[1])), level);
+        }
+        level
+    }
 }
 
 impl GroupQuantizer for Olive {
@@ -129,11 +181,12 @@ impl GroupQuantizer for Olive {
         let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
         let deviation = (x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count).sqrt();
         let start = (mean.abs() + 3.0 * deviation) as f32 / NORMAL;
-        let mut best = (f64::INFINITY, Store::F16.round(start));
+        let mut best = (f32::INFINITY, Store::F16.round(start));
+        let (isa, [a, b]) = (Isa::detect(), magnitudes(x));
         for i in 0..if self.search { 38u8 } else { 0 } {
             let scale = Store::F16.round(start * (0.75 + 0.02 * f32::from(i)));
             if scale > 0.0 {
-                let error = error(x, scale);
+                let error = error(isa, &a, &b, scale);
                 best = if error < best.0 { (error, scale) } else { best };
             }
         }
@@ -177,6 +230,25 @@ mod tests {
             let again = pair(read);
             assert_ne!(again, [VICTIM, VICTIM], "nobody is a victim of a victim");
             assert_eq!(levels(again), levels(nibbles), "{byte:#x}");
+        }
+    }
+
+    /// The search sees the error of what is written, outliers, victims and all, on every instruction set.
+    #[test]
+    fn the_error_is_that_of_the_pairs() {
+        let mut rng = crate::encode::math::Rng::new(5, 0);
+        for (count, reach) in [(64, 1.0), (37, 8.0), (2, 30.0), (96, 100.0)] {
+            let x: Vec<f32> = (0..count).map(|_| (reach * rng.normal().powi(3)) as f32).collect();
+            let [a, b] = magnitudes(&x);
+            for scale in [0.5f32, 1.0, 1.75] {
+                let decoded = pairs(&x).flat_map(|x| round_trip(x.map(|x| x / scale)));
+                let exact: f64 = x.iter().zip(decoded).map(|(x, l)| f64::from(x - f32::from(l) * scale).powi(2)).sum();
+                let portable = error(Isa::Portable, &a, &b, scale);
+                assert!((f64::from(portable) - exact).abs() <= 1e-6 * exact, "{count} {scale}: {portable} {exact}");
+                for isa in Isa::available() {
+                    assert_eq!(error(isa, &a, &b, scale).to_bits(), portable.to_bits(), "{isa}");
+                }
+            }
         }
     }
 

@@ -77,7 +77,7 @@ fn centre(rows: &[&[f32]], served: &mut [(usize, f32)], dims: usize, words: &mut
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cachalot_kernels::lookup::nearest;
+    use cachalot_kernels::nearest::{Codebook, nearest};
 
     #[test]
     fn finds_separated_clusters_and_survives_too_few_rows() {
@@ -104,7 +104,8 @@ mod tests {
         two.sort_by(f32::total_cmp);
         assert!((two[0] + 0.7979).abs() < 0.02 && (two[1] - 0.7979).abs() < 0.02, "{two:?}");
         let words = train(&rows, 1, 16, 200, 1);
-        let error: f32 = rows.iter().map(|x| nearest(Isa::Portable, &[*x], &words, 16, 16).1).sum();
+        let book = Codebook { words: &words, dims: 1, stride: 16, count: 16 };
+        let error: f32 = rows.iter().map(|x| nearest(Isa::Portable, &[*x], book).1).sum();
         assert!((error / 20_000.0 / 0.0095 - 1.0).abs() < 0.05, "{}", error / 20_000.0);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::channel_major;
 use cachalot_kernels::Isa;
-use cachalot_kernels::lookup::nearest;
+use cachalot_kernels::nearest::{Codebook, nearest};
 use cachalot_kernels::simd::LANES;
 use std::ops::Range;
 
@@ -86,7 +86,9 @@ impl<'a> Places<'a> {
                 continue;
             }
             let first = strip.start + from;
-            let (at, distance) = nearest(isa, x, &self.by_channel[first..], self.stride, to - from);
+            let words = &self.by_channel[first..];
+            let book = Codebook { words, dims: self.dims, stride: self.stride, count: to - from };
+            let (at, distance) = nearest(isa, x, book);
             let word = self.order[first + at];
             if distance < best.1 || (distance == best.1 && word < best.0) {
                 best = (word, distance);
