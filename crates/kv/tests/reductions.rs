@@ -41,7 +41,8 @@ fn everything() -> Vec<String> {
     let methods = METHODS.iter().map(|entry| entry.name.to_owned());
     let merges = MERGES.iter().map(|entry| format!("h2o(merge={})", entry.name));
     let over = ["h2o", "tova", "keydiff", "expectedattention", "rkv", "mpcache"].map(|of| format!("adakv({of})"));
-    methods.chain(merges).chain(over).collect()
+    let probes = ["observedattention(probes=0.1)".to_owned()];
+    methods.chain(merges).chain(over).chain(probes).collect()
 }
 
 /// `method(args)` with more arguments.
@@ -161,6 +162,9 @@ fn the_fixtures_of_the_dossier() {
     ];
     assert_eq!(kept("h2o(budget=3, recent=0.34)", &rows), [0, 2, 4]);
     assert_eq!(kept("observedattention(budget=3)", &rows), [0, 2, 3]);
+    // The last row alone: what it gave.
+    assert_eq!(kept("observedattention(budget=2, probes=0.01)", &rows), [2, 3]);
+    assert_eq!(kept("observedattention(budget=2)", &rows), [0, 2]);
     assert_eq!(kept("scissorhands(budget=4, recent=0)", &rows), [0, 2, 3, 4]);
     assert_eq!(kept("tova(budget=3)", &rows), [2, 3, 4]);
     // With nothing but recent tokens, heavy hitters are a stream without sinks.

@@ -4,12 +4,14 @@
 //! Sums do not depend on how rows are cut into steps or divided among threads: a share of attention is rounded to a multiple
 //! of 2^-32, and such numbers add up exactly.
 
+use super::block::Block;
 use super::disjoint::Disjoint;
 use super::local::Local;
+use super::place::Places;
 use super::shares::PageShares;
 use super::{Attention, Own};
 use crate::encode::math::Rng;
-use crate::observe::Gather;
+use crate::observe::{Gather, Looked};
 use crate::rope::Angles;
 use cachalot_kernels::attention::{PAGE_TOKENS, SPLIT_PAGES};
 use cachalot_kernels::dispatch;
@@ -27,6 +29,8 @@ pub(super) struct Gathered {
     gather: Gather,
     /// Rows of the step that count.
     pub rows: Range<usize>,
+    /// Those that do, where it is not all of them.
+    some: Option<Vec<usize>>,
     pub column: Vec<f64>,
 }
 
@@ -82,12 +86,17 @@ impl Attention<'_, '_> {
                 && let Some(observed) = s.seq.pending.as_mut().and_then(|pending| pending.observed.as_mut())
                 && let Some(gather) = observed.gathers()
             {
-                let skipped = observed.first.saturating_sub(from).min(count);
-                let rows = row0 + skipped..row0 + count;
+                let (rows, some) = match observed.looked_at(from..from + count) {
+                    Looked::From(first) => (row0 + first..row0 + count, None),
+                    Looked::Some { first, probes } => {
+                        let some = probes.iter().map(|&probe| row0 + probe as usize - first);
+                        (row0..row0 + count, Some(some.collect()))
+                    }
+                };
                 for (head, (mut column, slots)) in observed.take_columns(self.layer).into_iter().zip(slots).enumerate()
                 {
                     column.resize(slots, 0.0);
-                    lanes.push(Gathered { segment, head, gather, rows: rows.clone(), column });
+                    lanes.push(Gathered { segment, head, gather, rows: rows.clone(), some: some.clone(), column });
                 }
             }
             row0 += count;
@@ -121,14 +130,19 @@ impl Attention<'_, '_> {
         tiles: Option<&Angles>,
         to: &Disjoint<'_, f64>,
     ) {
-        if lane.rows.is_empty() {
+        if lane.rows.is_empty() || lane.some.as_ref().is_some_and(Vec::is_empty) {
             return;
         }
         let g = self.geometry;
         let own = Own { segment: lane.segment, head: lane.head, rows: lane.rows.clone() };
         let block = self.block(&own, rows, q, tiles);
+        let ends = &ends[2 * (lane.head * rows + lane.rows.start) * g.group()..][..2 * block.vectors()];
+        let few = lane.some.as_ref().map(|some| Few::of(&block, ends, some.iter().map(|row| row - lane.rows.start)));
+        let (block, ends) = match &few {
+            Some(few) => (Block { q: &few.q, places: Places::At(&few.slots), ..block }, &few.ends[..]),
+            None => (block, ends),
+        };
         let vectors = block.vectors();
-        let ends = &ends[2 * (lane.head * rows + lane.rows.start) * g.group()..][..2 * vectors];
         thread_local! {
             static LOCAL: RefCell<Local> = RefCell::default();
         }
@@ -167,6 +181,27 @@ impl Attention<'_, '_> {
             local.prepared = prepared;
             self.local_peak.fetch_max(local.bytes() as u64, std::sync::atomic::Ordering::Relaxed);
         });
+    }
+}
+
+/// Some rows of a block, brought together.
+struct Few {
+    q: Vec<f32>,
+    ends: Vec<f32>,
+    slots: Vec<u32>,
+}
+
+impl Few {
+    fn of(block: &Block<'_>, ends: &[f32], rows: impl Iterator<Item = usize>) -> Few {
+        let group = block.geometry.group();
+        let each = group * block.geometry.width();
+        let mut few = Few { q: Vec::new(), ends: Vec::new(), slots: Vec::new() };
+        for row in rows {
+            few.q.extend_from_slice(&block.q[row * each..][..each]);
+            few.ends.extend_from_slice(&ends[2 * row * group..][..2 * group]);
+            few.slots.push(block.places.slot(row) as u32);
+        }
+        few
     }
 }
 
@@ -213,7 +248,7 @@ struct Noise<'a> {
     warming: f32,
     /// Tokens of the context.
     context: usize,
-    block: &'a super::block::Block<'a>,
+    block: &'a Block<'a>,
 }
 
 impl Noise<'_> {

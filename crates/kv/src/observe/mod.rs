@@ -5,14 +5,16 @@
 
 mod chunks;
 mod moments;
+mod probes;
 
-use crate::lane::Lane;
 use crate::pool::ledger::{Ledger, Purpose, Reservation};
 use crate::{KvError, LayerGeometry};
 use cachalot_kernels::Team;
 pub use chunks::ChunkMass;
 pub(crate) use chunks::{Chunks, Part};
 pub(crate) use moments::Moments;
+use probes::probes;
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// What a method wants to see of the attention before it scores.
@@ -95,13 +97,15 @@ pub enum Last {
     Rows(usize),
     /// This share at the end.
     Share(f64),
+    /// This share at the end, and of the rows before as large a part, each drawn by its position.
+    Probes(f64),
 }
 
 impl Last {
     /// The first of these rows, of so many.
     fn first(self, rows: usize) -> usize {
         match self {
-            Last::All => 0,
+            Last::All | Last::Probes(_) => 0,
             Last::Rows(last) => rows.saturating_sub(last),
             Last::Share(share) => rows - (rows as f64 * share) as usize,
         }
@@ -113,7 +117,9 @@ impl Last {
 pub(crate) struct Observed {
     wish: Wish,
     /// Rows before this one are not looked at for columns.
-    pub first: usize,
+    first: usize,
+    /// Positions of the rows that are, where it is not all from there on; ascending.
+    probes: Option<Vec<u32>>,
     /// Query rows, `[layer]`, each `[row][kv_head][group][width]`, oldest first, rotated and scaled.
     rows: Vec<Vec<f32>>,
     /// `[layer][kv_head][slot]`.
@@ -143,11 +149,17 @@ impl Observed {
             let hidden = if wish.hidden { 4 * (tokens + more) } else { 0 };
             4 * wish.rows * g.heads * g.width() + 8 * columns(g) * (tokens + more) + moments + hidden
         };
-        let held = ledger.reserve(Purpose::Scratch, layers.iter().map(bytes).sum::<usize>() as u64)?;
+        let probes = wish.columns.and_then(|columns| match columns.last {
+            Last::Probes(share) => Some(probes(tokens, share)),
+            _ => None,
+        });
+        let bytes = layers.iter().map(bytes).sum::<usize>() + 4 * probes.as_ref().map_or(0, Vec::len);
+        let held = ledger.reserve(Purpose::Scratch, bytes as u64)?;
         let moments = layers.iter().filter(|_| wish.moments).map(Moments::new).collect();
         Ok(Observed {
             wish,
             first: wish.columns.map_or(0, |columns| columns.last.first(tokens)),
+            probes,
             rows: vec![Vec::new(); layers.len()],
             columns: layers.iter().map(|g| vec![Vec::new(); columns(g)]).collect(),
             moments,
@@ -166,6 +178,7 @@ impl Observed {
             columns: self.columns.clone(),
             moments: self.moments.clone(),
             hidden: self.hidden.clone(),
+            probes: self.probes.clone(),
             memory,
             held,
             ..*self
@@ -182,6 +195,25 @@ impl Observed {
             Some(_) => self.first,
         };
         columns.min(context.saturating_sub(self.wish.rows))
+    }
+
+    /// Of rows at these positions those that columns are gathered over, counted from the first of them.
+    pub fn looked_at(&self, positions: Range<usize>) -> Looked<'_> {
+        match &self.probes {
+            None => Looked::From(self.first.clamp(positions.start, positions.end) - positions.start),
+            Some(probes) => {
+                let [from, to] = [positions.start, positions.end].map(|end| before(probes, end));
+                Looked::Some { first: positions.start, probes: &probes[from..to] }
+            }
+        }
+    }
+
+    /// Rows of `tokens`, counted from the start of the sequence, that see what is at a position and were looked at.
+    pub fn observers(&self, position: usize, tokens: usize) -> usize {
+        match &self.probes {
+            None => tokens - position.max(self.first).min(tokens),
+            Some(probes) => before(probes, tokens) - before(probes, position.min(tokens)),
+        }
     }
 
     /// What is gathered by columns, if anything.
@@ -272,7 +304,20 @@ pub(crate) fn lock<T>(cell: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     cell.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Rows of the sequence, counted from its start, that see the token in a slot and were looked at: those from `first` on.
-pub(crate) fn observers(lane: &Lane, slot: usize, first: usize, tokens: usize) -> usize {
-    tokens - lane.position(slot).max(first).min(tokens)
+/// How many probes are before a position.
+fn before(probes: &[u32], position: usize) -> usize {
+    probes.partition_point(|&probe| (probe as usize) < position)
+}
+
+/// Rows that columns are gathered over.
+pub(crate) enum Looked<'a> {
+    /// All from this one on.
+    From(usize),
+    /// Those at the positions of `probes`; row 0 is at `first`.
+    Some {
+        /// Position of the first row.
+        first: usize,
+        /// Ascending.
+        probes: &'a [u32],
+    },
 }

@@ -26,7 +26,7 @@ mod windowkv;
 use crate::LayerGeometry;
 use crate::allot::{self, Budget};
 use crate::lane::Lane;
-use crate::observe::{Observed, Wish, lock, observers};
+use crate::observe::{Observed, Wish, lock};
 use cachalot_kernels::Isa;
 use std::cmp::Ordering;
 
@@ -92,8 +92,11 @@ impl Scene<'_> {
 
     /// Rows that saw the token in a slot and were looked at.
     pub(crate) fn observers(&self, head: usize, slot: usize) -> usize {
-        let first = self.observed.map_or(0, |observed| observed.first);
-        observers(&self.lanes[head], slot, first, self.tokens)
+        let position = self.lanes[head].position(slot);
+        match self.observed {
+            Some(observed) => observed.observers(position, self.tokens),
+            None => self.tokens.saturating_sub(position),
+        }
     }
 
     /// What a method remembers of this layer from the last reduction: `next` of it, not-a-number at first.

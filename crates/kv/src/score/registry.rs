@@ -75,9 +75,17 @@ pub const METHODS: &[MethodEntry] = &[
         let recent = Recent::Share(args.share("recent", 0.5, 0.0..=1.0)?);
         Ok(Arc::new(Heavy { recent, sinks: args.integer("sinks", 0, 0..=1024)?, ..Heavy::of(Gather::Sum) }))
     }),
-    entry("observedattention", "attention received, per row that could give it (kvpress)", |_, _| {
-        Ok(Arc::new(Heavy { norm: Norm::Mean, when: When::Prompt, ..Heavy::of(Gather::Sum) }))
-    }),
+    entry(
+        "observedattention",
+        "attention received, per row that could give it (kvpress); observedattention(probes=1): 0.05 looks at the last \
+         twentieth of the rows and at a random twentieth of the others (ZipCache)",
+        |args, _| {
+            let probes = args.share("probes", 1.0, 1e-6..=1.0)?;
+            let last = if probes < 1.0 { Last::Probes(probes) } else { Last::All };
+            let columns = Columns { gather: Gather::Sum, last };
+            Ok(Arc::new(Heavy { columns, norm: Norm::Mean, when: When::Prompt, ..Heavy::of(Gather::Sum) }))
+        },
+    ),
     entry("scissorhands", "rows that give less than an equal share; scissorhands(rows=400, recent=10)", |args, _| {
         let last = Last::Rows(args.integer("rows", 400, 1..=1 << 20)?);
         let recent = Recent::Tokens(args.integer("recent", 10, 0..=1 << 20)?);

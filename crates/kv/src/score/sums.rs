@@ -120,6 +120,10 @@ impl Method for Heavy {
             (Gather::Sum, Norm::Mean) => "attention received, per row that could give it",
             (Gather::Sum | Gather::Repeated, _) => "attention received, summed over all rows",
         };
+        let rows = match self.columns.last {
+            Last::Probes(share) => format!(", of the last {share} of the rows and as many of the others, drawn"),
+            _ => String::new(),
+        };
         let heads = if self.shared { ", the same tokens for all heads of a layer" } else { "" };
         let recent = match self.recent {
             Recent::Share(share) => format!("; {share} of the budget for recent tokens"),
@@ -127,7 +131,7 @@ impl Method for Heavy {
             Recent::Tokens(tokens) => format!("; the last {tokens} stay"),
         };
         let sinks = if self.sinks > 0 { format!("; the first {} stay", self.sinks) } else { String::new() };
-        format!("{what}{heads}{sinks}{recent}")
+        format!("{what}{rows}{heads}{sinks}{recent}")
     }
 }
 
