@@ -242,6 +242,9 @@ fn observed(wish: Wish) -> Vec<String> {
             Last::All => what.to_owned(),
             Last::Rows(rows) => format!("{what}, from the last {rows} rows"),
             Last::Share(share) => format!("{what}, from the last {share} of the rows"),
+            Last::Probes(share) => {
+                format!("{what}, from the last {share} of the rows and as many of the others, drawn")
+            }
         }
     });
     let moments = wish.moments.then(|| "mean and covariance of the queries before rotary position".to_owned());
