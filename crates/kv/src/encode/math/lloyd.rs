@@ -71,7 +71,14 @@ impl Tabulated {
 
 /// Number of the level nearest to `x`, the lower of equals; `levels` ascend.
 pub fn nearest(levels: &[f64], x: f64) -> usize {
-    let above = levels.partition_point(|&level| level < x);
+    // Halved without branches: which half it is cannot be foretold.
+    let (mut above, mut left) = (0, levels.len());
+    while left > 1 {
+        let half = left / 2;
+        above += half * usize::from(levels[above + half - 1] < x);
+        left -= half;
+    }
+    above += usize::from(levels.get(above).is_some_and(|&level| level < x));
     match above {
         0 => 0,
         n if n == levels.len() => n - 1,

@@ -64,6 +64,9 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     Ok(Built::Part(Arc::new(part)))
 }
 
+/// The middle one of nine.
+const MIDDLE: usize = 4;
+
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
@@ -81,18 +84,16 @@ impl Octahedral {
     /// furthest along it, then the length nearest to how far.
     fn code(&self, t: [f64; 3]) -> [usize; 3] {
         let sides = map(t).map(|side| nearest(&self.sides, side));
-        let about = |code: usize| code.saturating_sub(1)..=(code + 1).min(self.sides.len() - 1);
-        let mut best = (f64::NEG_INFINITY, sides);
-        for i in about(sides[0]) {
-            for j in about(sides[1]) {
-                let along = dot(t, self.units[j << self.side_bits | i]);
-                // In a tie the nearest of each side stays.
-                if along > best.0 || (along == best.0 && [i, j] == sides) {
-                    best = (along, [i, j]);
-                }
-            }
-        }
-        [best.1[0], best.1[1], nearest(&self.lengths, best.0)]
+        let last = self.sides.len() - 1;
+        // Beyond the last level the last once more. All nine are taken before the best is looked for: which one it is cannot
+        // be foretold.
+        let about = sides.map(|code| [code.saturating_sub(1), code, (code + 1).min(last)]);
+        let along = about[0].map(|i| about[1].map(|j| dot(t, self.units[j << self.side_bits | i])));
+        let best = along.as_flattened().iter().fold(f64::NEG_INFINITY, |best, &along| best.max(along));
+        // In a tie the nearest of each side stays.
+        let at = along.as_flattened().iter().position(|&along| along == best).unwrap_or(MIDDLE);
+        let at = if along.as_flattened()[MIDDLE] == best { MIDDLE } else { at };
+        [about[0][at / 3], about[1][at % 3], nearest(&self.lengths, best)]
     }
 
     /// Adds to every channel's row of tokens, `[channels][PAGE_TOKENS]`.

@@ -12,6 +12,7 @@ use super::table::{Table, ZERO};
 use super::{Group, GroupQuantizer, Kept, Offset, Packing, Parameters, Store};
 use crate::encode::part::matrix::{Axis, Matrix};
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
+use cachalot_kernels::Isa;
 
 pub(super) const STAGE: StageEntry = StageEntry {
     name: "lloyd",
@@ -97,11 +98,11 @@ impl GroupQuantizer for Lloyd {
     fn quantize(&self, _: Group, x: &[f32], codes: &mut [u8]) -> Parameters {
         let square = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         let plain = (square / x.len() as f64).sqrt() * f64::from(self.table.unit());
+        let steps = |&x: &f32| if plain > 0.0 { (f64::from(x) / plain) as f32 } else { 0.0 };
+        self.table.nearest_each(Isa::detect(), &x.iter().map(steps).collect::<Vec<_>>(), codes);
         let (mut along, mut across) = (0.0, 0.0);
-        for (&x, code) in x.iter().zip(codes) {
-            let steps = if plain > 0.0 { f64::from(x) / plain } else { 0.0 };
-            *code = self.table.nearest(steps as f32);
-            let level = f64::from(self.table.level(*code));
+        for (&x, &code) in x.iter().zip(&*codes) {
+            let level = f64::from(self.table.level(code));
             along += f64::from(x) * level;
             across += level * level;
         }

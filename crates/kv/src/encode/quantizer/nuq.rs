@@ -11,6 +11,7 @@ use super::{Group, GroupQuantizer, Kept, Offset, Packing, Parameters, Store, ran
 use crate::encode::codec::Side;
 use crate::encode::part::matrix::{Axis, Matrix};
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
+use cachalot_kernels::Isa;
 use std::sync::Arc;
 
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -122,9 +123,8 @@ impl GroupQuantizer for Learned {
             }
         };
         let step = half * self.encode.unit();
-        for (&x, code) in x.iter().zip(codes) {
-            *code = self.encode.nearest(if step > 0.0 { (x - middle) / step } else { 0.0 });
-        }
+        let steps = |&x: &f32| if step > 0.0 { (x - middle) / step } else { 0.0 };
+        self.encode.nearest_each(Isa::detect(), &x.iter().map(steps).collect::<Vec<_>>(), codes);
         Parameters { scale, offset: middle }
     }
 

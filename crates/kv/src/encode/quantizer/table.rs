@@ -2,6 +2,8 @@
 
 use super::Packing;
 use cachalot_kernels::codes::Bits;
+use cachalot_kernels::simd::{LANES, Simd};
+use cachalot_kernels::{Isa, dispatch};
 
 /// The level that stands for zero.
 pub const ZERO: u8 = 128;
@@ -37,6 +39,15 @@ impl Table {
         self.levels.windows(2).filter(|pair| after(pair)).count() as u8
     }
 
+    /// The codes of many, each as [`Table::nearest`].
+    pub fn nearest_each(&self, isa: Isa, x: &[f32], codes: &mut [u8]) {
+        let mut bounds = [f32::INFINITY; 15];
+        for (bound, pair) in bounds.iter_mut().zip(self.levels.windows(2)) {
+            *bound = (i16::from(pair[0]) + i16::from(pair[1])) as f32 / 2.0;
+        }
+        count_below(isa, &bounds[..self.levels.len().saturating_sub(1)], x, codes);
+    }
+
     /// Codes in as many planes as they need.
     pub fn packing(&self) -> Packing {
         let mut table = [ZERO; 16];
@@ -51,9 +62,43 @@ impl Table {
     }
 }
 
+dispatch! {
+    /// How many of the bounds are below each number.
+    fn count_below(bounds: &[f32], x: &[f32], counts: &mut [u8]) = count_below_body
+}
+
+#[inline(always)]
+unsafe fn count_below_body<S: Simd>(bounds: &[f32], x: &[f32], counts: &mut [u8]) {
+    for (x, counts) in x.chunks(LANES).zip(counts.chunks_mut(LANES)) {
+        let (mut lanes, mut found) = ([0.0; LANES], [0.0f32; LANES]);
+        lanes[..x.len()].copy_from_slice(x);
+        // SAFETY: the arrays have sixteen elements; the features are the dispatcher's business.
+        unsafe {
+            let (x, one, mut count) = (S::load(lanes.as_ptr()), S::splat(1.0), S::splat(0.0));
+            for &bound in bounds {
+                count = S::select(S::lt(S::splat(bound), x), S::add(count, one), count);
+            }
+            S::store(found.as_mut_ptr(), count);
+        }
+        counts.iter_mut().zip(found).for_each(|(count, found)| *count = found as u8);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_at_once_are_each_alone() {
+        let table = Table::new(&[-2.7, -1.3, -0.7, -0.2, 0.0, 0.3, 0.8, 1.9, 2.7]);
+        let x: Vec<f32> = (-150..150).map(|i| i as f32 / 2.0 * 1.9).chain([1e9, -1e9, 0.0]).collect();
+        let alone: Vec<u8> = x.iter().map(|&x| table.nearest(x)).collect();
+        for isa in Isa::available() {
+            let mut codes = vec![9; x.len()];
+            table.nearest_each(isa, &x, &mut codes);
+            assert_eq!(codes, alone, "{isa}");
+        }
+    }
 
     #[test]
     fn levels_are_rounded_and_the_nearest_is_found() {
