@@ -1,11 +1,14 @@
 //! A fork-join team of threads for regions of a few microseconds.
 //!
 //! A decode step opens some hundred and fifty parallel regions; waking sleeping threads for each would cost more than
-//! the work. Members spin for a moment between regions and only then sleep. Tasks are handed out one at a time, so
-//! which thread runs which task is not fixed: kernels keep each result inside one task and never depend on it.
+//! the work. Members spin for a moment between regions and only then sleep. Tasks are handed out in runs of neighbours, long
+//! ones first and single ones in the end (guided self-scheduling): what a task asks memory for on behalf of the next one
+//! is then found by the same core. Which thread runs which task is not fixed: kernels keep each result inside one task and
+//! never depend on it.
 
 use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -31,6 +34,8 @@ struct Shared {
     gate: AtomicU64,
     job: UnsafeCell<Job>,
     next: AtomicUsize,
+    /// Threads, the caller included.
+    threads: usize,
     sleepers: AtomicUsize,
     asleep: Mutex<()>,
     wake: Condvar,
@@ -56,6 +61,7 @@ impl Team {
             gate: AtomicU64::new(0),
             job: UnsafeCell::new(Job { run: None, tasks: 0 }),
             next: AtomicUsize::new(0),
+            threads: threads.get(),
             sleepers: AtomicUsize::new(0),
             asleep: Mutex::new(()),
             wake: Condvar::new(),
@@ -124,17 +130,20 @@ impl Team {
 
 impl Shared {
     fn work(&self, run: *const (dyn Fn(usize) + Sync), tasks: usize) {
-        loop {
-            let task = self.next.fetch_add(1, Relaxed);
-            if task >= tasks {
-                return;
-            }
+        while let Some(some) = self.claim(tasks) {
             // SAFETY: the caller keeps the closure alive until every member has left the region.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| unsafe { (*run)(task) })) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| unsafe { some.for_each(|task| (*run)(task)) })) {
                 *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                 self.next.store(tasks, Relaxed);
             }
         }
+    }
+
+    /// The next tasks that nobody has: half of what each thread would get of those left.
+    fn claim(&self, tasks: usize) -> Option<Range<usize>> {
+        let share = |next: usize| (tasks.saturating_sub(next) / (2 * self.threads)).max(1);
+        let claimed = self.next.fetch_update(Relaxed, Relaxed, |next| (next < tasks).then(|| next + share(next)));
+        claimed.ok().map(|next| next..next + share(next))
     }
 
     fn member(&self) {

@@ -1,7 +1,7 @@
 //! Memory that is read soon, asked for line by line: a processor that is asked for more lines at once than it can have under
 //! way waits.
 
-use crate::linear::memory::{LINE, prefetch_line};
+use crate::linear::memory::{LINE, lines, prefetch_line};
 
 /// Lines of memory that are still to be asked for; never read.
 #[derive(Clone, Copy)]
@@ -24,7 +24,8 @@ impl Default for Ahead {
 impl Ahead {
     /// Those of `bytes`.
     pub(super) fn of(bytes: &[u8]) -> Ahead {
-        Ahead { next: bytes.as_ptr(), lines: bytes.len().div_ceil(LINE) }
+        let (next, lines) = lines(bytes);
+        Ahead { next, lines }
     }
 
     /// How many there are.
@@ -52,5 +53,25 @@ impl Ahead {
     /// Asks for all of them.
     pub(super) fn all(&self) {
         (0..self.lines).for_each(|i| self.line(i));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_that_bytes_touch_is_asked_for() {
+        let buffer = [0u8; 8 * LINE];
+        for from in 0..2 * LINE {
+            for len in [0, 1, LINE - 1, LINE, LINE + 1, 3 * LINE] {
+                let bytes = &buffer[from..from + len];
+                let touched: std::collections::BTreeSet<usize> =
+                    bytes.iter().map(|byte| std::ptr::from_ref(byte).addr() / LINE).collect();
+                let ahead = Ahead::of(bytes);
+                let asked = (0..ahead.lines()).map(|i| (ahead.next.addr() + i * LINE) / LINE);
+                assert!(asked.eq(touched.iter().copied()), "{from} {len}");
+            }
+        }
     }
 }

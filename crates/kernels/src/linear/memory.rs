@@ -86,7 +86,15 @@ impl Default for Aligned {
 
 /// Asks for bytes that are read soon. Pages of a cache lie apart, where the processor does not guess what comes next.
 pub fn prefetch(bytes: &[u8]) {
-    bytes.chunks(LINE).for_each(|line| prefetch_line(line.as_ptr()));
+    let (first, count) = lines(bytes);
+    (0..count).for_each(|line| prefetch_line(first.wrapping_add(line * LINE)));
+}
+
+/// Where the first line that bytes lie in begins, and how many there are: one more than their length says where they begin
+/// within a line.
+pub(crate) fn lines(bytes: &[u8]) -> (*const u8, usize) {
+    let before = if bytes.is_empty() { 0 } else { bytes.as_ptr().addr() % LINE };
+    (bytes.as_ptr().wrapping_sub(before), (before + bytes.len()).div_ceil(LINE))
 }
 
 /// Asks for the line at an address, into the second cache: the first one holds what is being worked on.

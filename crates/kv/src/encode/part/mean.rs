@@ -6,10 +6,10 @@
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{half, put_halves, read_halves};
-
-use super::lanes::{add_scaled, dot};
-use cachalot_kernels::Isa;
+use super::lanes::add_scaled;
 use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::simd::{LANES, Simd};
+use cachalot_kernels::{Isa, dispatch};
 use half::f16;
 use std::sync::Arc;
 
@@ -49,8 +49,7 @@ impl Mean {
             let scale = f16::from_le_bytes([page[0], page[1]]).to_f32();
             // Bytes may be anything.
             let scale = if scale.is_finite() { scale } else { 0.0 };
-            let bytes = page[BYTES..].iter().map(|&byte| scale * f32::from(byte as i8));
-            floats[..channels].iter_mut().zip(bytes).for_each(|(to, x)| *to = x);
+            widen_bytes(isa, &page[BYTES..], scale, &mut floats[..channels]);
         } else {
             read_halves(isa, page, &mut floats[..channels]);
         }
@@ -104,11 +103,7 @@ impl Part for Mean {
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
         let row = self.row(isa, page, &mut work.floats);
-        let queries = queries.q.chunks_exact(self.shape.width());
-        for (q, scores) in queries.zip(scores.chunks_exact_mut(PAGE_TOKENS)) {
-            let score = dot(isa, q, row);
-            scores[..self.shape.tokens].iter_mut().for_each(|s| *s += score);
-        }
+        add_scores(isa, queries.q, row, self.shape.tokens, &mut scores[..queries.rows * PAGE_TOKENS]);
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
@@ -131,6 +126,44 @@ impl Part for Mean {
             Side::Values => {
                 let tile = tile.chunks_exact_mut(self.shape.width()).take(tokens);
                 tile.for_each(|tile| tile.iter_mut().zip(row).for_each(|(x, mean)| *x += mean));
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// Signed bytes in steps of `scale`.
+    fn widen_bytes(from: &[u8], scale: f32, to: &mut [f32]) = widen_bytes_body
+}
+
+// The set only says which features the loop is compiled with.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn widen_bytes_body<S: Simd>(from: &[u8], scale: f32, to: &mut [f32]) {
+    for (to, &byte) in to.iter_mut().zip(from) {
+        *to = scale * f32::from(byte as i8);
+    }
+}
+
+dispatch! {
+    /// Adds the product of each query with a row, both as long as the row, to the scores of the first `tokens`. Rows of
+    /// [`PAGE_TOKENS`] scores; `tokens` are whole vectors.
+    fn add_scores(q: &[f32], row: &[f32], tokens: usize, scores: &mut [f32]) = add_scores_body
+}
+
+#[inline(always)]
+unsafe fn add_scores_body<S: Simd>(q: &[f32], row: &[f32], tokens: usize, scores: &mut [f32]) {
+    let row = row.as_chunks::<LANES>().0;
+    for (q, scores) in q.chunks_exact(row.len() * LANES).zip(scores.as_chunks_mut::<PAGE_TOKENS>().0) {
+        // SAFETY: chunks have sixteen elements; the features are the dispatcher's business.
+        unsafe {
+            let mut sum = S::splat(0.0);
+            for (q, x) in q.as_chunks::<LANES>().0.iter().zip(row) {
+                sum = S::fma(S::load(q.as_ptr()), S::load(x.as_ptr()), sum);
+            }
+            let score = S::splat(S::reduce_add(sum));
+            for to in scores[..tokens].as_chunks_mut::<LANES>().0 {
+                S::store(to.as_mut_ptr(), S::add(S::load(to.as_ptr()), score));
             }
         }
     }
