@@ -207,11 +207,12 @@ unsafe fn add_looked_up_body<S: Gather>(table: &[f32], codes: &[u16], out: &mut 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::Isa;
 
-    fn sample(n: usize, seed: u32) -> Vec<f32> {
+    /// Numbers in `[-1, 1)`.
+    pub(crate) fn sample(n: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
         let next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

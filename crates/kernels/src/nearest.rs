@@ -118,15 +118,7 @@ unsafe fn first_of_least<S: Simd>(least: S::F, at: S::F) -> (usize, f32) {
 mod tests {
     use super::*;
     use crate::Isa;
-
-    fn sample(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        std::iter::repeat_with(next).take(n).collect()
-    }
+    use crate::lookup::tests::sample;
 
     #[test]
     fn the_nearest_word_is_the_first_of_the_nearest() {

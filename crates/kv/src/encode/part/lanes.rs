@@ -11,7 +11,7 @@ dispatch! {
 }
 
 #[inline(always)]
-unsafe fn dot_body<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
+pub(super) unsafe fn dot_body<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
     // SAFETY: the chunks have sixteen elements; the features are the dispatcher's business.
     unsafe {
         let mut sum = S::splat(0.0);

@@ -6,7 +6,7 @@
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{half, put_halves, read_halves};
-use super::lanes::add_scaled;
+use super::lanes::{add_scaled, dot_body};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::simd::{LANES, Simd};
 use cachalot_kernels::{Isa, dispatch};
@@ -153,15 +153,10 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn add_scores_body<S: Simd>(q: &[f32], row: &[f32], tokens: usize, scores: &mut [f32]) {
-    let row = row.as_chunks::<LANES>().0;
-    for (q, scores) in q.chunks_exact(row.len() * LANES).zip(scores.as_chunks_mut::<PAGE_TOKENS>().0) {
+    for (q, scores) in q.chunks_exact(row.len()).zip(scores.as_chunks_mut::<PAGE_TOKENS>().0) {
         // SAFETY: chunks have sixteen elements; the features are the dispatcher's business.
         unsafe {
-            let mut sum = S::splat(0.0);
-            for (q, x) in q.as_chunks::<LANES>().0.iter().zip(row) {
-                sum = S::fma(S::load(q.as_ptr()), S::load(x.as_ptr()), sum);
-            }
-            let score = S::splat(S::reduce_add(sum));
+            let score = S::splat(dot_body::<S>(q, row));
             for to in scores[..tokens].as_chunks_mut::<LANES>().0 {
                 S::store(to.as_mut_ptr(), S::add(S::load(to.as_ptr()), score));
             }

@@ -109,6 +109,7 @@ unsafe fn step_body<S: Simd>(x: &[f32], count: usize, levels: Levels, beta: f32)
         (S::reduce_add(errors), S::reduce_add(nexts))
     }
 }
+
 /// `x^(NORM - 1)` of numbers from [`SMALL`] to 1e5, to a few units of the last place: with `y = x^-0.3`, `y^-10 = x^3`, which
 /// Newton's method solves by multiplications.
 #[inline(always)]

@@ -16,7 +16,6 @@ mod ternary;
 mod uniform;
 
 #[cfg(test)]
-#[cfg(test)]
 pub(in crate::encode) use olive::levels as pair_levels;
 pub(in crate::encode) use olive::table as pair_table;
 pub use store::Store;

@@ -34,6 +34,7 @@ impl Table {
     }
 
     /// The code of the nearest level to `x`, in units; the lower of two equally near.
+    #[cfg(test)]
     pub fn nearest(&self, x: f32) -> u8 {
         let after = |pair: &[i8]| (i16::from(pair[0]) + i16::from(pair[1])) as f32 / 2.0 < x;
         self.levels.windows(2).filter(|pair| after(pair)).count() as u8

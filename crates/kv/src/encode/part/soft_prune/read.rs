@@ -1,5 +1,6 @@
 //! Reading pages of chunks: scores, outputs and tiles of what is kept and of means.
 
+use super::super::lanes::dot_body;
 use super::{CHUNK, CHUNKS, Place};
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::dispatch;
@@ -28,14 +29,7 @@ unsafe fn add_scores_body<S: Simd>(
             unsafe {
                 let more = match *place {
                     Place::Kept(i) => S::load(chunks[i * CHUNK..][..CHUNK].as_ptr()),
-                    Place::Mean(i) => {
-                        let mut sum = S::splat(0.0);
-                        let mean = means[i * width..][..width].as_chunks::<LANES>().0;
-                        for (q, mean) in q.as_chunks::<LANES>().0.iter().zip(mean) {
-                            sum = S::fma(S::load(q.as_ptr()), S::load(mean.as_ptr()), sum);
-                        }
-                        S::splat(S::reduce_add(sum))
-                    }
+                    Place::Mean(i) => S::splat(dot_body::<S>(q, &means[i * width..][..width])),
                     Place::Nowhere => continue,
                 };
                 S::store(to.as_mut_ptr(), S::add(S::load(to.as_ptr()), more));
