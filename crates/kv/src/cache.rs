@@ -3,6 +3,7 @@
 use crate::allot::Budget;
 use crate::attend::{Attention, Scratch};
 use crate::lane::Lane;
+use crate::observe::Observed;
 use crate::plan::CachePlan;
 use crate::pool::{Pool, ledger::Ledger};
 use crate::record::Recorder;
@@ -229,6 +230,12 @@ impl KvCache {
             Some(Passes::Repeat { chunk }) => chunk.min(tokens) + self.words.longest(),
             _ => 0,
         };
+        let observed = plan.keep.as_ref().map_or(0, |keep| {
+            // The score of a token is held while its head waits to be reduced.
+            let scores = 4 * tokens * plan.lanes.iter().map(Vec::len).sum::<usize>();
+            let more = keep.more(tokens, self.words.longest());
+            Observed::bytes(keep.wish(), tokens, more, &self.config.layers) + scores
+        });
         let tokens = tokens + again;
         let all = tokens.div_ceil(PAGE_TOKENS);
         // Windows and steps begin and end anywhere in a page.
@@ -241,6 +248,8 @@ impl KvCache {
                 // What is to be reduced stays exact until then.
                 if lane.body_kind().is_none() || plan.keep.is_some() {
                     held += pages * lane.exact_bytes();
+                    // Each thread has a layer in both forms until the slabs that it came from are empty.
+                    layer += self.team.threads() * all * lane.body_bytes();
                     continue;
                 }
                 let plain = pages.min(lane.plan.sink_pages() + lane.plan.window.div_ceil(PAGE_TOKENS) + 2);
@@ -250,7 +259,7 @@ impl KvCache {
             }
             passing = passing.max(layer);
         }
-        (held + passing) as u64
+        (held + passing + observed) as u64
     }
 
     fn lanes_by_layer<'a>(

@@ -51,6 +51,11 @@ impl Wish {
         }
     }
 
+    /// Heads of a layer whose columns are gathered.
+    fn lanes(self, g: &LayerGeometry) -> usize {
+        if self.columns.is_some() && g.window.is_none() { g.kv_heads } else { 0 }
+    }
+
     /// Whether there is nothing to see.
     pub fn is_nothing(self) -> bool {
         self == Wish::default()
@@ -97,7 +102,8 @@ pub enum Last {
     Rows(usize),
     /// This share at the end.
     Share(f64),
-    /// This share at the end, and of the rows before as large a part, each drawn by its position.
+    /// This share at the end of the context, and of the rows before as large a part, each drawn by its position; all that come
+    /// after the context.
     Probes(f64),
 }
 
@@ -116,9 +122,11 @@ impl Last {
 #[derive(Debug)]
 pub(crate) struct Observed {
     wish: Wish,
+    /// Tokens of the context.
+    context: usize,
     /// Rows before this one are not looked at for columns.
     first: usize,
-    /// Positions of the rows that are, where it is not all from there on; ascending.
+    /// Positions of the rows of the context that are, where it is not all from there on; ascending.
     probes: Option<Vec<u32>>,
     /// Query rows, `[layer]`, each `[row][kv_head][group][width]`, oldest first, rotated and scaled.
     rows: Vec<Vec<f32>>,
@@ -134,6 +142,21 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
+    /// Bytes of what a method wants to see of a context of `tokens`, and of `more` after it.
+    pub fn bytes(wish: Wish, tokens: usize, more: usize, layers: &[LayerGeometry]) -> usize {
+        let all = tokens + more;
+        let layer = |g: &LayerGeometry| {
+            let moments = if wish.moments { Moments::bytes(g) } else { 0 };
+            let hidden = if wish.hidden { 4 * all } else { 0 };
+            4 * wish.rows.min(all) * g.heads * g.width() + 8 * wish.lanes(g) * all + moments + hidden
+        };
+        let probes = match wish.columns.map(|columns| columns.last) {
+            Some(Last::Probes(share)) => 4 * probes(tokens, share).len(),
+            _ => 0,
+        };
+        layers.iter().map(layer).sum::<usize>() + probes
+    }
+
     /// Room for what a method wants to see of a context of `tokens`, and of `more` after it.
     pub fn new(
         wish: Wish,
@@ -143,25 +166,20 @@ impl Observed {
         ledger: &Ledger,
     ) -> Result<Observed, KvError> {
         let wish = Wish { rows: wish.rows.min(tokens + more), ..wish };
-        let columns = |g: &LayerGeometry| if wish.columns.is_some() && g.window.is_none() { g.kv_heads } else { 0 };
-        let bytes = |g: &LayerGeometry| {
-            let moments = if wish.moments { Moments::bytes(g) } else { 0 };
-            let hidden = if wish.hidden { 4 * (tokens + more) } else { 0 };
-            4 * wish.rows * g.heads * g.width() + 8 * columns(g) * (tokens + more) + moments + hidden
-        };
+        let held = ledger.reserve(Purpose::Scratch, Observed::bytes(wish, tokens, more, layers) as u64)?;
         let probes = wish.columns.and_then(|columns| match columns.last {
             Last::Probes(share) => Some(probes(tokens, share)),
             _ => None,
         });
-        let bytes = layers.iter().map(bytes).sum::<usize>() + 4 * probes.as_ref().map_or(0, Vec::len);
-        let held = ledger.reserve(Purpose::Scratch, bytes as u64)?;
+        let columns = |g: &LayerGeometry| (0..wish.lanes(g)).map(|_| Vec::with_capacity(tokens + more)).collect();
         let moments = layers.iter().filter(|_| wish.moments).map(Moments::new).collect();
         Ok(Observed {
             wish,
+            context: tokens,
             first: wish.columns.map_or(0, |columns| columns.last.first(tokens)),
             probes,
             rows: vec![Vec::new(); layers.len()],
-            columns: layers.iter().map(|g| vec![Vec::new(); columns(g)]).collect(),
+            columns: layers.iter().map(columns).collect(),
             moments,
             hidden: vec![Vec::new(); layers.len()],
             memory: layers.iter().map(|_| Mutex::new(f64::NAN)).collect(),
@@ -201,6 +219,8 @@ impl Observed {
     pub fn looked_at(&self, positions: Range<usize>) -> Looked<'_> {
         match &self.probes {
             None => Looked::From(self.first.clamp(positions.start, positions.end) - positions.start),
+            // Steps do not reach beyond the context.
+            Some(_) if positions.start >= self.context => Looked::From(0),
             Some(probes) => {
                 let [from, to] = [positions.start, positions.end].map(|end| before(probes, end));
                 Looked::Some { first: positions.start, probes: &probes[from..to] }
@@ -212,7 +232,10 @@ impl Observed {
     pub fn observers(&self, position: usize, tokens: usize) -> usize {
         match &self.probes {
             None => tokens - position.max(self.first).min(tokens),
-            Some(probes) => before(probes, tokens) - before(probes, position.min(tokens)),
+            Some(probes) => {
+                let after = tokens - position.max(self.context).min(tokens);
+                before(probes, tokens) - before(probes, position.min(tokens)) + after
+            }
         }
     }
 

@@ -97,6 +97,12 @@ impl Keep {
         }
     }
 
+    /// Tokens after a context that it looks at, too, where asking to repeat takes so many.
+    pub(crate) fn more(&self, context: usize, longest: usize) -> usize {
+        let again = if let Passes::Repeat { chunk } = self.method.passes() { longest + chunk.min(context) } else { 0 };
+        if self.when == When::Prompt { again } else { self.every.max(again) }
+    }
+
     /// What it asks attention to leave behind.
     pub fn wish(&self) -> crate::observe::Wish {
         let merge = self.merge.as_ref().map(|merge| merge.wish()).unwrap_or_default();
@@ -186,8 +192,7 @@ impl KvCache {
             return Ok(());
         }
         let (layers, wish, passes) = (&self.config().layers, keep.wish(), keep.method.passes());
-        let again = if let Passes::Repeat { chunk } = passes { seq.words.longest() + chunk.min(tokens) } else { 0 };
-        let more = if after { keep.every.max(again) } else { again };
+        let more = keep.more(tokens, seq.words.longest());
         let observed = match wish.is_nothing() {
             true => None,
             false => Some(Observed::new(wish, tokens, more, layers, self.ledger())?),

@@ -53,6 +53,12 @@ const fn measured(name: &'static str, summary: &'static str, measure: Measure, b
     MethodEntry { name, summary, measures: Some(measure), build }
 }
 
+/// Sums over all rows, or over probes.
+fn probed(args: &Args) -> Result<Columns, StageError> {
+    let probes = args.share("probes", 1.0, 1e-6..=1.0)?;
+    Ok(Columns { gather: Gather::Sum, last: if probes < 1.0 { Last::Probes(probes) } else { Last::All } })
+}
+
 /// All methods.
 pub const METHODS: &[MethodEntry] = &[
     entry("streamingllm", "the first tokens and the last ones; streamingllm(sinks=4)", |args, _| {
@@ -71,19 +77,26 @@ pub const METHODS: &[MethodEntry] = &[
         "snapkv with budgets that shrink with depth; pyramidkv(window=64, kernel=5, beta=20)",
         |args, _| Ok(Arc::new(snapkv(args, Some(args.integer("beta", 20, 1..=1000)?))?)),
     ),
-    entry("h2o", "attention received in all, and recent tokens; h2o(recent=0.5, sinks=0)", |args, _| {
-        let recent = Recent::Share(args.share("recent", 0.5, 0.0..=1.0)?);
-        Ok(Arc::new(Heavy { recent, sinks: args.integer("sinks", 0, 0..=1024)?, ..Heavy::of(Gather::Sum) }))
-    }),
+    entry(
+        "h2o",
+        "attention received in all, and recent tokens; h2o(recent=0.5, sinks=0, probes=1): probes as in observedattention",
+        |args, _| {
+            let recent = Recent::Share(args.share("recent", 0.5, 0.0..=1.0)?);
+            let sinks = args.integer("sinks", 0, 0..=1024)?;
+            Ok(Arc::new(Heavy { columns: probed(args)?, recent, sinks, ..Heavy::of(Gather::Sum) }))
+        },
+    ),
     entry(
         "observedattention",
         "attention received, per row that could give it (kvpress); observedattention(probes=1): 0.05 looks at the last \
          twentieth of the rows and at a random twentieth of the others (ZipCache)",
         |args, _| {
-            let probes = args.share("probes", 1.0, 1e-6..=1.0)?;
-            let last = if probes < 1.0 { Last::Probes(probes) } else { Last::All };
-            let columns = Columns { gather: Gather::Sum, last };
-            Ok(Arc::new(Heavy { columns, norm: Norm::Mean, when: When::Prompt, ..Heavy::of(Gather::Sum) }))
+            Ok(Arc::new(Heavy {
+                columns: probed(args)?,
+                norm: Norm::Mean,
+                when: When::Prompt,
+                ..Heavy::of(Gather::Sum)
+            }))
         },
     ),
     entry("scissorhands", "rows that give less than an equal share; scissorhands(rows=400, recent=10)", |args, _| {

@@ -9,7 +9,9 @@ use super::fields::{put_halves, read_halves};
 use super::lanes::{add_combination, add_scaled};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
-use cachalot_kernels::codes::{Bits, Codes, Given, Grid, Levels, Scratch, multiply, pack, packed_bytes, unpack};
+use cachalot_kernels::codes::{
+    Bits, Codes, Given, Grid, Levels, Scratch, multiply, pack, packed_bytes, reads_packed, round, unpack,
+};
 use matrix::Matrix;
 use std::sync::Arc;
 
@@ -34,8 +36,45 @@ struct Sketch {
     shape: Shape,
     matrix: Arc<Matrix>,
     outliers: usize,
-    outlier_m: usize,
+    all: Signs,
+    /// Of the outliers' part.
+    few: Signs,
 }
+
+/// Signs of the first projections.
+#[derive(Clone, Debug)]
+struct Signs {
+    m: usize,
+    /// Ends of the kernel's groups of them.
+    ends: Vec<usize>,
+    /// See [`Matrix::constant`].
+    constant: f32,
+}
+
+impl Signs {
+    fn of(matrix: &Matrix, m: usize) -> Signs {
+        let ends = (0..m).step_by(GROUP).map(|first| (first + GROUP).min(m)).collect();
+        Signs { m, ends, constant: if m > 0 { matrix.constant(m) } else { 0.0 } }
+    }
+
+    /// Signs as levels of zero and two, which count from one.
+    fn grid<'a>(&'a self, lanes: &'a [usize; 1], lane_scale: &'a [f32]) -> Grid<'a> {
+        Grid {
+            reduce: self.m,
+            lanes: lanes[0],
+            zero: 1,
+            reduce_groups: &self.ends,
+            lane_groups: lanes,
+            fold_scale: &[],
+            fold_offset: &[],
+            lane_scale,
+            lane_offset: &[],
+        }
+    }
+}
+
+/// What the bits of signs are.
+const LEVELS: [u8; 16] = [0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let (d, tokens) = (context.channels, context.tokens);
@@ -64,16 +103,18 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
         );
     }
     let matrix = Matrix::shared(d, m, seed as u64);
-    Ok(Built::Part(Arc::new(Sketch { shape: context.shape(), matrix, outliers, outlier_m })))
+    let (all, few) = (Signs::of(&matrix, m), Signs::of(&matrix, outlier_m));
+    Ok(Built::Part(Arc::new(Sketch { shape: context.shape(), matrix, outliers, all, few })))
 }
 
 /// Where the bytes of a page lie.
 struct Fields<'a> {
     signs: &'a [u8],
     outlier_signs: &'a [u8],
-    lengths: Vec<f32>,
-    outlier_lengths: Vec<f32>,
-    channels: Vec<usize>,
+    /// Those of the tokens, then zeros.
+    lengths: [f32; PAGE_TOKENS],
+    outlier_lengths: [f32; PAGE_TOKENS],
+    channels: &'a [u8],
 }
 
 impl Sketch {
@@ -81,7 +122,7 @@ impl Sketch {
         let tokens = self.shape.tokens;
         let lengths = 2 * tokens * if self.outliers > 0 { 2 } else { 1 };
         let signs = |m: usize| packed_bytes(Bits::B1, m * tokens);
-        [signs(self.matrix.m), signs(self.outlier_m), lengths, self.outliers.next_multiple_of(4)]
+        [signs(self.all.m), signs(self.few.m), lengths, self.outliers.next_multiple_of(4)]
     }
 
     fn fields<'a>(&self, isa: Isa, page: &'a [u8]) -> Fields<'a> {
@@ -89,18 +130,23 @@ impl Sketch {
         let (signs, rest) = page.split_at(signs);
         let (outlier_signs, rest) = rest.split_at(outlier_signs);
         let (lengths, rest) = rest.split_at(lengths);
-        let mut whole = vec![0.0; lengths.len() / 2];
-        read_halves(isa, lengths, &mut whole);
-        let outlier_lengths = whole.split_off(self.shape.tokens);
-        // What is left of a key without its outliers; rounding may make that negative.
-        let inner = |(&a, &b): (&f32, &f32)| (a * a - b * b).max(0.0).sqrt();
-        let lengths = match self.outliers {
-            0 => whole,
-            _ => whole.iter().zip(&outlier_lengths).map(inner).collect(),
-        };
+        let tokens = self.shape.tokens;
+        let (mut whole, mut outlier_lengths) = ([0.0; PAGE_TOKENS], [0.0; PAGE_TOKENS]);
+        read_halves(isa, &lengths[..2 * tokens], &mut whole[..tokens]);
+        if self.outliers > 0 {
+            read_halves(isa, &lengths[2 * tokens..], &mut outlier_lengths[..tokens]);
+            // What is left of a key without its outliers; rounding may make that negative.
+            for (a, b) in whole.iter_mut().zip(&outlier_lengths) {
+                *a = (*a * *a - b * b).max(0.0).sqrt();
+            }
+        }
+        Fields { signs, outlier_signs, lengths: whole, outlier_lengths, channels: &rest[..self.outliers] }
+    }
+
+    /// The outlier channels of a page.
+    fn channels(&self, fields: &Fields<'_>) -> impl Iterator<Item = usize> {
         let last = self.shape.channels - 1;
-        let channels = rest[..self.outliers].iter().map(|&c| usize::from(c).min(last)).collect();
-        Fields { signs, outlier_signs, lengths, outlier_lengths, channels }
+        fields.channels.iter().map(move |&c| usize::from(c).min(last))
     }
 
     /// Signs as levels of zero and two, which count from one; packed `[m/4][tokens][4]`.
@@ -115,39 +161,41 @@ impl Sketch {
         pack(Bits::B1, &codes, to);
     }
 
-    /// `scores += factors · signs`, `[rows][m of all]` factors.
+    /// `scores += factors · signs`.
     #[allow(clippy::too_many_arguments)]
     fn estimate(
         &self,
         isa: Isa,
-        (signs, lengths, m): (&[u8], &[f32], usize),
-        factors: &[f32],
+        (signs, packed, lengths): (&Signs, &[u8], &[f32; PAGE_TOKENS]),
+        factors: Given<'_>,
         rows: usize,
         levels: &mut Levels,
         kernel: &mut Scratch,
         scores: &mut [f32],
     ) {
-        let tokens = self.shape.tokens;
-        let mut table = [0; 16];
-        table[1] = 2;
-        levels.resize(m * tokens, 0);
-        unpack(isa, Bits::B1, signs, Some(&table), levels);
-        let ends: Vec<usize> = (0..m).step_by(GROUP).map(|first| (first + GROUP).min(m)).collect();
-        let constant = self.matrix.constant(m);
-        let lane_scale: Vec<f32> = ends.iter().flat_map(|_| lengths.iter().map(|l| l * constant)).collect();
-        let grid = Grid {
-            reduce: m,
-            lanes: tokens,
-            zero: 1,
-            reduce_groups: &ends,
-            lane_groups: &[tokens],
-            fold_scale: &[],
-            fold_offset: &[],
-            lane_scale: &lane_scale,
-            lane_offset: &[],
+        let lanes = [self.shape.tokens];
+        let scaled = lengths.map(|length| length * signs.constant);
+        let (one, several);
+        let lane_scale = match signs.ends.len() {
+            1 => {
+                one = &scaled[..lanes[0]];
+                one
+            }
+            groups => {
+                several = scaled[..lanes[0]].repeat(groups);
+                &several[..]
+            }
         };
-        let given = Given::Plain { x: factors, stride: self.matrix.m };
-        multiply(isa, &grid, Codes::Levels(levels), given, rows, kernel, scores, PAGE_TOKENS);
+        let grid = signs.grid(&lanes, lane_scale);
+        let codes = match reads_packed(isa, &grid, rows) {
+            true => Codes::Packed { bits: Bits::B1, packed, table: Some(&LEVELS) },
+            false => {
+                levels.resize(signs.m * lanes[0], 0);
+                unpack(isa, Bits::B1, packed, Some(&LEVELS), levels);
+                Codes::Levels(levels)
+            }
+        };
+        multiply(isa, &grid, codes, factors, rows, kernel, scores, PAGE_TOKENS);
     }
 }
 
@@ -166,9 +214,9 @@ impl Part for Sketch {
     fn describe(&self) -> String {
         let outliers = match self.outliers {
             0 => String::new(),
-            n => format!(", and of {} projections of the {n} widest channels of a page", self.outlier_m),
+            n => format!(", and of {} projections of the {n} widest channels of a page", self.few.m),
         };
-        format!("signs of {} random projections{outliers}", self.matrix.m)
+        format!("signs of {} random projections{outliers}", self.all.m)
     }
 
     fn shared_bytes(&self) -> usize {
@@ -196,8 +244,8 @@ impl Part for Sketch {
         for (inner, outer) in inner.chunks_exact_mut(d).zip(outer.chunks_exact_mut(d)) {
             widest.iter().for_each(|&c| std::mem::swap(&mut inner[c], &mut outer[c]));
         }
-        self.put_signs(&inner, self.matrix.m, to_signs);
-        self.put_signs(&outer, self.outlier_m, to_outlier_signs);
+        self.put_signs(&inner, self.all.m, to_signs);
+        self.put_signs(&outer, self.few.m, to_outlier_signs);
         let lengths = x.chunks_exact(d).map(length).chain(outer.chunks_exact(d).map(length));
         put_halves(to_lengths, lengths);
         to_channels.fill(0);
@@ -207,23 +255,24 @@ impl Part for Sketch {
     fn decode(&self, page: &[u8], x: &mut [f32]) {
         let Shape { tokens, channels: d, .. } = self.shape;
         let fields = self.fields(Isa::Portable, page);
-        let mut add = |packed: &[u8], lengths: &[f32], m: usize, wanted: &dyn Fn(usize) -> bool| {
-            let mut signs = vec![0; m * tokens];
-            unpack(Isa::Portable, Bits::B1, packed, None, &mut signs);
-            let constant = self.matrix.constant(m);
-            for (token, (x, length)) in x.chunks_exact_mut(d).zip(lengths).enumerate() {
-                let mut sum = vec![0.0f32; d];
-                for i in 0..m {
-                    let sign = if signs[(i / 4 * tokens + token) * 4 + i % 4] == 0 { -1.0 } else { 1.0 };
-                    sum.iter_mut().zip(self.matrix.row(i)).for_each(|(sum, s)| *sum += sign * s);
+        let mut add =
+            |packed: &[u8], lengths: &[f32], Signs { m, constant, .. }: &Signs, wanted: &dyn Fn(usize) -> bool| {
+                let mut signs = vec![0; m * tokens];
+                unpack(Isa::Portable, Bits::B1, packed, None, &mut signs);
+                for (token, (x, length)) in x.chunks_exact_mut(d).zip(lengths).enumerate() {
+                    let mut sum = vec![0.0f32; d];
+                    for i in 0..*m {
+                        let sign = if signs[(i / 4 * tokens + token) * 4 + i % 4] == 0 { -1.0 } else { 1.0 };
+                        sum.iter_mut().zip(self.matrix.row(i)).for_each(|(sum, s)| *sum += sign * s);
+                    }
+                    for c in (0..d).filter(|&c| wanted(c)) {
+                        x[c] += length * constant * sum[c];
+                    }
                 }
-                for c in (0..d).filter(|&c| wanted(c)) {
-                    x[c] += length * constant * sum[c];
-                }
-            }
-        };
-        add(fields.signs, &fields.lengths, self.matrix.m, &|c| !fields.channels.contains(&c));
-        add(fields.outlier_signs, &fields.outlier_lengths, self.outlier_m, &|c| fields.channels.contains(&c));
+            };
+        let outer = |c: usize| self.channels(&fields).any(|outer| outer == c);
+        add(fields.signs, &fields.lengths, &self.all, &|c| !outer(c));
+        add(fields.outlier_signs, &fields.outlier_lengths, &self.few, &outer);
     }
 
     fn fused(&self) -> bool {
@@ -231,20 +280,27 @@ impl Part for Sketch {
     }
 
     fn prepare(&self, isa: Isa, q: &[f32], rows: usize, state: &mut Vec<f32>) {
-        let m = self.matrix.m;
-        state.clear();
-        state.resize(rows * m, 0.0);
-        for (q, u) in q.chunks_exact(self.shape.width()).zip(state.chunks_exact_mut(m)) {
+        let m = self.all.m;
+        let mut factors = vec![0.0; rows * m];
+        for (q, u) in q.chunks_exact(self.shape.width()).zip(factors.chunks_exact_mut(m)) {
             add_combination(isa, &q[..self.shape.channels], self.matrix.columns(), u);
+        }
+        match self.outliers {
+            // Every page has the same products with them.
+            0 => {
+                let (lanes, lengths) = ([self.shape.tokens], vec![0.0; self.shape.tokens * self.all.ends.len()]);
+                round(isa, &self.all.grid(&lanes, &lengths), &factors, m, rows, state);
+            }
+            _ => *state = factors,
         }
     }
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
-        let (rows, m, fields) = (queries.rows, self.matrix.m, self.fields(isa, page));
+        let (rows, m, fields) = (queries.rows, self.all.m, self.fields(isa, page));
         let Work { levels, kernel, floats, .. } = work;
-        let signs = (fields.signs, &fields.lengths[..], m);
+        let all = (&self.all, fields.signs, &fields.lengths);
         if self.outliers == 0 {
-            self.estimate(isa, signs, queries.state, rows, levels, kernel, scores);
+            self.estimate(isa, all, Given::Rounded(queries.state), rows, levels, kernel, scores);
             return;
         }
         // The share of the outlier channels in every projection, and what is left of it.
@@ -252,14 +308,14 @@ impl Part for Sketch {
         floats.resize(2 * rows * m, 0.0);
         let (outer, inner) = floats.split_at_mut(rows * m);
         for (row, (outer, inner)) in outer.chunks_exact_mut(m).zip(inner.chunks_exact_mut(m)).enumerate() {
-            for &c in &fields.channels {
+            for c in self.channels(&fields) {
                 add_scaled(isa, queries.q[row * self.shape.width() + c], self.matrix.column(c), outer);
             }
             inner.copy_from_slice(&queries.state[row * m..][..m]);
             add_scaled(isa, -1.0, outer, inner);
         }
-        self.estimate(isa, signs, inner, rows, levels, kernel, scores);
-        let signs = (fields.outlier_signs, &fields.outlier_lengths[..], self.outlier_m);
-        self.estimate(isa, signs, outer, rows, levels, kernel, scores);
+        self.estimate(isa, all, Given::Plain { x: inner, stride: m }, rows, levels, kernel, scores);
+        let few = (&self.few, fields.outlier_signs, &fields.outlier_lengths);
+        self.estimate(isa, few, Given::Plain { x: outer, stride: m }, rows, levels, kernel, scores);
     }
 }

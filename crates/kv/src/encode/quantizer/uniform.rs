@@ -8,6 +8,8 @@ use super::{Group, GroupQuantizer, Kept, Offset, Packing, Parameters, Store, ran
 use crate::encode::part::matrix::Matrix;
 use crate::encode::stage::{Args, Built, Context, StageEntry, StageError};
 use cachalot_kernels::codes::Bits;
+use cachalot_kernels::simd::{LANES, Simd};
+use cachalot_kernels::{Isa, dispatch};
 
 pub(super) const STAGE: StageEntry = StageEntry {
     name: "uniform",
@@ -39,12 +41,51 @@ pub enum Rounding {
     Up,
 }
 
-impl Rounding {
-    fn of(self, x: f32) -> f32 {
-        match self {
-            Rounding::Even => x.round_ties_even(),
-            Rounding::Up => (x + 0.5).floor(),
+/// How numbers become codes: `round((x - from) / scale + inside) + outside` between zero and `top`.
+#[derive(Clone, Copy)]
+struct Steps {
+    from: f32,
+    scale: f32,
+    inside: f32,
+    outside: f32,
+    top: f32,
+    /// See [`Rounding`].
+    up: bool,
+}
+
+impl Steps {
+    /// The code of a number no steps from the first.
+    fn of_nothing(self) -> u8 {
+        let rounded = if self.up { (self.inside + 0.5).floor() } else { self.inside.round_ties_even() };
+        (rounded + self.outside).clamp(0.0, self.top) as u8
+    }
+}
+
+dispatch! {
+    fn round(x: &[f32], steps: Steps, codes: &mut [u8]) = round_body
+}
+
+#[inline(always)]
+unsafe fn round_body<S: Simd>(x: &[f32], steps: Steps, codes: &mut [u8]) {
+    let Steps { from, scale, inside, outside, top, up } = steps;
+    for (x, codes) in x.chunks(LANES).zip(codes.chunks_mut(LANES)) {
+        let (mut lanes, mut found) = ([0.0; LANES], [0; LANES]);
+        lanes[..x.len()].copy_from_slice(x);
+        // SAFETY: the arrays have sixteen elements; the features are the dispatcher's business.
+        unsafe {
+            let steps = S::div(S::sub(S::load(lanes.as_ptr()), S::splat(from)), S::splat(scale));
+            let place = S::add(steps, S::splat(inside));
+            let rounded = if up {
+                let (half, one) = (S::add(place, S::splat(0.5)), S::splat(1.0));
+                let near = S::round(half);
+                S::select(S::lt(half, near), S::sub(near, one), near)
+            } else {
+                S::round(place)
+            };
+            let code = S::max(S::splat(0.0), S::add(rounded, S::splat(outside)));
+            S::store_bytes(found.as_mut_ptr(), S::to_i32(S::min(S::splat(top), code)));
         }
+        codes.iter_mut().zip(found).for_each(|(code, found)| *code = found as u8);
     }
 }
 
@@ -127,9 +168,11 @@ impl GroupQuantizer for Uniform {
         };
         // A whole point is added to the rounded quotient, so that both ways of writing it agree on ties.
         let (inside, outside) = if point == point.trunc() { (0.0, point) } else { (point, 0.0) };
-        for (&x, code) in x.iter().zip(codes) {
-            let steps = if scale > 0.0 { (x - from) / scale } else { 0.0 };
-            *code = (self.rounding.of(steps + inside) + outside).clamp(0.0, self.top()) as u8;
+        let steps = Steps { from, scale, inside, outside, top: self.top(), up: self.rounding == Rounding::Up };
+        if scale > 0.0 {
+            round(Isa::detect(), x, steps, codes)
+        } else {
+            codes[..x.len()].fill(steps.of_nothing())
         }
         Parameters { scale, offset }
     }
@@ -176,4 +219,27 @@ fn store(args: &Args, key: &'static str, unit: f32, small: bool) -> Result<Store
         "e4m3" => Store::E4m3 { unit },
         _ => Store::F16,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_round_as_numbers_do() {
+        // Halves among them, and what lies far outside.
+        let x: Vec<f32> = (-40..90).map(|i| i as f32 * 0.25).chain([1e30, -1e30, 3.4e38]).collect();
+        for (from, scale, inside, outside) in [(0.0, 0.5, 0.0, 8.0), (-1.25, 1.0, 0.0, 0.0), (0.0, 0.7, 3.3, 0.0)] {
+            for up in [false, true] {
+                let steps = Steps { from, scale, inside, outside, top: 15.0, up };
+                let alone: Vec<u8> =
+                    x.iter().map(|x| Steps { inside: (x - from) / scale + inside, ..steps }.of_nothing()).collect();
+                for isa in Isa::available() {
+                    let mut codes = vec![9; x.len()];
+                    round(isa, &x, steps, &mut codes);
+                    assert_eq!(codes, alone, "{isa} {from} {up}");
+                }
+            }
+        }
+    }
 }
