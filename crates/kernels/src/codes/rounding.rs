@@ -191,22 +191,36 @@ impl Group {
         }
     }
 
+    /// As [`Group::y`], of the vectors that are held where their number is known.
+    #[inline(always)]
+    unsafe fn held<S: Simd, const V: usize, const SCALED: bool>(&self, x: *const f32, y: &[S::F; V], v: usize) -> S::F {
+        // SAFETY: the group has this vector.
+        if V == 0 { unsafe { self.y::<S, SCALED>(x, v) } } else { y[v] }
+    }
+
     /// `N` rows of `V` vectors; returns `N`.
     #[inline(always)]
     unsafe fn some<S: Dot, const N: usize, const V: usize, const SCALED: bool>(&self, place: Place) -> usize {
         let x: [*const f32; N] = std::array::from_fn(|row| place.x.wrapping_add(row * place.x_stride));
         // SAFETY: the group has so many vectors, the rows room for them.
         unsafe {
+            // Held in registers where their number is known: codes written in between could be anywhere for the compiler.
+            let mut y = [[S::splat(0.0); V]; N];
+            for (y, &x) in y.iter_mut().zip(&x) {
+                for (v, y) in y.iter_mut().enumerate() {
+                    *y = self.y::<S, SCALED>(x, v);
+                }
+            }
             let mut largest = [S::isplat(0); N];
-            for (largest, &x) in largest.iter_mut().zip(&x) {
+            for ((largest, &x), y) in largest.iter_mut().zip(&x).zip(&y) {
                 for v in 0..self.vectors::<V>() {
-                    *largest = S::imax(*largest, S::abs_bits(self.y::<S, SCALED>(x, v)));
+                    *largest = S::imax(*largest, S::abs_bits(self.held::<S, V, SCALED>(x, y, v)));
                 }
             }
             let ends = Ends::of::<S, N>(&largest);
             let mut totals = [S::isplat(0); N];
-            for (row, (total, &x)) in totals.iter_mut().zip(&x).enumerate() {
-                *total = self.codes::<S, V, SCALED>(x, ends.inverse[row], place.skip(row));
+            for (row, ((total, &x), y)) in totals.iter_mut().zip(&x).zip(&y).enumerate() {
+                *total = self.codes::<S, V, SCALED>(x, y, ends.inverse[row], place.skip(row));
             }
             let (mut folds, mut sums) = ([S::splat(0.0); N], [S::splat(0.0); N]);
             if !self.offset.is_null() {
@@ -217,9 +231,9 @@ impl Group {
                 }
             }
             if self.sum {
-                for (sum, &x) in sums.iter_mut().zip(&x) {
+                for ((sum, &x), y) in sums.iter_mut().zip(&x).zip(&y) {
                     for v in 0..self.vectors::<V>() {
-                        *sum = S::add(*sum, self.y::<S, SCALED>(x, v));
+                        *sum = S::add(*sum, self.held::<S, V, SCALED>(x, y, v));
                     }
                 }
             }
@@ -259,25 +273,35 @@ impl Group {
         }
     }
 
-    /// Writes `round(y * inverse)` of a row; returns the sums of the codes by lane.
+    /// Writes `round(y * inverse)` of a row, whose vectors are `y` where their number is known; returns the sums of the codes
+    /// by lane.
     #[inline(always)]
-    unsafe fn codes<S: Dot, const V: usize, const SCALED: bool>(&self, x: *const f32, inverse: f32, to: Place) -> S::I {
+    unsafe fn codes<S: Dot, const V: usize, const SCALED: bool>(
+        &self,
+        x: *const f32,
+        y: &[S::F; V],
+        inverse: f32,
+        to: Place,
+    ) -> S::I {
         // SAFETY: the caller's promise: there is room for the codes.
         unsafe {
             let (inverse, count) = (S::splat(inverse), self.vectors::<V>());
             let mut total = S::isplat(0);
             let mut v = 0;
             while v + 4 <= count {
-                let a = S::round_to_i32(S::mul(self.y::<S, SCALED>(x, v), inverse));
-                let b = S::round_to_i32(S::mul(self.y::<S, SCALED>(x, v + 1), inverse));
-                let c = S::round_to_i32(S::mul(self.y::<S, SCALED>(x, v + 2), inverse));
-                let d = S::round_to_i32(S::mul(self.y::<S, SCALED>(x, v + 3), inverse));
+                let codes = [
+                    S::round_to_i32(S::mul(self.held::<S, V, SCALED>(x, y, v), inverse)),
+                    S::round_to_i32(S::mul(self.held::<S, V, SCALED>(x, y, v + 1), inverse)),
+                    S::round_to_i32(S::mul(self.held::<S, V, SCALED>(x, y, v + 2), inverse)),
+                    S::round_to_i32(S::mul(self.held::<S, V, SCALED>(x, y, v + 3), inverse)),
+                ];
+                let [a, b, c, d] = codes;
                 total = S::iadd(total, S::iadd(S::iadd(a, b), S::iadd(c, d)));
-                S::put_four([a, b, c, d], to.codes, to.plane, to.from + v * LANES);
+                S::put_four(codes, to.codes, to.plane, to.from + v * LANES);
                 v += 4;
             }
             while v < count {
-                let codes = S::round_to_i32(S::mul(self.y::<S, SCALED>(x, v), inverse));
+                let codes = S::round_to_i32(S::mul(self.held::<S, V, SCALED>(x, y, v), inverse));
                 total = S::iadd(total, codes);
                 S::put(codes, to.codes, to.plane, to.from + v * LANES);
                 v += 1;

@@ -1,9 +1,9 @@
 //! Triplets of coordinates as a direction on the octahedron and a length: OCTOPUS. Wants rotated rows.
 
+mod directions;
 mod map;
 
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
-use super::super::math::lloyd::nearest;
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{self, Runs, put_halves};
 use super::tiled;
@@ -14,7 +14,7 @@ use cachalot_kernels::octants::{self, Octants, Packed};
 use cachalot_kernels::simd::LANES;
 use cachalot_kernels::transpose::{add_transposed, write_transposed};
 use cachalot_kernels::triplets::{Triplets, add_triplets};
-use map::{length_levels, map, side_levels, unmap};
+use directions::{AT_ONCE, Directions, codes};
 use std::sync::Arc;
 
 /// Registry line.
@@ -32,13 +32,8 @@ struct Octahedral {
     shape: Shape,
     side_bits: usize,
     length_bits: usize,
-    /// Levels of a side of the direction, ascending.
-    sides: Vec<f64>,
-    /// Levels of the length of a triplet of a unit row.
-    lengths: Vec<f64>,
-    /// The directions, `[second side][first side]`.
-    units: Vec<[f64; 3]>,
-    /// Their three coordinates and a zero.
+    levels: Directions,
+    /// Three coordinates and a zero, `[second side][first side]`.
     directions: Vec<[f32; 4]>,
     /// The same, to be read from the codes.
     octants: Option<Octants>,
@@ -52,23 +47,14 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
         return Err(args.error(format!("{} channels are too few; eight or more are needed", context.channels)));
     }
     let (side_bits, length_bits) = (bits + 1, bits - 1);
-    let sides = side_levels(1 << side_bits);
-    let lengths = length_levels(context.channels, 1 << length_bits);
-    let units: Vec<_> = sides.iter().flat_map(|&eta| sides.iter().map(move |&xi| unmap(xi, eta))).collect();
-    let directions: Vec<_> = units.iter().map(|n| [n[0] as f32, n[1] as f32, n[2] as f32, 0.0]).collect();
+    let levels = Directions::new(context.channels, side_bits, length_bits);
+    let directions = levels.rows();
     let mut length_table = [0.0; 16];
-    length_table.iter_mut().zip(&lengths).for_each(|(to, &x)| *to = x as f32);
+    length_table.iter_mut().zip(levels.lengths()).for_each(|(to, &x)| *to = x as f32);
     let shape = context.shape();
     let octants = Octants::new(&directions, side_bits);
-    let part = Octahedral { shape, side_bits, length_bits, sides, lengths, units, directions, octants, length_table };
+    let part = Octahedral { shape, side_bits, length_bits, levels, directions, octants, length_table };
     Ok(Built::Part(Arc::new(part)))
-}
-
-/// The middle one of nine.
-const MIDDLE: usize = 4;
-
-fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
-    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
 impl Octahedral {
@@ -78,22 +64,6 @@ impl Octahedral {
 
     fn triplet_bytes(&self) -> usize {
         2 * fields::bytes(self.side_bits, self.shape.tokens) + fields::bytes(self.length_bits, self.shape.tokens)
-    }
-
-    /// Codes of a triplet of a unit row: of the nine directions about the nearest of each side, the one that points
-    /// furthest along it, then the length nearest to how far.
-    fn code(&self, t: [f64; 3]) -> [usize; 3] {
-        let sides = map(t).map(|side| nearest(&self.sides, side));
-        let last = self.sides.len() - 1;
-        // Beyond the last level the last once more. All nine are taken before the best is looked for: which one it is cannot
-        // be foretold.
-        let about = sides.map(|code| [code.saturating_sub(1), code, (code + 1).min(last)]);
-        let along = about[0].map(|i| about[1].map(|j| dot(t, self.units[j << self.side_bits | i])));
-        let best = along.as_flattened().iter().fold(f64::NEG_INFINITY, |best, &along| best.max(along));
-        // In a tie the nearest of each side stays.
-        let at = along.as_flattened().iter().position(|&along| along == best).unwrap_or(MIDDLE);
-        let at = if along.as_flattened()[MIDDLE] == best { MIDDLE } else { at };
-        [about[0][at / 3], about[1][at % 3], nearest(&self.lengths, best)]
     }
 
     /// Adds to every channel's row of tokens, `[channels][PAGE_TOKENS]`.
@@ -156,36 +126,43 @@ impl Part for Octahedral {
     }
 
     fn shared_bytes(&self) -> usize {
-        16 * self.directions.len() + 24 * self.units.len() + 64 + 8 * (self.sides.len() + self.lengths.len())
+        16 * self.directions.len() + 64 + self.levels.bytes()
     }
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
         to.fill(0);
         let Shape { tokens, channels, .. } = self.shape;
         let triplets = self.triplets();
-        let mut codes = vec![[0u16; 3]; triplets * tokens];
-        let mut lengths = Vec::with_capacity(tokens);
-        for (token, row) in x.chunks_exact(channels).enumerate() {
-            let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-            lengths.push(length as f32);
-            let unit = if length > 0.0 { 1.0 / length } else { 0.0 };
-            for (i, triplet) in row.chunks(3).enumerate() {
-                let mut t = [0.0; 3];
-                t.iter_mut().zip(triplet).for_each(|(t, &x)| *t = f64::from(x) * unit);
-                codes[i * tokens + token] = self.code(t).map(|code| code as u16);
-            }
-        }
+        let isa = Isa::detect();
+        let length = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        let lengths: Vec<f64> = x.chunks_exact(channels).map(length).collect();
+        // `[part][tokens]` of one triplet after the other.
+        let mut fields = [0u16; 3 * PAGE_TOKENS];
         let (to_codes, to_lengths) = to.split_at_mut(triplets * self.triplet_bytes());
-        for (codes, to) in codes.chunks_exact(tokens).zip(to_codes.chunks_exact_mut(self.triplet_bytes())) {
+        for (i, to) in to_codes.chunks_exact_mut(self.triplet_bytes()).enumerate() {
+            let channels_here = 3 * i..(3 * i + 3).min(channels);
+            for first in (0..tokens).step_by(AT_ONCE) {
+                let mut t = [[0.0; AT_ONCE]; 3];
+                let here = AT_ONCE.min(tokens - first);
+                for (lane, token) in (first..first + here).enumerate() {
+                    let unit = if lengths[token] > 0.0 { 1.0 / lengths[token] } else { 0.0 };
+                    let row = &x[token * channels..][..channels];
+                    for (t, &x) in t.iter_mut().zip(&row[channels_here.clone()]) {
+                        t[lane] = f64::from(x) * unit;
+                    }
+                }
+                for (part, codes) in codes(isa, &self.levels, &t).into_iter().enumerate() {
+                    fields[part * PAGE_TOKENS + first..][..here].copy_from_slice(&codes[..here]);
+                }
+            }
             let mut at = 0;
             for (part, bits) in [self.side_bits, self.side_bits, self.length_bits].into_iter().enumerate() {
-                let fields: Vec<u16> = codes.iter().map(|code| code[part]).collect();
                 let next = at + fields::bytes(bits, tokens);
-                fields::pack(bits, &fields, &mut to[at..next]);
+                fields::pack(bits, &fields[part * PAGE_TOKENS..][..tokens], &mut to[at..next]);
                 at = next;
             }
         }
-        put_halves(to_lengths, lengths.into_iter());
+        put_halves(to_lengths, lengths.into_iter().map(|length| length as f32));
     }
 
     fn decode(&self, page: &[u8], x: &mut [f32]) {

@@ -8,7 +8,8 @@ fn sign(x: f64) -> f64 {
     if x < 0.0 { -1.0 } else { 1.0 }
 }
 
-/// Where the direction of `n` lies in the square `[-1, 1]²`; a vector of zero is at its middle.
+/// What [`super::directions`] does for several at once: where the direction of `n` lies in the square `[-1, 1]²`; a vector of zero is at its middle.
+#[cfg(test)]
 pub(super) fn map(n: [f64; 3]) -> [f64; 2] {
     let length = n[0].abs() + n[1].abs() + n[2].abs();
     if length == 0.0 {
