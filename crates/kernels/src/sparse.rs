@@ -92,6 +92,9 @@ impl Expand for crate::simd::Avx512 {
 /// Up to four masks as one word, the first lowest; missing ones are empty.
 #[inline(always)]
 fn word(masks: &[u8]) -> u64 {
+    if let Ok(all) = masks.try_into() {
+        return u64::from_le_bytes(all);
+    }
     let mut bytes = [0; 8];
     bytes[..masks.len()].copy_from_slice(masks);
     u64::from_le_bytes(bytes)
@@ -302,10 +305,13 @@ unsafe fn accumulate_tile<S: Expand, const R: usize>(
     let vectors = (page.to - page.from) / 2;
     // SAFETY: there are R rows, each with `vectors` vectors from the beginning of `out`.
     unsafe {
+        // Loops of a known length, so that sums stay in registers.
         let mut sums = [[S::splat(0.0); VECTORS]; R];
         for (r, sums) in sums.iter_mut().enumerate() {
-            for (v, sum) in sums.iter_mut().enumerate().take(vectors) {
-                *sum = S::load(out.as_ptr().add(r * width + v * LANES));
+            for (v, sum) in sums.iter_mut().enumerate() {
+                if v < vectors {
+                    *sum = S::load(out.as_ptr().add(r * width + v * LANES));
+                }
             }
         }
         for (token, (&start, masks)) in page.starts.iter().zip(page.masks.chunks_exact(page.row_masks)).enumerate() {
@@ -318,8 +324,10 @@ unsafe fn accumulate_tile<S: Expand, const R: usize>(
             }
         }
         for (r, sums) in sums.iter().enumerate() {
-            for (v, &sum) in sums.iter().enumerate().take(vectors) {
-                S::store(out.as_mut_ptr().add(r * width + v * LANES), sum);
+            for (v, &sum) in sums.iter().enumerate() {
+                if v < vectors {
+                    S::store(out.as_mut_ptr().add(r * width + v * LANES), sum);
+                }
             }
         }
     }

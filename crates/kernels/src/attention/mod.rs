@@ -24,7 +24,7 @@ mod turned;
 
 pub use accumulate::accumulate_page;
 pub use element::Element;
-pub use page::{PageView, attend_page, widen_page};
+pub use page::{PageView, attend_page, widen, widen_page};
 pub use rows::{Rows, Visible};
 pub use score::score_page;
 pub use soften::soften;

@@ -29,19 +29,33 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn widen_page_body<S: Simd>(page: PageView<'_>, k: &mut [f32], v: &mut [f32]) {
+    // SAFETY: the features are the dispatcher's business.
+    unsafe {
+        widen_body::<S>(page.k, page.k_element, k);
+        widen_body::<S>(page.v, page.v_element, v);
+    }
+}
+
+dispatch! {
+    /// Writes elements as `f32`, a multiple of sixteen of them.
+    ///
+    /// # Panics
+    /// If there are fewer in `from` than in `to`.
+    pub fn widen(from: &[u8], element: Element, to: &mut [f32]) = widen_body
+}
+
+#[inline(always)]
+unsafe fn widen_body<S: Simd>(from: &[u8], element: Element, to: &mut [f32]) {
     #[inline(always)]
-    unsafe fn widen<S: Simd, E: Load>(from: &[u8], to: &mut [f32]) {
-        assert!(from.len() >= to.len() * E::BYTES);
+    unsafe fn all<S: Simd, E: Load>(from: &[u8], to: &mut [f32]) {
+        assert!(from.len() >= to.len() * E::BYTES && to.len().is_multiple_of(LANES));
         for (i, to) in to.chunks_exact_mut(LANES).enumerate() {
             // SAFETY: `from` holds as many elements as `to`, asserted above.
             unsafe { S::store(to.as_mut_ptr(), E::load::<S>(from.as_ptr(), i * LANES)) };
         }
     }
     // SAFETY: the features are the dispatcher's business.
-    unsafe {
-        with_element!(page.k_element, E => widen::<S, E>(page.k, k));
-        with_element!(page.v_element, E => widen::<S, E>(page.v, v));
-    }
+    unsafe { with_element!(element, E => all::<S, E>(from, to)) }
 }
 
 /// Lets every row attend to the tokens of one page it may see, which come after those it has seen: [`score_page`],

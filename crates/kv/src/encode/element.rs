@@ -1,10 +1,11 @@
 //! Stages that quantize nothing: `before-rope`, and the plain elements for a side that stays exact beside one that does
 //! not.
 
-use super::codec::{Hints, Item, Part, Shape, Side, Work};
+use super::codec::{Hints, Item, Part, Queries, Shape, Side, Work, bytes_of};
+use super::part::lanes::accumulate_elements;
 use super::stage::{Args, Built, Context, StageEntry, StageError};
 use cachalot_kernels::Isa;
-use cachalot_kernels::attention::{Element, PAGE_TOKENS};
+use cachalot_kernels::attention::{DIRECT_ROWS, Element, PAGE_TOKENS, score_page, widen};
 use cachalot_kernels::float8::{e4m3_from_f32, e4m3_to_f32, e5m2_from_f32, e5m2_to_f32};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -69,6 +70,11 @@ impl Plain {
         }
     }
 
+    /// Whether a page lies as a tile does.
+    fn is_tile(&self) -> bool {
+        self.shape.tokens == PAGE_TOKENS && self.shape.channels == self.shape.width()
+    }
+
     /// Where the value of a token and a channel lies.
     fn place(&self, token: usize, channel: usize) -> usize {
         let Shape { side, tokens, channels } = self.shape;
@@ -113,6 +119,34 @@ impl Part for Plain {
         for (at, x) in x.iter_mut().enumerate() {
             *x += values[self.place(at / self.shape.channels, at % self.shape.channels)];
         }
+    }
+
+    fn fused(&self) -> bool {
+        self.is_tile()
+    }
+
+    fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
+        let (width, rows) = (self.shape.width(), queries.rows);
+        let q = &queries.q[..rows * width];
+        work.floats.resize(work.floats.len().max(rows * PAGE_TOKENS), 0.0);
+        let found = &mut work.floats[..rows * PAGE_TOKENS];
+        if rows > DIRECT_ROWS {
+            work.tile.resize(self.shape.tile_len(), 0.0);
+            widen(isa, page, self.element, &mut work.tile);
+            score_page(isa, q, width, bytes_of(&work.tile), Element::F32, found);
+        } else {
+            score_page(isa, q, width, page, self.element, found);
+        }
+        scores.iter_mut().zip(found).for_each(|(score, found)| *score += *found);
+    }
+
+    fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
+        if rows > DIRECT_ROWS {
+            work.tile.resize(self.shape.tile_len(), 0.0);
+            widen(isa, page, self.element, &mut work.tile);
+            return accumulate_elements(isa, bytes_of(&work.tile), Element::F32, self.shape, weights, rows, out);
+        }
+        accumulate_elements(isa, page, self.element, self.shape, weights, rows, out);
     }
 
     fn tile(&self, _: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {

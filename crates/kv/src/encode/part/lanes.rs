@@ -1,6 +1,6 @@
 //! Products of vectors whose lengths are multiples of sixteen.
 
-use super::super::codec::Shape;
+use super::super::codec::{Shape, bytes_of};
 use cachalot_kernels::attention::{Element, PAGE_TOKENS, Visible, accumulate_page};
 use cachalot_kernels::simd::{LANES, Simd};
 use cachalot_kernels::{Isa, dispatch};
@@ -107,44 +107,71 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn add_combination_body<S: Simd>(factors: &[f32], rows: &[f32], y: &mut [f32]) {
-    /// Sums held in registers.
-    const AT_ONCE: usize = 4;
     let n = y.len();
     assert!(n.is_multiple_of(LANES) && rows.len() >= factors.len() * n);
     let mut first = 0;
     while first < n {
-        let vectors = ((n - first) / LANES).min(AT_ONCE);
-        // SAFETY: lengths asserted above.
+        // SAFETY: lengths asserted above; there are so many vectors from `first` on.
         unsafe {
-            let mut sums = [S::splat(0.0); AT_ONCE];
-            for (v, sum) in sums.iter_mut().enumerate().take(vectors) {
-                *sum = S::load(y.as_ptr().add(first + v * LANES));
-            }
-            for (i, &factor) in factors.iter().enumerate() {
-                let row = rows.as_ptr().add(i * n + first);
-                for (v, sum) in sums.iter_mut().enumerate().take(vectors) {
-                    *sum = S::fma(S::splat(factor), S::load(row.add(v * LANES)), *sum);
-                }
-            }
-            for (v, &sum) in sums.iter().enumerate().take(vectors) {
-                S::store(y.as_mut_ptr().add(first + v * LANES), sum);
+            let (rows, y) = (rows.as_ptr().add(first), y.as_mut_ptr().add(first));
+            first += LANES
+                * match (n - first) / LANES {
+                    1 => add_vectors::<S, 1>(factors, rows, n, y),
+                    2 => add_vectors::<S, 2>(factors, rows, n, y),
+                    3 => add_vectors::<S, 3>(factors, rows, n, y),
+                    _ => add_vectors::<S, 4>(factors, rows, n, y),
+                };
+        }
+    }
+}
+
+/// `V` vectors of [`add_combination`], whose sums are held in registers; returns `V`.
+///
+/// # Safety
+/// There are so many from `y` on, and from every one of the rows, `stride` numbers from one to the next.
+#[inline(always)]
+unsafe fn add_vectors<S: Simd, const V: usize>(factors: &[f32], rows: *const f32, stride: usize, y: *mut f32) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [S::splat(0.0); V];
+        for (v, sum) in sums.iter_mut().enumerate() {
+            *sum = S::load(y.add(v * LANES));
+        }
+        for (i, &factor) in factors.iter().enumerate() {
+            let row = rows.add(i * stride);
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(S::splat(factor), S::load(row.add(v * LANES)), *sum);
             }
         }
-        first += vectors * LANES;
+        for (v, &sum) in sums.iter().enumerate() {
+            S::store(y.add(v * LANES), sum);
+        }
     }
+    V
 }
 
 /// Adds `Σ weight · value` of decoded values, `[PAGE_TOKENS][width]`, to `out`, `[rows][width]`: one chain of fused
 /// multiply-adds over the tokens.
 pub(super) fn accumulate_tile(isa: Isa, tile: &[f32], shape: Shape, weights: &[f32], rows: usize, out: &mut [f32]) {
+    accumulate_elements(isa, bytes_of(tile), Element::F32, shape, weights, rows, out);
+}
+
+/// The same of values of any type.
+pub(crate) fn accumulate_elements(
+    isa: Isa,
+    values: &[u8],
+    element: Element,
+    shape: Shape,
+    weights: &[f32],
+    rows: usize,
+    out: &mut [f32],
+) {
     /// Rows whose (full) sight is said at once.
     const AT_ONCE: usize = 64;
     let visible = [Visible { from: 0, to: shape.tokens.min(PAGE_TOKENS) as u8 }; AT_ONCE];
-    // SAFETY: any `f32` is four bytes.
-    let tile = unsafe { std::slice::from_raw_parts(tile.as_ptr().cast::<u8>(), 4 * tile.len()) };
     let width = shape.width();
     let out = out[..rows * width].chunks_mut(AT_ONCE * width);
     for (weights, out) in weights.chunks(AT_ONCE * PAGE_TOKENS).zip(out) {
-        accumulate_page(isa, weights, tile, Element::F32, width, &visible[..out.len() / width], out);
+        accumulate_page(isa, weights, values, element, width, &visible[..out.len() / width], out);
     }
 }

@@ -7,7 +7,7 @@ mod classes;
 mod codebook;
 mod commvq;
 mod fields;
-mod lanes;
+pub(super) mod lanes;
 mod lowrank;
 pub mod matrix;
 mod mean;

@@ -102,13 +102,16 @@ unsafe fn choose_body<S: Simd>(distance: usize, codes: &[u8], outliers: &[u8], l
     }
 }
 
-/// Five digits of base three in a byte.
-static THIRDS: [[u8; 5]; 256] = {
-    let mut digits = [[0; 5]; 256];
+/// Digits of base three in a byte.
+const DIGITS: usize = 5;
+
+/// Those of every byte, and what makes eight bytes of them, which are written at once.
+static THIRDS: [[u8; 8]; 256] = {
+    let mut digits = [[0; 8]; 256];
     let mut byte = 0;
     while byte < 256 {
         let (mut rest, mut i) = (byte, 0);
-        while i < 5 {
+        while i < DIGITS {
             digits[byte][i] = (rest % 3) as u8;
             rest /= 3;
             i += 1;
@@ -119,8 +122,15 @@ static THIRDS: [[u8; 5]; 256] = {
 };
 
 fn thirds(packed: &[u8], codes: &mut [u8]) {
-    for (&byte, to) in packed.iter().zip(codes.chunks_mut(5)) {
-        to.copy_from_slice(&THIRDS[usize::from(byte)][..to.len()]);
+    let mut at = 0;
+    for &byte in packed {
+        let digits = &THIRDS[usize::from(byte)];
+        // The next digits are written over what is too much.
+        match codes.get_mut(at..at + digits.len()) {
+            Some(to) => to.copy_from_slice(digits),
+            None => codes[at..].iter_mut().zip(&digits[..DIGITS]).for_each(|(to, &digit)| *to = digit),
+        }
+        at += DIGITS;
     }
 }
 

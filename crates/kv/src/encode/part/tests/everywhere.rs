@@ -12,6 +12,8 @@ const CHANNELS: [usize; 4] = [64, 80, 96, 128];
 
 /// Each with the sides it has.
 const PARTS: &[(&str, &[Side])] = &[
+    ("f16", &[Side::Keys, Side::Values]),
+    ("bf16", &[Side::Keys, Side::Values]),
     ("mean", &[Side::Keys, Side::Values]),
     ("mean(bits=8)", &[Side::Keys, Side::Values]),
     ("lowrank", &[Side::Keys, Side::Values]),
