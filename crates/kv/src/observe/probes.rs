@@ -29,4 +29,27 @@ mod tests {
         assert!(all.iter().take(drawn).eq(longer.iter().take(drawn)));
         assert_eq!((probes(3, 0.05), probes(0, 0.5), probes(2, 1.0)), (vec![2], vec![], vec![0, 1]));
     }
+
+    #[test]
+    fn all_rows_after_the_context_are_looked_at() {
+        use crate::observe::{Columns, Gather, Last, Looked, Observed, Wish};
+        let (share, context) = (0.1, 1000);
+        let wish =
+            Wish { columns: Some(Columns { gather: Gather::Sum, last: Last::Probes(share) }), ..Wish::default() };
+        let ledger = crate::pool::ledger::Ledger::new(1 << 20);
+        let Ok(observed) = Observed::new(wish, context, 64, &[], &ledger) else { panic!("no room") };
+        let probes = probes(context, share);
+        // What is looked at, step by step, is what is counted.
+        let mut seen = 0;
+        for from in (0..1064).step_by(8) {
+            seen += match observed.looked_at(from..from + 8) {
+                Looked::From(first) => 8 - first,
+                Looked::Some { probes, .. } => probes.len(),
+            };
+            assert_eq!(observed.observers(0, from + 8), seen, "{from}");
+        }
+        assert_eq!(seen, probes.len() + 64);
+        assert_eq!(observed.observers(1010, 1064), 54);
+        assert_eq!(observed.observers(999, 1000), 1);
+    }
 }
