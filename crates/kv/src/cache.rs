@@ -7,7 +7,7 @@ use crate::observe::Observed;
 use crate::plan::CachePlan;
 use crate::pool::{Pool, ledger::Ledger};
 use crate::record::Recorder;
-use crate::reduce::{Keep, Passes, Words};
+use crate::reduce::{Keep, Words};
 use crate::score::Place;
 use crate::{CacheConfig, KvError, LayerGeometry, SequenceKv};
 use cachalot_kernels::attention::PAGE_TOKENS;
@@ -226,14 +226,12 @@ impl KvCache {
     /// a sliding window let go of pages between steps, those with a body of plain pages within one.
     pub fn peak_bytes(&self, plan: &CachePlan, tokens: usize, step: usize) -> u64 {
         // What is read again lies behind the rest for a while.
-        let again = match plan.keep.as_ref().map(|keep| keep.method.passes()) {
-            Some(Passes::Repeat { chunk }) => chunk.min(tokens) + self.words.longest(),
-            _ => 0,
-        };
+        let longest = self.words.longest();
+        let again = plan.keep.as_ref().map_or(0, |keep| keep.method.passes().rows_again(tokens, longest));
         let observed = plan.keep.as_ref().map_or(0, |keep| {
             // The score of a token is held while its head waits to be reduced.
             let scores = 4 * tokens * plan.lanes.iter().map(Vec::len).sum::<usize>();
-            let more = keep.more(tokens, self.words.longest());
+            let more = keep.more(tokens, longest);
             Observed::bytes(keep.wish(), tokens, more, &self.config.layers) + scores
         });
         let tokens = tokens + again;

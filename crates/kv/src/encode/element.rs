@@ -75,6 +75,16 @@ impl Plain {
         self.shape.tokens == PAGE_TOKENS && self.shape.channels == self.shape.width()
     }
 
+    /// A page that lies as a tile does, as so many rows read it: widened once for many.
+    fn for_rows<'a>(&self, isa: Isa, page: &'a [u8], rows: usize, tile: &'a mut Vec<f32>) -> (&'a [u8], Element) {
+        if rows <= DIRECT_ROWS {
+            return (page, self.element);
+        }
+        tile.resize(self.shape.tile_len(), 0.0);
+        widen(isa, page, self.element, tile);
+        (bytes_of(tile), Element::F32)
+    }
+
     /// Where the value of a token and a channel lies.
     fn place(&self, token: usize, channel: usize) -> usize {
         let Shape { side, tokens, channels } = self.shape;
@@ -130,23 +140,14 @@ impl Part for Plain {
         let q = &queries.q[..rows * width];
         work.floats.resize(work.floats.len().max(rows * PAGE_TOKENS), 0.0);
         let found = &mut work.floats[..rows * PAGE_TOKENS];
-        if rows > DIRECT_ROWS {
-            work.tile.resize(self.shape.tile_len(), 0.0);
-            widen(isa, page, self.element, &mut work.tile);
-            score_page(isa, q, width, bytes_of(&work.tile), Element::F32, found);
-        } else {
-            score_page(isa, q, width, page, self.element, found);
-        }
+        let (keys, element) = self.for_rows(isa, page, rows, &mut work.tile);
+        score_page(isa, q, width, keys, element, found);
         scores.iter_mut().zip(found).for_each(|(score, found)| *score += *found);
     }
 
     fn accumulate(&self, isa: Isa, page: &[u8], weights: &[f32], rows: usize, work: &mut Work, out: &mut [f32]) {
-        if rows > DIRECT_ROWS {
-            work.tile.resize(self.shape.tile_len(), 0.0);
-            widen(isa, page, self.element, &mut work.tile);
-            return accumulate_elements(isa, bytes_of(&work.tile), Element::F32, self.shape, weights, rows, out);
-        }
-        accumulate_elements(isa, page, self.element, self.shape, weights, rows, out);
+        let (values, element) = self.for_rows(isa, page, rows, &mut work.tile);
+        accumulate_elements(isa, values, element, self.shape, weights, rows, out);
     }
 
     fn tile(&self, _: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {

@@ -99,7 +99,7 @@ impl Keep {
 
     /// Tokens after a context that it looks at, too, where asking to repeat takes so many.
     pub(crate) fn more(&self, context: usize, longest: usize) -> usize {
-        let again = if let Passes::Repeat { chunk } = self.method.passes() { longest + chunk.min(context) } else { 0 };
+        let again = self.method.passes().rows_again(context, longest);
         if self.when == When::Prompt { again } else { self.every.max(again) }
     }
 

@@ -26,6 +26,16 @@ pub enum Passes {
     Stages(Vec<Stage>),
 }
 
+impl Passes {
+    /// Rows that lie behind a context while parts of it are read again, where asking for one takes at most so many.
+    pub(crate) fn rows_again(&self, context: usize, asking: usize) -> usize {
+        match self {
+            Passes::Repeat { chunk } => asking + (*chunk).min(context),
+            Passes::Once | Passes::Stages(_) => 0,
+        }
+    }
+}
+
 /// From some layer on only the rows that its own scores put first go up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
@@ -206,11 +216,9 @@ impl SequenceKv {
     /// Rows that passes over its context may add to it for a while.
     pub(crate) fn rows_again(&self) -> usize {
         match &self.pending {
-            Some(Pending { keep, pass: Pass::Context, context, at, .. }) if at == context => match keep.method.passes()
-            {
-                Passes::Repeat { chunk } => self.words.longest() + chunk.min(*context),
-                _ => 0,
-            },
+            Some(Pending { keep, pass: Pass::Context, context, at, .. }) if at == context => {
+                keep.method.passes().rows_again(*context, self.words.longest())
+            }
             _ => 0,
         }
     }
