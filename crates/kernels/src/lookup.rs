@@ -36,8 +36,10 @@ impl Gather for crate::simd::Avx2 {
         use std::arch::x86_64::*;
         // SAFETY: by the contract.
         unsafe {
-            [index, index.add(8)]
-                .map(|index| _mm256_i32gather_ps::<4>(table, _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()))))
+            crate::simd::both!(
+                |index| _mm256_i32gather_ps::<4>(table, _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()))),
+                [index, index.add(8)]
+            )
         }
     }
 }

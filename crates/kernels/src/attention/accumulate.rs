@@ -9,6 +9,8 @@ use crate::simd::{LANES, Simd};
 
 /// Value vectors accumulated at once; wider heads take several passes.
 const VALUE_VECTORS: usize = 4;
+/// As many as fit fewer registers beside the sums of three rows.
+const NARROW: usize = 2;
 
 dispatch! {
     /// Adds the weighted values of one page: `out[row][c] += Σ weights[row][token] * v[token][c]`, one chain of fused
@@ -87,9 +89,13 @@ unsafe fn accumulate_tile<S: Simd, E: Load, const R: usize>(
         let same = visible[..R].iter().all(|v| usize::from(v.from) == span.start && usize::from(v.to) == span.end);
         let vectors = width / LANES;
         let mut first = 0;
-        while first + VALUE_VECTORS <= vectors {
+        while S::REGISTERS >= 32 && first + VALUE_VECTORS <= vectors {
             columns::<S, E, R, VALUE_VECTORS>(weights, v, width, span.clone(), visible, same, first * LANES, out);
             first += VALUE_VECTORS;
+        }
+        while S::REGISTERS < 32 && R <= 3 && first + NARROW <= vectors {
+            columns::<S, E, R, NARROW>(weights, v, width, span.clone(), visible, same, first * LANES, out);
+            first += NARROW;
         }
         while first < vectors {
             columns::<S, E, R, 1>(weights, v, width, span.clone(), visible, same, first * LANES, out);
@@ -113,7 +119,13 @@ unsafe fn columns<S: Simd, E: Load, const R: usize, const C: usize>(
     // SAFETY: as for `accumulate_tile`.
     unsafe {
         let at = |r: usize, c: usize| out.add(r * width + column + c * LANES);
-        let mut acc: [[S::F; C]; R] = std::array::from_fn(|r| std::array::from_fn(|c| S::load(at(r, c))));
+        // A loop and no closure, which would be a function of its own without the instruction set's features.
+        let mut acc = [[S::splat(0.0); C]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (c, acc) in acc.iter_mut().enumerate() {
+                *acc = S::load(at(r, c));
+            }
+        }
         if same {
             for token in span {
                 let mut values = [S::splat(0.0); C];

@@ -8,6 +8,8 @@ use crate::simd::{LANES, Simd};
 
 /// Vectors of scores of one row over a page.
 pub(super) const KEY_VECTORS: usize = PAGE_TOKENS / LANES;
+/// As many of them as fit fewer registers beside the sums of three rows.
+const NARROW: usize = 2;
 
 dispatch! {
     /// Writes the scores of every row with the tokens of one page: `scores[row][token] = Σ q[row][c] * k[c][token]`,
@@ -45,12 +47,45 @@ unsafe fn score<S: Simd, E: Load>(q: &[f32], width: usize, k: &[u8], scores: &mu
 unsafe fn score_tile<S: Simd, E: Load, const R: usize>(q: *const f32, width: usize, k: *const u8, scores: *mut f32) {
     // SAFETY: `q` has R rows of `width`, `k` has `width * PAGE_TOKENS` elements, `scores` R rows of PAGE_TOKENS.
     unsafe {
-        let mut acc = [[S::splat(0.0); KEY_VECTORS]; R];
+        match (S::REGISTERS >= 32, R <= 3) {
+            (true, _) => tokens::<S, E, R, KEY_VECTORS>(q, width, k, scores),
+            (false, true) => tokens::<S, E, R, NARROW>(q, width, k, scores),
+            (false, false) => tokens::<S, E, R, 1>(q, width, k, scores),
+        }
+    }
+}
+
+/// `V` vectors of tokens at a time.
+#[inline(always)]
+unsafe fn tokens<S: Simd, E: Load, const R: usize, const V: usize>(
+    q: *const f32,
+    width: usize,
+    k: *const u8,
+    scores: *mut f32,
+) {
+    for first in (0..PAGE_TOKENS).step_by(V * LANES) {
+        // SAFETY: as for `score_tile`.
+        unsafe { some_tokens::<S, E, R, V>(q, width, k, first, scores) };
+    }
+}
+
+/// `V` vectors of tokens from `first` on.
+#[inline(always)]
+unsafe fn some_tokens<S: Simd, E: Load, const R: usize, const V: usize>(
+    q: *const f32,
+    width: usize,
+    k: *const u8,
+    first: usize,
+    scores: *mut f32,
+) {
+    // SAFETY: as for `score_tile`.
+    unsafe {
+        let mut acc = [[S::splat(0.0); V]; R];
         for channel in 0..width {
             // A loop and no closure, which would be a function of its own without the instruction set's features.
-            let mut keys = [S::splat(0.0); KEY_VECTORS];
+            let mut keys = [S::splat(0.0); V];
             for (v, keys) in keys.iter_mut().enumerate() {
-                *keys = E::load::<S>(k, channel * PAGE_TOKENS + v * LANES);
+                *keys = E::load::<S>(k, channel * PAGE_TOKENS + first + v * LANES);
             }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let q = S::splat(*q.add(r * width + channel));
@@ -61,7 +96,7 @@ unsafe fn score_tile<S: Simd, E: Load, const R: usize>(q: *const f32, width: usi
         }
         for (r, acc) in acc.iter().enumerate() {
             for (v, &acc) in acc.iter().enumerate() {
-                S::store(scores.add(r * PAGE_TOKENS + v * LANES), acc);
+                S::store(scores.add(r * PAGE_TOKENS + first + v * LANES), acc);
             }
         }
     }

@@ -10,6 +10,8 @@ use super::grid::Grid;
 use super::pack::{Bits, VECTOR, packed_bytes};
 use crate::attention::PAGE_TOKENS;
 use crate::dispatch;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::both;
 use crate::simd::{LANES, Portable, Simd};
 
 /// Vectors of tokens of a row.
@@ -47,25 +49,35 @@ impl Pick for crate::simd::Avx2 {
     unsafe fn pick(table: Self::F, i: Self::I) -> Self::F {
         use std::arch::x86_64::*;
         // SAFETY: the features are the dispatcher's business.
-        i.map(|i| unsafe {
-            let (low, high) = (_mm256_permutevar8x32_ps(table[0], i), _mm256_permutevar8x32_ps(table[1], i));
-            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(i)))
-        })
+        unsafe {
+            both!(
+                |i| {
+                    let (low, high) = (_mm256_permutevar8x32_ps(table[0], i), _mm256_permutevar8x32_ps(table[1], i));
+                    _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(i)))
+                },
+                i
+            )
+        }
     }
     #[inline(always)]
     unsafe fn down<const N: u32>(a: Self::I) -> Self::I {
         use std::arch::x86_64::*;
         // SAFETY: as above.
-        a.map(|a| unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(N as i32)) })
+        unsafe { both!(|a| _mm256_srl_epi32(a, _mm_cvtsi32_si128(N as i32)), a) }
     }
     #[inline(always)]
     unsafe fn three(two: Self::I, one: Self::I) -> Self::I {
         use std::arch::x86_64::*;
         // SAFETY: as above.
-        std::array::from_fn(|h| unsafe {
-            let one = _mm256_and_si256(_mm256_slli_epi32::<2>(one[h]), _mm256_set1_epi32(4));
-            _mm256_or_si256(_mm256_and_si256(two[h], _mm256_set1_epi32(3)), one)
-        })
+        unsafe {
+            both!(
+                |h| {
+                    let one = _mm256_and_si256(_mm256_slli_epi32::<2>(one[h]), _mm256_set1_epi32(4));
+                    _mm256_or_si256(_mm256_and_si256(two[h], _mm256_set1_epi32(3)), one)
+                },
+                [0, 1]
+            )
+        }
     }
 }
 

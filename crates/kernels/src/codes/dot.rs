@@ -4,7 +4,7 @@ use super::each::Each;
 use crate::simd::{LANES, Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 use {
-    crate::simd::{Avx2, Avx512},
+    crate::simd::{Avx2, Avx512, both},
     std::arch::x86_64::*,
 };
 
@@ -149,7 +149,7 @@ impl Dot for Avx2 {
     unsafe fn of_bytes(bytes: Self::I) -> Self::Levels {
         unsafe {
             let low = _mm256_set1_epi16(0xff);
-            bytes.map(|w| [_mm256_and_si256(w, low), _mm256_srli_epi16::<8>(w)])
+            both!(|w| [_mm256_and_si256(w, low), _mm256_srli_epi16::<8>(w)], bytes)
         }
     }
     #[inline(always)]
@@ -159,10 +159,13 @@ impl Dot for Avx2 {
     #[inline(always)]
     unsafe fn dot(sums: Self::Sums, levels: Self::Levels, quad: [__m256i; 2]) -> Self::Sums {
         unsafe {
-            std::array::from_fn(|h| {
-                let even = _mm256_add_epi32(sums[h], _mm256_madd_epi16(levels[h][0], quad[0]));
-                _mm256_add_epi32(even, _mm256_madd_epi16(levels[h][1], quad[1]))
-            })
+            both!(
+                |h| {
+                    let even = _mm256_add_epi32(sums[h], _mm256_madd_epi16(levels[h][0], quad[0]));
+                    _mm256_add_epi32(even, _mm256_madd_epi16(levels[h][1], quad[1]))
+                },
+                [0, 1]
+            )
         }
     }
     #[inline(always)]
@@ -207,7 +210,8 @@ impl Dot for Avx512 {
     unsafe fn quad(row: *const i8, plane: usize, quad: usize) -> [__m512i; 2] {
         unsafe {
             let p = row.add(4 * quad);
-            [p, p.add(plane)].map(|p| _mm512_set1_epi32(p.cast::<i32>().read_unaligned()))
+            let (high, low) = (p.cast::<i32>(), p.add(plane).cast::<i32>());
+            [_mm512_set1_epi32(high.read_unaligned()), _mm512_set1_epi32(low.read_unaligned())]
         }
     }
     #[inline(always)]

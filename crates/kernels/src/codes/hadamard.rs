@@ -50,12 +50,12 @@ impl Bytes for crate::simd::Avx2 {
     #[inline(always)]
     unsafe fn add8(a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: the features are the dispatcher's business.
-        std::array::from_fn(|h| unsafe { std::arch::x86_64::_mm256_add_epi8(a[h], b[h]) })
+        unsafe { crate::simd::both!(|h| std::arch::x86_64::_mm256_add_epi8(a[h], b[h]), [0, 1]) }
     }
     #[inline(always)]
     unsafe fn sub8(a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: as above.
-        std::array::from_fn(|h| unsafe { std::arch::x86_64::_mm256_sub_epi8(a[h], b[h]) })
+        unsafe { crate::simd::both!(|h| std::arch::x86_64::_mm256_sub_epi8(a[h], b[h]), [0, 1]) }
     }
 }
 

@@ -50,7 +50,11 @@ pub(super) unsafe fn quantize<S: Dot>(
                     for row in 0..rows {
                         match small {
                             true => group.four::<S>(place.skip(row)),
-                            false => group.padded::<S>(place.skip(row)),
+                            false => {
+                                let mut copies = [[0.0; LARGEST_GROUP]; 3];
+                                let (group, place) = group.padded(place.skip(row), &mut copies);
+                                group.all::<S>(place, 1);
+                            }
                         }
                     }
                 }
@@ -157,11 +161,10 @@ impl Group {
         }
     }
 
-    /// One row of a group that is no whole number of vectors: of a copy with zeros behind it.
+    /// A group that is no whole number of vectors, and one row, as copies with zeros behind them.
     #[cold]
-    unsafe fn padded<S: Dot>(&self, place: Place) {
+    unsafe fn padded(&self, place: Place, copies: &mut [[f32; LARGEST_GROUP]; 3]) -> (Group, Place) {
         let rows = self.rows.next_multiple_of(LANES);
-        let mut copies = [[0.0; LARGEST_GROUP]; 3];
         let mut copy = |i: usize, from: *const f32| {
             if from.is_null() {
                 return from;
@@ -171,8 +174,7 @@ impl Group {
             copies[i].as_ptr()
         };
         let (x, scale, offset) = (copy(0, place.x), copy(1, self.scale), copy(2, self.offset));
-        // SAFETY: the caller's promise.
-        unsafe { Group { scale, offset, rows, ..*self }.all::<S>(Place { x, ..place }, 1) }
+        (Group { scale, offset, rows, ..*self }, Place { x, ..place })
     }
 
     /// Vectors of the group: `V`, where that is not 0.

@@ -180,7 +180,11 @@ unsafe fn quantize_row_body<S: Simd>(x: &[f32], group: usize, zero: i32, slot: &
             let inverse = LARGEST / amax;
             // A block this close to zero (or all zero) is zero.
             let inverse = S::splat(if finite && inverse.is_finite() { inverse } else { 0.0 });
-            let codes = [a, b].map(|v| if finite { S::to_i32(S::round(S::mul(v, inverse))) } else { S::isplat(0) });
+            // No closure, which would be a function of its own without the instruction set's features.
+            let mut codes = [S::isplat(0); 2];
+            if finite {
+                codes = [S::to_i32(S::round(S::mul(a, inverse))), S::to_i32(S::round(S::mul(b, inverse)))];
+            }
             let high = slot.codes.add(block * PLANES * slot.height * BLOCK);
             let low = high.add(slot.height * BLOCK);
             for (half, &codes) in codes.iter().enumerate() {
@@ -193,7 +197,7 @@ unsafe fn quantize_row_body<S: Simd>(x: &[f32], group: usize, zero: i32, slot: &
             let sums = if per_block == 1 {
                 [S::ireduce_add(S::iadd(codes[0], codes[1])), 0]
             } else {
-                codes.map(|c| S::ireduce_add(c))
+                [S::ireduce_add(codes[0]), S::ireduce_add(codes[1])]
             };
             for (part, sum) in sums.into_iter().take(per_block).enumerate() {
                 let at = (block * per_block + part) * slot.height;

@@ -35,6 +35,8 @@ const UNPACK: usize = 16;
 
 /// Packed nibbles, as stored.
 const NIBBLES: u8 = 0;
+/// Bytes below sixteen.
+const TINY: u8 = 3;
 /// Bytes no larger than 128.
 const SMALL: u8 = 1;
 /// Any bytes.
@@ -84,6 +86,12 @@ unsafe fn run_task_body<S: Simd>(task: &Task, rows: usize, scratch: *mut u8) {
             let unpacked = Panel { start: scratch, shape: weights.unpacked(), half: false, min: weights.spec.min };
             let store = Store::new(task, panel);
             match (weights.small, weights.spec.group) {
+                (_, 32) if weights.spec.bits == 4 => {
+                    blocks::<S, TINY, 32>(unpacked, task, task.blocks.clone(), store);
+                }
+                (_, _) if weights.spec.bits == 4 => {
+                    blocks::<S, TINY, 16>(unpacked, task, task.blocks.clone(), store);
+                }
                 (true, 32) => blocks::<S, SMALL, 32>(unpacked, task, task.blocks.clone(), store),
                 (true, _) => blocks::<S, SMALL, 16>(unpacked, task, task.blocks.clone(), store),
                 (false, 32) => blocks::<S, BYTES, 32>(unpacked, task, task.blocks.clone(), store),
@@ -230,6 +238,9 @@ unsafe fn blocks<S: Simd, const KIND: u8, const GROUP: usize>(
                 } else if S::REGISTERS >= 32 && left >= 4 {
                     rows::<S, KIND, GROUP, 4>(panel, x, at, store);
                     r += 4;
+                } else if left >= 3 && KIND == TINY {
+                    rows::<S, KIND, GROUP, 3>(panel, x, at, store);
+                    r += 3;
                 } else if left >= 2 {
                     rows::<S, KIND, GROUP, 2>(panel, x, at, store);
                     r += 2;
@@ -269,15 +280,26 @@ unsafe fn rows<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
                     }
                 }
                 let xs = planes.add(plane * x.height * BLOCK);
-                if KIND == NIBBLES {
+                if KIND == NIBBLES || KIND == TINY {
+                    let mut partial = [S::isplat(0); R];
+                    for (partial, &dot) in partial.iter_mut().zip(&dots) {
+                        *partial = S::partial(dot);
+                    }
                     for j in 0..quads / 2 {
-                        let packed = S::load_bytes(codes.add(j * LINE));
-                        let (low, high) = (S::low_nibbles(packed), S::high_nibbles(packed));
-                        for (r, dot) in dots.iter_mut().enumerate() {
-                            let quad = |j: usize| S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
-                            *dot = S::dot_small(*dot, low, quad(j));
-                            *dot = S::dot_small(*dot, high, quad(j + quads / 2));
+                        let (low, high) = if KIND == NIBBLES {
+                            let packed = S::load_bytes(codes.add(j * LINE));
+                            (S::low_nibbles(packed), S::high_nibbles(packed))
+                        } else {
+                            (S::load_bytes(codes.add(j * LINE)), S::load_bytes(codes.add((j + quads / 2) * LINE)))
+                        };
+                        for (r, partial) in partial.iter_mut().enumerate() {
+                            let at = xs.add(r * BLOCK + j * 4).cast::<i32>();
+                            *partial = S::dot_tiny(*partial, low, S::isplat(at.read_unaligned()));
+                            *partial = S::dot_tiny(*partial, high, S::isplat(at.add(quads / 2).read_unaligned()));
                         }
+                    }
+                    for (dot, &partial) in dots.iter_mut().zip(&partial) {
+                        *dot = S::whole(*dot, partial);
                     }
                 } else {
                     for j in 0..quads {

@@ -7,11 +7,22 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2;
 
-type F = [__m256; 2];
-type I = [__m256i; 2];
-
-/// One 256-bit operation on both halves.
+/// One 256-bit operation on both halves. No closure: that would be a function of its own, without the instruction set's
+/// features, and every operation in it a call.
 macro_rules! both {
+    (|$x:ident| $each:expr, $a:expr) => {{
+        let [low, high] = $a;
+        [
+            {
+                let $x = low;
+                $each
+            },
+            {
+                let $x = high;
+                $each
+            },
+        ]
+    }};
     ($f:ident, $a:ident) => {
         unsafe { [$f($a[0]), $f($a[1])] }
     };
@@ -22,6 +33,11 @@ macro_rules! both {
         unsafe { [$f($a[0], $b[0], $c[0]), $f($a[1], $b[1], $c[1])] }
     };
 }
+
+pub(crate) use both;
+
+type F = [__m256; 2];
+type I = [__m256i; 2];
 
 /// Sixteen E4M3 floats as half floats less by a factor of 256: the codes moved up to the sign and the mantissa's end.
 /// (Not-a-number, which would be 480, gets the exponent that says so.)
@@ -81,15 +97,18 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> F {
         unsafe {
-            [p, p.add(8)].map(|p| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            })
+            both!(
+                |p| {
+                    let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+                },
+                [p, p.add(8)]
+            )
         }
     }
     #[inline(always)]
     unsafe fn load_e4m3(p: *const u8) -> F {
-        unsafe { widen_f16(e4m3_as_f16(p)).map(|half| _mm256_mul_ps(half, _mm256_set1_ps(256.0))) }
+        unsafe { both!(|half| _mm256_mul_ps(half, _mm256_set1_ps(256.0)), widen_f16(e4m3_as_f16(p))) }
     }
     #[inline(always)]
     unsafe fn load_e5m2(p: *const u8) -> F {
@@ -132,7 +151,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn abs(a: F) -> F {
-        unsafe { a.map(|a| _mm256_andnot_ps(_mm256_set1_ps(-0.0), a)) }
+        unsafe { both!(|a| _mm256_andnot_ps(_mm256_set1_ps(-0.0), a), a) }
     }
     #[inline(always)]
     unsafe fn sqrt(a: F) -> F {
@@ -140,33 +159,37 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn round(a: F) -> F {
-        unsafe { a.map(|a| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)) }
+        unsafe { both!(|a| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a), a) }
     }
     #[inline(always)]
     unsafe fn exp2i(n: F) -> F {
         unsafe {
-            n.map(|n| {
-                let n = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
-            })
+            both!(
+                |n| {
+                    let n = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+                },
+                n
+            )
         }
     }
     #[inline(always)]
     unsafe fn select(mask: u16, a: F, b: F) -> F {
         unsafe {
             let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-            let lanes = |mask: i32| {
-                _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bits), bits))
-            };
             let mask = i32::from(mask);
-            [_mm256_blendv_ps(b[0], a[0], lanes(mask)), _mm256_blendv_ps(b[1], a[1], lanes(mask >> 8))]
+            let lanes = both!(
+                |mask| _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bits), bits)),
+                [mask, mask >> 8]
+            );
+            [_mm256_blendv_ps(b[0], a[0], lanes[0]), _mm256_blendv_ps(b[1], a[1], lanes[1])]
         }
     }
     #[inline(always)]
     unsafe fn lt(a: F, b: F) -> u16 {
         unsafe {
-            let bits = |a, b| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) as u16;
-            bits(a[0], b[0]) | bits(a[1], b[1]) << 8
+            let [low, high] = [_mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]), _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])];
+            _mm256_movemask_ps(low) as u16 | (_mm256_movemask_ps(high) as u16) << 8
         }
     }
     #[inline(always)]
@@ -208,11 +231,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn shl8(a: I) -> I {
-        unsafe { a.map(|a| _mm256_slli_epi32::<8>(a)) }
+        unsafe { both!(|a| _mm256_slli_epi32::<8>(a), a) }
     }
     #[inline(always)]
     unsafe fn sar8(a: I) -> I {
-        unsafe { a.map(|a| _mm256_srai_epi32::<8>(a)) }
+        unsafe { both!(|a| _mm256_srai_epi32::<8>(a), a) }
     }
     #[inline(always)]
     unsafe fn to_f32(a: I) -> F {
@@ -228,7 +251,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn abs_bits(a: F) -> I {
-        unsafe { a.map(|a| _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(i32::MAX))) }
+        unsafe { both!(|a| _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(i32::MAX)), a) }
     }
     #[inline(always)]
     unsafe fn imax(a: I, b: I) -> I {
@@ -249,30 +272,33 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn low_nibbles(a: I) -> I {
-        unsafe { a.map(|a| _mm256_and_si256(a, _mm256_set1_epi8(15))) }
+        unsafe { both!(|a| _mm256_and_si256(a, _mm256_set1_epi8(15)), a) }
     }
     #[inline(always)]
     unsafe fn high_nibbles(a: I) -> I {
-        unsafe { a.map(|a| _mm256_and_si256(_mm256_srli_epi16::<4>(a), _mm256_set1_epi8(15))) }
+        unsafe { both!(|a| _mm256_and_si256(_mm256_srli_epi16::<4>(a), _mm256_set1_epi8(15)), a) }
     }
     #[inline(always)]
     unsafe fn field<const FROM: u32, const BITS: u32, const TO: u32>(a: I) -> I {
         // Words are shifted for want of bytes; the mask takes off what came from the neighbour.
         unsafe {
             let mask = _mm256_set1_epi8(((u8::MAX >> (8 - BITS)) << TO) as i8);
-            a.map(|a| {
-                let moved = match FROM as i32 - TO as i32 {
-                    0 => a,
-                    n @ 1.. => _mm256_srl_epi16(a, _mm_cvtsi32_si128(n)),
-                    n => _mm256_sll_epi16(a, _mm_cvtsi32_si128(-n)),
-                };
-                _mm256_and_si256(moved, mask)
-            })
+            both!(
+                |a| {
+                    let moved = match FROM as i32 - TO as i32 {
+                        0 => a,
+                        n @ 1.. => _mm256_srl_epi16(a, _mm_cvtsi32_si128(n)),
+                        n => _mm256_sll_epi16(a, _mm_cvtsi32_si128(-n)),
+                    };
+                    _mm256_and_si256(moved, mask)
+                },
+                a
+            )
         }
     }
     #[inline(always)]
     unsafe fn shr(a: I, bits: u32) -> I {
-        unsafe { a.map(|a| _mm256_srl_epi32(a, _mm_cvtsi32_si128(bits as i32))) }
+        unsafe { both!(|a| _mm256_srl_epi32(a, _mm_cvtsi32_si128(bits as i32)), a) }
     }
     #[inline(always)]
     unsafe fn or(a: I, b: I) -> I {
@@ -288,31 +314,52 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn low_byte(a: I) -> I {
-        unsafe { a.map(|a| _mm256_and_si256(a, _mm256_set1_epi32(0xff))) }
+        unsafe { both!(|a| _mm256_and_si256(a, _mm256_set1_epi32(0xff)), a) }
     }
     #[inline(always)]
     unsafe fn dot_u8i8(acc: I, w: I, x: I) -> I {
         // `maddubs` saturates its 16-bit pair sums, so even and odd bytes are widened and multiplied apart: exact.
         unsafe {
-            std::array::from_fn(|h| {
-                let mask = _mm256_set1_epi16(0xff);
-                let w_even = _mm256_and_si256(w[h], mask);
-                let w_odd = _mm256_srli_epi16::<8>(w[h]);
-                let x_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x[h]));
-                let x_odd = _mm256_srai_epi16::<8>(x[h]);
-                let sum = _mm256_add_epi32(_mm256_madd_epi16(w_even, x_even), _mm256_madd_epi16(w_odd, x_odd));
-                _mm256_add_epi32(acc[h], sum)
-            })
+            let mask = _mm256_set1_epi16(0xff);
+            both!(
+                |h| {
+                    let w_even = _mm256_and_si256(w[h], mask);
+                    let w_odd = _mm256_srli_epi16::<8>(w[h]);
+                    let x_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x[h]));
+                    let x_odd = _mm256_srai_epi16::<8>(x[h]);
+                    let sum = _mm256_add_epi32(_mm256_madd_epi16(w_even, x_even), _mm256_madd_epi16(w_odd, x_odd));
+                    _mm256_add_epi32(acc[h], sum)
+                },
+                [0, 1]
+            )
         }
     }
     #[inline(always)]
     unsafe fn dot_small(acc: I, w: I, x: I) -> I {
         // Pair sums stay within 2 * 128 * 127 < 2^15, so `maddubs` does not saturate.
         unsafe {
-            std::array::from_fn(|h| {
-                let pairs = _mm256_maddubs_epi16(w[h], x[h]);
-                _mm256_add_epi32(acc[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            })
+            both!(
+                |h| {
+                    let pairs = _mm256_maddubs_epi16(w[h], x[h]);
+                    _mm256_add_epi32(acc[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+                },
+                [0, 1]
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn partial(_: I) -> I {
+        unsafe { Self::isplat(0) }
+    }
+    #[inline(always)]
+    unsafe fn dot_tiny(partial: I, w: I, x: I) -> I {
+        // Sums of sixteen bits: eight pairs stay within 8 * 2 * 15 * 128 < 2^15.
+        unsafe { both!(|h| _mm256_add_epi16(partial[h], _mm256_maddubs_epi16(w[h], x[h])), [0, 1]) }
+    }
+    #[inline(always)]
+    unsafe fn whole(acc: I, partial: I) -> I {
+        unsafe {
+            both!(|h| _mm256_add_epi32(acc[h], _mm256_madd_epi16(partial[h], _mm256_set1_epi16(1))), [0, 1])
         }
     }
     #[inline(always)]
@@ -323,9 +370,11 @@ impl Simd for Avx2 {
                 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, //
                 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
             );
-            let quarters = x.map(|x| _mm256_shuffle_epi8(x, front));
-            let halves =
-                quarters.map(|q| _mm_unpacklo_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q)));
+            let quarters = both!(|x| _mm256_shuffle_epi8(x, front), x);
+            let halves = both!(
+                |q| _mm_unpacklo_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q)),
+                quarters
+            );
             _mm_storeu_si128(p.cast(), _mm_unpacklo_epi64(halves[0], halves[1]));
         }
     }

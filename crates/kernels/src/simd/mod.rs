@@ -12,6 +12,8 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::both;
+#[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 pub use portable::Portable;
 
@@ -148,6 +150,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn dot_u8i8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
     /// As [`Simd::dot_u8i8`], exact where no byte of `w` exceeds 128 and none of `x` is -128.
     unsafe fn dot_small(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// Where sums of at most eight [`Simd::dot_tiny`] begin that [`Simd::whole`] adds to `acc`.
+    unsafe fn partial(acc: Self::I) -> Self::I;
+    /// As [`Simd::dot_u8i8`] where no byte of `w` exceeds fifteen, in partial sums.
+    unsafe fn dot_tiny(partial: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// `acc` and what was added up since [`Simd::partial`] of it.
+    unsafe fn whole(acc: Self::I, partial: Self::I) -> Self::I;
     /// Each lane's low byte, sixteen bytes in order.
     unsafe fn store_bytes(p: *mut i8, x: Self::I);
     /// Sum of lanes, wrapping.

@@ -136,7 +136,13 @@ unsafe fn columns<S: Simd, const E4M3: bool, const R: usize, const C: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let at = |r: usize, c: usize| out.add(r * page.channels + (first + c) * LANES);
-        let mut acc: [[S::F; C]; R] = std::array::from_fn(|r| std::array::from_fn(|c| S::load(at(r, c))));
+        // A loop and no closure, which would be a function of its own without the instruction set's features.
+        let mut acc = [[S::splat(0.0); C]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (c, acc) in acc.iter_mut().enumerate() {
+                *acc = S::load(at(r, c));
+            }
+        }
         for token in 0..PAGE_TOKENS {
             let mut values = [S::splat(0.0); C];
             for (c, values) in values.iter_mut().enumerate() {
