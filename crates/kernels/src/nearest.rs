@@ -24,6 +24,9 @@ impl Codebook<'_> {
     }
 }
 
+/// Channels after which is asked whether any of the words may still be the nearest.
+const STRIDE: usize = 8;
+
 /// Vectors looked at together: one after the other, each would wait for its own comparisons.
 const AT_ONCE: usize = 4;
 
@@ -74,13 +77,31 @@ unsafe fn search<S: Simd, const N: usize>(x: [*const f32; N], book: Codebook<'_>
     // SAFETY: the caller's promise: `dims` numbers lie at each `x`, and the codebook keeps its own.
     unsafe {
         let (mut least, mut at) = ([S::splat(f32::INFINITY); N], [S::splat(0.0); N]);
-        for w in (0..book.count).step_by(LANES) {
+        // The least distances of all lanes: words behind it in number must be nearer.
+        let mut bounds = least;
+        'words: for w in (0..book.count).step_by(LANES) {
             let mut sums = [S::splat(0.0); N];
-            for j in 0..book.dims {
-                let words = S::load(book.words.as_ptr().add(j * book.stride + w));
-                for (sum, &x) in sums.iter_mut().zip(&x) {
-                    let off = S::sub(S::splat(*x.add(j)), words);
-                    *sum = S::fma(off, off, *sum);
+            let mut j = 0;
+            while j < book.dims {
+                let end = (j + STRIDE).min(book.dims);
+                while j < end {
+                    let words = S::load(book.words.as_ptr().add(j * book.stride + w));
+                    for (sum, &x) in sums.iter_mut().zip(&x) {
+                        let off = S::sub(S::splat(*x.add(j)), words);
+                        *sum = S::fma(off, off, *sum);
+                    }
+                    j += 1;
+                }
+                if j == book.dims {
+                    break;
+                }
+                // Sums of squares only grow: words that are too far away by now are not nearer in the end.
+                let mut nearer = 0;
+                for (&sum, &bound) in sums.iter().zip(&bounds) {
+                    nearer |= S::lt(sum, bound);
+                }
+                if nearer == 0 {
+                    continue 'words;
                 }
             }
             let meant = if book.count - w >= LANES { u16::MAX } else { (1 << (book.count - w)) - 1 };
@@ -88,6 +109,9 @@ unsafe fn search<S: Simd, const N: usize>(x: [*const f32; N], book: Codebook<'_>
                 let nearer = S::lt(sums[i], least[i]) & meant;
                 least[i] = S::select(nearer, sums[i], least[i]);
                 at[i] = S::select(nearer, S::splat(w as f32), at[i]);
+                if nearer != 0 && book.dims > STRIDE {
+                    bounds[i] = S::splat(-S::reduce_max(S::sub(S::splat(0.0), least[i])));
+                }
             }
         }
         let mut found = [(0, 0.0); N];

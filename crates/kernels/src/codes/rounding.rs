@@ -112,7 +112,7 @@ impl Group {
             let place = place.skip(row);
             // SAFETY: the caller's promise: so many rows are there, with room for their codes and what finishes them.
             unsafe {
-                // Fewer registers hold one row only.
+                // Fewer registers hold no row, but what four of them come to.
                 let (left, wide) = (rows - row, S::REGISTERS >= 32);
                 row += match (left, self.rows / LANES, self.scale.is_null()) {
                     (4.., 4, true) if wide => self.some::<S, 4, 4, false>(place),
@@ -123,6 +123,10 @@ impl Group {
                     (3, 2, false) if wide => self.some::<S, 3, 2, true>(place),
                     (3.., _, true) if wide => self.some::<S, 3, 0, false>(place),
                     (3.., _, false) if wide => self.some::<S, 3, 0, true>(place),
+                    (4.., _, true) if !wide => self.some::<S, 4, 0, false>(place),
+                    (4.., _, false) if !wide => self.some::<S, 4, 0, true>(place),
+                    (3, _, true) if !wide => self.some::<S, 3, 0, false>(place),
+                    (3, _, false) if !wide => self.some::<S, 3, 0, true>(place),
                     (_, 4, true) => self.some::<S, 1, 4, false>(place),
                     (_, 4, false) => self.some::<S, 1, 4, true>(place),
                     (_, _, true) => self.some::<S, 1, 0, false>(place),

@@ -238,9 +238,6 @@ unsafe fn blocks<S: Simd, const KIND: u8, const GROUP: usize>(
                 } else if S::REGISTERS >= 32 && left >= 4 {
                     rows::<S, KIND, GROUP, 4>(panel, x, at, store);
                     r += 4;
-                } else if left >= 3 && KIND == TINY {
-                    rows::<S, KIND, GROUP, 3>(panel, x, at, store);
-                    r += 3;
                 } else if left >= 2 {
                     rows::<S, KIND, GROUP, 2>(panel, x, at, store);
                     r += 2;
@@ -250,6 +247,43 @@ unsafe fn blocks<S: Simd, const KIND: u8, const GROUP: usize>(
                 }
             }
         }
+    }
+}
+
+/// Products of levels below sixteen, both planes in one pass: the levels of a group do not stay in fewer registers until the
+/// second.
+#[inline(always)]
+unsafe fn tiny_dots<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
+    codes: *const u8,
+    planes: *const i8,
+    height: usize,
+    starts: *const i32,
+) -> [S::I; R] {
+    // SAFETY: as for `rows`.
+    unsafe {
+        let quads = GROUP / 4;
+        let mut partial = [[S::isplat(0); PLANES]; R];
+        for j in 0..quads / 2 {
+            let (low, high) = if KIND == NIBBLES {
+                let packed = S::load_bytes(codes.add(j * LINE));
+                (S::low_nibbles(packed), S::high_nibbles(packed))
+            } else {
+                (S::load_bytes(codes.add(j * LINE)), S::load_bytes(codes.add((j + quads / 2) * LINE)))
+            };
+            for (r, partial) in partial.iter_mut().enumerate() {
+                for (plane, partial) in partial.iter_mut().enumerate() {
+                    let at = planes.add((plane * height + r) * BLOCK + j * 4).cast::<i32>();
+                    *partial = S::dot_tiny(*partial, low, S::isplat(at.read_unaligned()));
+                    *partial = S::dot_tiny(*partial, high, S::isplat(at.add(quads / 2).read_unaligned()));
+                }
+            }
+        }
+        let mut dots = [S::isplat(0); R];
+        for (r, (dot, partial)) in dots.iter_mut().zip(&partial).enumerate() {
+            *dot = S::shl8(S::add_tiny(*dot, partial[0]));
+            *dot = S::add_tiny(S::iadd(*dot, S::isplat(*starts.add(r))), partial[1]);
+        }
+        dots
     }
 }
 
@@ -273,40 +307,39 @@ unsafe fn rows<S: Simd, const KIND: u8, const GROUP: usize, const R: usize>(
             let starts = x.starts.add(g * x.height);
             let mut dots = [S::isplat(0); R];
             let quads = GROUP / 4;
-            for plane in 0..PLANES {
-                if plane == 1 {
-                    for (r, dot) in dots.iter_mut().enumerate() {
-                        *dot = S::iadd(S::shl8(*dot), S::isplat(*starts.add(r)));
-                    }
-                }
-                let xs = planes.add(plane * x.height * BLOCK);
-                if KIND == NIBBLES || KIND == TINY {
-                    let mut partial = [S::isplat(0); R];
-                    for (partial, &dot) in partial.iter_mut().zip(&dots) {
-                        *partial = S::partial(dot);
-                    }
-                    for j in 0..quads / 2 {
-                        let (low, high) = if KIND == NIBBLES {
-                            let packed = S::load_bytes(codes.add(j * LINE));
-                            (S::low_nibbles(packed), S::high_nibbles(packed))
-                        } else {
-                            (S::load_bytes(codes.add(j * LINE)), S::load_bytes(codes.add((j + quads / 2) * LINE)))
-                        };
-                        for (r, partial) in partial.iter_mut().enumerate() {
-                            let at = xs.add(r * BLOCK + j * 4).cast::<i32>();
-                            *partial = S::dot_tiny(*partial, low, S::isplat(at.read_unaligned()));
-                            *partial = S::dot_tiny(*partial, high, S::isplat(at.add(quads / 2).read_unaligned()));
+            let tiny = KIND == NIBBLES || KIND == TINY;
+            if tiny && S::REGISTERS < 32 {
+                dots = tiny_dots::<S, KIND, GROUP, R>(codes, planes, x.height, starts);
+            } else {
+                for plane in 0..PLANES {
+                    if plane == 1 {
+                        for (r, dot) in dots.iter_mut().enumerate() {
+                            *dot = S::iadd(S::shl8(*dot), S::isplat(*starts.add(r)));
                         }
                     }
-                    for (dot, &partial) in dots.iter_mut().zip(&partial) {
-                        *dot = S::whole(*dot, partial);
-                    }
-                } else {
-                    for j in 0..quads {
-                        let w = S::load_bytes(codes.add(j * LINE));
-                        for (r, dot) in dots.iter_mut().enumerate() {
-                            let quad = S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
-                            *dot = if KIND == SMALL { S::dot_small(*dot, w, quad) } else { S::dot_u8i8(*dot, w, quad) };
+                    let xs = planes.add(plane * x.height * BLOCK);
+                    if KIND == NIBBLES {
+                        for j in 0..quads / 2 {
+                            let packed = S::load_bytes(codes.add(j * LINE));
+                            let (low, high) = (S::low_nibbles(packed), S::high_nibbles(packed));
+                            for (r, dot) in dots.iter_mut().enumerate() {
+                                let quad =
+                                    |j: usize| S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
+                                *dot = S::dot_small(*dot, low, quad(j));
+                                *dot = S::dot_small(*dot, high, quad(j + quads / 2));
+                            }
+                        }
+                    } else {
+                        for j in 0..quads {
+                            let w = S::load_bytes(codes.add(j * LINE));
+                            for (r, dot) in dots.iter_mut().enumerate() {
+                                let quad = S::isplat(xs.add(r * BLOCK + j * 4).cast::<i32>().read_unaligned());
+                                *dot = if KIND != BYTES {
+                                    S::dot_small(*dot, w, quad)
+                                } else {
+                                    S::dot_u8i8(*dot, w, quad)
+                                };
+                            }
                         }
                     }
                 }

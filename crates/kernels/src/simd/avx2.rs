@@ -348,19 +348,13 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn partial(_: I) -> I {
-        unsafe { Self::isplat(0) }
-    }
-    #[inline(always)]
     unsafe fn dot_tiny(partial: I, w: I, x: I) -> I {
         // Sums of sixteen bits: eight pairs stay within 8 * 2 * 15 * 128 < 2^15.
         unsafe { both!(|h| _mm256_add_epi16(partial[h], _mm256_maddubs_epi16(w[h], x[h])), [0, 1]) }
     }
     #[inline(always)]
-    unsafe fn whole(acc: I, partial: I) -> I {
-        unsafe {
-            both!(|h| _mm256_add_epi32(acc[h], _mm256_madd_epi16(partial[h], _mm256_set1_epi16(1))), [0, 1])
-        }
+    unsafe fn add_tiny(acc: I, partial: I) -> I {
+        unsafe { both!(|h| _mm256_add_epi32(acc[h], _mm256_madd_epi16(partial[h], _mm256_set1_epi16(1))), [0, 1]) }
     }
     #[inline(always)]
     unsafe fn store_bytes(p: *mut i8, x: I) {
@@ -371,10 +365,8 @@ impl Simd for Avx2 {
                 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
             );
             let quarters = both!(|x| _mm256_shuffle_epi8(x, front), x);
-            let halves = both!(
-                |q| _mm_unpacklo_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q)),
-                quarters
-            );
+            let halves =
+                both!(|q| _mm_unpacklo_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q)), quarters);
             _mm_storeu_si128(p.cast(), _mm_unpacklo_epi64(halves[0], halves[1]));
         }
     }

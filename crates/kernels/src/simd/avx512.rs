@@ -235,16 +235,12 @@ impl Simd for Avx512 {
         unsafe { _mm512_dpbusd_epi32(acc, w, x) }
     }
     #[inline(always)]
-    unsafe fn partial(acc: __m512i) -> __m512i {
-        acc
-    }
-    #[inline(always)]
     unsafe fn dot_tiny(partial: __m512i, w: __m512i, x: __m512i) -> __m512i {
         unsafe { Self::dot_small(partial, w, x) }
     }
     #[inline(always)]
-    unsafe fn whole(_: __m512i, partial: __m512i) -> __m512i {
-        partial
+    unsafe fn add_tiny(acc: __m512i, partial: __m512i) -> __m512i {
+        unsafe { Self::iadd(acc, partial) }
     }
     #[inline(always)]
     unsafe fn store_bytes(p: *mut i8, x: __m512i) {

@@ -150,12 +150,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn dot_u8i8(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
     /// As [`Simd::dot_u8i8`], exact where no byte of `w` exceeds 128 and none of `x` is -128.
     unsafe fn dot_small(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// Where sums of at most eight [`Simd::dot_tiny`] begin that [`Simd::whole`] adds to `acc`.
-    unsafe fn partial(acc: Self::I) -> Self::I;
-    /// As [`Simd::dot_u8i8`] where no byte of `w` exceeds fifteen, in partial sums.
+    /// As [`Simd::dot_u8i8`] where no byte of `w` exceeds fifteen, in partial sums: at most eight of them, from zero.
     unsafe fn dot_tiny(partial: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// `acc` and what was added up since [`Simd::partial`] of it.
-    unsafe fn whole(acc: Self::I, partial: Self::I) -> Self::I;
+    /// `acc` and the sum in each lane of what [`Simd::dot_tiny`] added up.
+    unsafe fn add_tiny(acc: Self::I, partial: Self::I) -> Self::I;
     /// Each lane's low byte, sixteen bytes in order.
     unsafe fn store_bytes(p: *mut i8, x: Self::I);
     /// Sum of lanes, wrapping.

@@ -231,16 +231,12 @@ impl Simd for Portable {
         unsafe { Self::dot_u8i8(acc, w, x) }
     }
     #[inline(always)]
-    unsafe fn partial(acc: I) -> I {
-        acc
-    }
-    #[inline(always)]
     unsafe fn dot_tiny(partial: I, w: I, x: I) -> I {
         unsafe { Self::dot_small(partial, w, x) }
     }
     #[inline(always)]
-    unsafe fn whole(_: I, partial: I) -> I {
-        partial
+    unsafe fn add_tiny(acc: I, partial: I) -> I {
+        unsafe { Self::iadd(acc, partial) }
     }
     #[inline(always)]
     unsafe fn store_bytes(p: *mut i8, x: I) {

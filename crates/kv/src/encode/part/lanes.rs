@@ -150,6 +150,70 @@ unsafe fn add_vectors<S: Simd, const V: usize>(factors: &[f32], rows: *const f32
     V
 }
 
+dispatch! {
+    /// `part = Σ_i factors[i] columns[i]`, one chain of fused multiply-adds in order, and `rest = all - part`; as long as `all`.
+    ///
+    /// # Panics
+    /// If a slice is shorter, or the length is no multiple of sixteen.
+    pub(super) fn take_apart(all: &[f32], factors: &[f32], columns: &[&[f32]], part: &mut [f32], rest: &mut [f32]) =
+        take_apart_body
+}
+
+#[inline(always)]
+unsafe fn take_apart_body<S: Simd>(
+    all: &[f32],
+    factors: &[f32],
+    columns: &[&[f32]],
+    part: &mut [f32],
+    rest: &mut [f32],
+) {
+    let n = all.len();
+    assert!(n.is_multiple_of(LANES) && part.len() >= n && rest.len() >= n && factors.len() >= columns.len());
+    assert!(columns.iter().all(|column| column.len() >= n));
+    let mut first = 0;
+    while first < n {
+        // SAFETY: lengths asserted above; there are so many vectors from `first` on.
+        unsafe {
+            let (all, part, rest) =
+                (all.as_ptr().add(first), part.as_mut_ptr().add(first), rest.as_mut_ptr().add(first));
+            first += LANES
+                * match (n - first) / LANES {
+                    1..4 => take_vectors::<S, 1>(all, factors, columns, first, part, rest),
+                    _ => take_vectors::<S, 4>(all, factors, columns, first, part, rest),
+                };
+        }
+    }
+}
+
+/// `V` vectors of [`take_apart`], whose sums are held in registers; returns `V`.
+///
+/// # Safety
+/// There are so many from all pointers on, and from `first` of every column.
+#[inline(always)]
+unsafe fn take_vectors<S: Simd, const V: usize>(
+    all: *const f32,
+    factors: &[f32],
+    columns: &[&[f32]],
+    first: usize,
+    part: *mut f32,
+    rest: *mut f32,
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [S::splat(0.0); V];
+        for (&factor, column) in factors.iter().zip(columns) {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(S::splat(factor), S::load(column.as_ptr().add(first + v * LANES)), *sum);
+            }
+        }
+        for (v, &sum) in sums.iter().enumerate() {
+            S::store(part.add(v * LANES), sum);
+            S::store(rest.add(v * LANES), S::sub(S::load(all.add(v * LANES)), sum));
+        }
+    }
+    V
+}
+
 /// Adds `Σ weight · value` of decoded values, `[PAGE_TOKENS][width]`, to `out`, `[rows][width]`: one chain of fused
 /// multiply-adds over the tokens.
 pub(super) fn accumulate_tile(isa: Isa, tile: &[f32], shape: Shape, weights: &[f32], rows: usize, out: &mut [f32]) {

@@ -50,7 +50,7 @@ pub(super) struct Product {
 
 /// The nearest word in another metric.
 struct Search {
-    /// Keys to where distances are taken, `[channels][channels]`, a product per row.
+    /// Keys to where distances are taken: what each channel adds there, `[channels][channels]`.
     metric: Vec<f32>,
     /// The words there, `[channels][count]`.
     by_channel: Vec<f32>,
@@ -76,8 +76,10 @@ impl Product {
         let count = (1usize << bits).max(LANES);
         let words_by_channel = by_channel(words, dims, 1 << bits);
         let search = metric.map(|metric| {
-            let there: Vec<f32> = words.chunks_exact(dims).flat_map(|word| measured(metric, word)).collect();
-            Search { metric: metric.to_vec(), by_channel: by_channel(&there, dims, 1 << bits) }
+            let columns = |j: usize| metric.iter().skip(j).step_by(shape.channels).copied();
+            let metric: Vec<f32> = (0..shape.channels).flat_map(columns).collect();
+            let there: Vec<f32> = words.chunks_exact(dims).flat_map(|word| measured(&metric, word)).collect();
+            Search { by_channel: by_channel(&there, dims, 1 << bits), metric }
         });
         let by_channel = words_by_channel;
         let words = words.to_vec();

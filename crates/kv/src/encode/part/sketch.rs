@@ -6,7 +6,7 @@ mod matrix;
 use super::super::codec::{Hints, Item, Part, Queries, Shape, Side, Work};
 use super::super::stage::{Args, Built, Context, StageEntry, StageError};
 use super::fields::{put_halves, read_halves};
-use super::lanes::{add_combination, add_scaled};
+use super::lanes::{add_combination, take_apart};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::codes::{
@@ -307,12 +307,12 @@ impl Part for Sketch {
         floats.clear();
         floats.resize(2 * rows * m, 0.0);
         let (outer, inner) = floats.split_at_mut(rows * m);
+        let columns: Vec<&[f32]> = self.channels(&fields).map(|c| self.matrix.column(c)).collect();
+        let mut factors = vec![0.0; columns.len()];
         for (row, (outer, inner)) in outer.chunks_exact_mut(m).zip(inner.chunks_exact_mut(m)).enumerate() {
-            for c in self.channels(&fields) {
-                add_scaled(isa, queries.q[row * self.shape.width() + c], self.matrix.column(c), outer);
-            }
-            inner.copy_from_slice(&queries.state[row * m..][..m]);
-            add_scaled(isa, -1.0, outer, inner);
+            let q = &queries.q[row * self.shape.width()..];
+            factors.iter_mut().zip(self.channels(&fields)).for_each(|(factor, c)| *factor = q[c]);
+            take_apart(isa, &queries.state[row * m..][..m], &factors, &columns, outer, inner);
         }
         self.estimate(isa, all, Given::Plain { x: inner, stride: m }, rows, levels, kernel, scores);
         let few = (&self.few, fields.outlier_signs, &fields.outlier_lengths);

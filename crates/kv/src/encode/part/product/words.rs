@@ -7,10 +7,13 @@ pub(super) fn by_channel(words: &[f32], dims: usize, each: usize) -> Vec<f32> {
     words.chunks_exact(dims * each).flat_map(|words| kmeans::channel_major(words, dims)).collect()
 }
 
-/// `metric x`, in `f64`.
-pub(super) fn measured(metric: &[f32], x: &[f32]) -> Vec<f32> {
-    let product = |row: &[f32]| row.iter().zip(x).fold(0.0, |sum, (m, x)| sum + f64::from(*m) * f64::from(*x)) as f32;
-    metric.chunks_exact(x.len()).map(product).collect()
+/// `metric x`, in `f64`, of the columns of the metric.
+pub(super) fn measured(columns: &[f32], x: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0f64; x.len()];
+    for (column, &x) in columns.chunks_exact(x.len()).zip(x) {
+        sums.iter_mut().zip(column).for_each(|(sum, &m)| *sum += f64::from(m) * f64::from(x));
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
 }
 
 /// Adds words of `D` channels to the beginnings of rows of `width`.
