@@ -10,8 +10,9 @@ use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry
 use super::fields::{self, halves, put_halves};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::transpose::add_transposed;
 use std::sync::Arc;
-use train::{Stage, add_words, train};
+use train::{Stage, sum_words, train};
 
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -94,19 +95,13 @@ impl CommVq {
     fn rows(&self, isa: Isa, page: &[u8], work: &mut Work) {
         let (tokens, width) = (self.shape.tokens, self.shape.width());
         let (packed, lengths) = page.split_at(self.stages.len() * self.stage_bytes());
-        let floats = &mut work.floats;
-        floats.clear();
+        let Work { floats, codes: numbers, .. } = work;
+        numbers.resize(2 * self.stages.len() * tokens, 0);
+        fields::unpack_runs(isa, BITS, packed, tokens, numbers);
+        let mut of_rows = [0.0; PAGE_TOKENS];
+        of_rows.iter_mut().zip(halves(lengths)).for_each(|(to, length)| *to = length);
         floats.resize(tokens * width, 0.0);
-        let mut numbers = [[0u16; PAGE_TOKENS]; 2];
-        for (stage, codes) in self.stages.iter().zip(packed.chunks_exact(self.stage_bytes())) {
-            for (numbers, codes) in numbers.iter_mut().zip(codes.chunks_exact(fields::bytes(BITS, tokens))) {
-                fields::unpack(BITS, codes, &mut numbers[..tokens]);
-            }
-            add_words(isa, stage, [&numbers[0], &numbers[1]], floats);
-        }
-        for (row, length) in floats.chunks_exact_mut(width).zip(halves(lengths)) {
-            row.iter_mut().for_each(|x| *x *= length);
-        }
+        sum_words(isa, &self.stages, numbers, &of_rows[..tokens], floats);
     }
 }
 
@@ -162,10 +157,7 @@ impl Part for CommVq {
         self.rows(isa, page, work);
         match self.shape.side {
             Side::Keys => {
-                for c in 0..channels {
-                    let row = work.floats.iter().skip(c).step_by(width);
-                    tile[c * PAGE_TOKENS..].iter_mut().zip(row).for_each(|(to, x)| *to += x);
-                }
+                add_transposed(isa, &work.floats, width, self.shape.tokens, channels, tile, PAGE_TOKENS);
             }
             Side::Values => tile.iter_mut().zip(&work.floats).for_each(|(to, x)| *to += x),
         }

@@ -95,6 +95,7 @@ unsafe fn unpack_spaced_body<S: Simd>(bits: usize, from: &[u8], runs: Runs, shif
             3 => unpack_page(3, from),
             4 => unpack_page(4, from),
             5 => unpack_page(5, from),
+            6 => unpack_page(6, from),
             8 => unpack_page(8, from),
             12 => unpack_wide(12, from),
             0..8 => unpack_page(bits, from),

@@ -12,6 +12,7 @@ use cachalot_kernels::columns::DIRECT_ROWS;
 use cachalot_kernels::lookup::{add_looked_up, score_tables, score_tile, tables};
 use cachalot_kernels::nearest::{Codebook, nearest_each};
 use cachalot_kernels::simd::LANES;
+use cachalot_kernels::transpose::add_transposed;
 use cachalot_kernels::words::{self as side_by_side, Halves, Words};
 use std::sync::Arc;
 use words::{add_words, by_channel, measured};
@@ -293,7 +294,7 @@ impl Part for Product {
         }
     }
 
-    fn tile(&self, isa: Isa, page: &[u8], _work: &mut Work, tile: &mut [f32]) {
+    fn tile(&self, isa: Isa, page: &[u8], work: &mut Work, tile: &mut [f32]) {
         let width = self.shape.width();
         let mut codes = [0; PAGE_TOKENS];
         for m in 0..self.subspaces {
@@ -309,11 +310,13 @@ impl Part for Product {
                     }
                 }
                 Side::Keys => {
-                    for (token, &code) in codes.iter().enumerate() {
-                        let word = &words[usize::from(code) * self.dims..][..self.dims];
-                        let to = tile[first * PAGE_TOKENS + token..].iter_mut().step_by(PAGE_TOKENS);
-                        to.zip(word).for_each(|(to, word)| *to += word);
+                    let floats = &mut work.floats;
+                    floats.clear();
+                    for &code in codes {
+                        floats.extend_from_slice(&words[usize::from(code) * self.dims..][..self.dims]);
                     }
+                    let to = &mut tile[first * PAGE_TOKENS..];
+                    add_transposed(isa, floats, self.dims, codes.len(), self.dims, to, PAGE_TOKENS);
                 }
                 Side::Values => {
                     let tile = &mut tile[first..];

@@ -60,12 +60,12 @@ impl Stage {
     }
 
     /// `u_A`, `[width]`.
-    pub(super) fn parameter(&self, a: usize) -> &[f32] {
+    fn parameter(&self, a: usize) -> &[f32] {
         &self.u[a * self.width..][..self.width]
     }
 
     /// `i u_B`, `[width]`.
-    pub(super) fn turned(&self, b: usize) -> &[f32] {
+    fn turned(&self, b: usize) -> &[f32] {
         &self.iu[b * self.width..][..self.width]
     }
 
@@ -82,22 +82,65 @@ impl Stage {
 }
 
 dispatch! {
-    /// Adds the words of one stage, `u_A + i u_B` by the numbers of every token, to rows `[tokens][width]`.
-    pub(super) fn add_words(stage: &Stage, numbers: [&[u16]; 2], rows: &mut [f32]) = add_words_body
+    /// Writes rows `[tokens][width]`: the words of all stages, `u_A + i u_B` by the numbers of every token, added up and then
+    /// made as long as the row was. The numbers are `[stages][2][tokens]`.
+    ///
+    /// # Panics
+    /// If a number is beyond the parameters or a slice too short.
+    pub(super) fn sum_words(stages: &[Stage], numbers: &[u16], lengths: &[f32], rows: &mut [f32]) = sum_words_body
 }
 
 #[inline(always)]
-unsafe fn add_words_body<S: Simd>(stage: &Stage, numbers: [&[u16]; 2], rows: &mut [f32]) {
-    for ((row, &a), &b) in rows.chunks_exact_mut(stage.width).zip(numbers[0]).zip(numbers[1]) {
-        let (a, b) = (stage.parameter(usize::from(a)), stage.turned(usize::from(b)));
-        for i in (0..row.len()).step_by(LANES) {
-            // SAFETY: parameters are as wide as the row, a multiple of sixteen.
+unsafe fn sum_words_body<S: Simd>(stages: &[Stage], numbers: &[u16], lengths: &[f32], rows: &mut [f32]) {
+    let (tokens, width) = (lengths.len(), stages.first().map_or(0, |stage| stage.width));
+    assert!(numbers.len() >= 2 * stages.len() * tokens && rows.len() >= tokens * width);
+    assert!(numbers.iter().all(|&number| usize::from(number) < PARAMETERS));
+    for (token, &length) in lengths.iter().enumerate() {
+        let mut first = 0;
+        while first < width {
+            // SAFETY: lengths and numbers asserted above; parameters are as wide as the rows, a multiple of sixteen.
             unsafe {
-                let word = S::add(S::load(a.as_ptr().add(i)), S::load(b.as_ptr().add(i)));
-                S::store(row.as_mut_ptr().add(i), S::add(S::load(row.as_ptr().add(i)), word));
+                let to = rows.as_mut_ptr().add(token * width + first);
+                first += LANES
+                    * match (width - first) / LANES {
+                        1..4 => sum_vectors::<S, 1>(stages, numbers, tokens, token, length, first, to),
+                        _ => sum_vectors::<S, 4>(stages, numbers, tokens, token, length, first, to),
+                    };
             }
         }
     }
+}
+
+/// `V` vectors of a row, from the channel `first` on; returns `V`.
+///
+/// # Safety
+/// They are there, and the numbers of the token are those of parameters.
+#[inline(always)]
+unsafe fn sum_vectors<S: Simd, const V: usize>(
+    stages: &[Stage],
+    numbers: &[u16],
+    tokens: usize,
+    token: usize,
+    length: f32,
+    first: usize,
+    to: *mut f32,
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [S::splat(0.0); V];
+        for (i, stage) in stages.iter().enumerate() {
+            let number = |which: usize| usize::from(*numbers.get_unchecked((2 * i + which) * tokens + token));
+            let (a, b) = (stage.u.as_ptr(), stage.iu.as_ptr());
+            let (a, b) = (a.add(number(0) * stage.width + first), b.add(number(1) * stage.width + first));
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = S::add(*sum, S::add(S::load(a.add(v * LANES)), S::load(b.add(v * LANES))));
+            }
+        }
+        for (v, &sum) in sums.iter().enumerate() {
+            S::store(to.add(v * LANES), S::mul(sum, S::splat(length)));
+        }
+    }
+    V
 }
 
 dispatch! {
