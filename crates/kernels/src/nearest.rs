@@ -1,5 +1,9 @@
 //! The words of a codebook that are nearest to some vectors.
 
+mod leaves;
+
+pub use leaves::{Leaves, nearest_in};
+
 use crate::dispatch;
 use crate::simd::{LANES, Simd};
 
@@ -114,25 +118,25 @@ unsafe fn search<S: Simd, const N: usize>(x: [*const f32; N], book: Codebook<'_>
                 }
             }
         }
+        let mut lanes = [0.0; LANES];
+        lanes.iter_mut().enumerate().for_each(|(i, lane)| *lane = i as f32);
         let mut found = [(0, 0.0); N];
         for i in 0..N {
-            let (word, distance) = first_of_least::<S>(least[i], at[i]);
+            let (word, distance) = first_of_least::<S>(least[i], S::add(at[i], S::load(lanes.as_ptr())));
             found[i] = (word.min(book.count - 1), distance);
         }
         found
     }
 }
 
-/// The least distance and the lowest number of a word among the lanes that have it; lane `i` holds word `at + i`.
+/// The least distance and the lowest number of a word among the lanes that have it.
 #[inline(always)]
-unsafe fn first_of_least<S: Simd>(least: S::F, at: S::F) -> (usize, f32) {
-    let mut lanes = [0.0; LANES];
-    lanes.iter_mut().enumerate().for_each(|(i, lane)| *lane = i as f32);
-    // SAFETY: the features are the dispatcher's business; the array has sixteen elements.
+unsafe fn first_of_least<S: Simd>(least: S::F, number: S::F) -> (usize, f32) {
+    // SAFETY: the features are the dispatcher's business.
     unsafe {
         let minimum = -S::reduce_max(S::sub(S::splat(0.0), least));
         let others = S::lt(S::splat(minimum), least);
-        let below = S::sub(S::splat(0.0), S::add(at, S::load(lanes.as_ptr())));
+        let below = S::sub(S::splat(0.0), number);
         let word = -S::reduce_max(S::select(others, S::splat(f32::NEG_INFINITY), below));
         (word as usize, minimum)
     }

@@ -40,7 +40,8 @@ pub(super) unsafe fn strips<S: Dot, C: Source>(task: &Task, lanes: Range<usize>,
                 (_, true) => row += strip::<S, C, 3, 4>(task, source, row, lanes),
                 (1, false) => row += strip::<S, C, 1, 2>(task, source, row, lanes),
                 (2, false) => row += strip::<S, C, 2, 1>(task, source, row, lanes),
-                (_, false) => row += strip::<S, C, 3, 1>(task, source, row, lanes),
+                (3, false) => row += strip::<S, C, 3, 1>(task, source, row, lanes),
+                (_, false) => row += strip::<S, C, 4, 1>(task, source, row, lanes),
             }
         }
     }

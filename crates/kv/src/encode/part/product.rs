@@ -10,7 +10,7 @@ use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::columns::DIRECT_ROWS;
 use cachalot_kernels::lookup::{add_looked_up, score_tables, score_tile, tables};
-use cachalot_kernels::nearest::{Codebook, nearest_each};
+use cachalot_kernels::nearest::{Codebook, Leaves, nearest_each, nearest_in};
 use cachalot_kernels::simd::LANES;
 use cachalot_kernels::transpose::add_transposed;
 use cachalot_kernels::words::{self as side_by_side, Halves, Words};
@@ -44,6 +44,8 @@ pub(super) struct Product {
     words: Vec<f32>,
     /// `[channels][count]`.
     by_channel: Vec<f32>,
+    /// Of many short words: the words of every sub-space in boxes, and nothing in `by_channel`.
+    leaves: Vec<Leaves>,
     /// Of keys in short words whose numbers fill a byte: the words once more.
     halves: Option<Halves>,
     search: Option<Search>,
@@ -84,7 +86,14 @@ impl Product {
         });
         let by_channel = words_by_channel;
         let words = words.to_vec();
-        let mut part = Product { shape, what, subspaces, dims, bits, count, words, by_channel, halves: None, search };
+        let (halves, leaves) = (None, Vec::new());
+        let mut part = Product { shape, what, subspaces, dims, bits, count, words, by_channel, leaves, halves, search };
+        if part.whole() && part.search.is_none() {
+            let leaves = part.words.chunks_exact(dims << bits).map(|words| Leaves::new(words, dims));
+            if let Some(leaves) = leaves.collect() {
+                (part.leaves, part.by_channel) = (leaves, Vec::new());
+            }
+        }
         if part.whole() && shape.side == Side::Keys && dims == 2 && bits == 8 {
             part.halves = Some(Halves::new(&part.words, dims));
         }
@@ -186,7 +195,8 @@ impl Part for Product {
     fn shared_bytes(&self) -> usize {
         let search = self.search.as_ref().map_or(0, |search| search.metric.len() + search.by_channel.len());
         let halves = self.halves.as_ref().map_or(0, Halves::bytes);
-        4 * (self.words.len() + self.by_channel.len() + search) + halves
+        let leaves = self.leaves.iter().map(Leaves::bytes).sum::<usize>();
+        4 * (self.words.len() + self.by_channel.len() + search) + halves + leaves
     }
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
@@ -197,8 +207,11 @@ impl Part for Product {
             rows.collect::<Vec<_>>().concat()
         });
         let rows = there.as_deref().unwrap_or(x);
-        let by_channel = self.search.as_ref().map_or(&self.by_channel, |search| &search.by_channel);
         let mut codes = vec![0u16; self.subspaces * tokens];
+        for (m, (leaves, codes)) in self.leaves.iter().zip(codes.chunks_exact_mut(tokens)).enumerate() {
+            nearest_in(isa, &rows[m * self.dims..], channels, leaves, codes);
+        }
+        let by_channel = self.search.as_ref().map_or(&self.by_channel, |search| &search.by_channel);
         let books = by_channel.chunks_exact(self.dims * self.count);
         for (m, (words, codes)) in books.zip(codes.chunks_exact_mut(tokens)).enumerate() {
             let book = Codebook { words, dims: self.dims, stride: self.count, count: 1 << self.bits };
@@ -303,7 +316,7 @@ impl Part for Product {
             let first = m * self.dims;
             match self.shape.side {
                 // Few channels: a vector of tokens at a time. Many: a word at a time, which lies side by side.
-                Side::Keys if self.dims < LANES => {
+                Side::Keys if self.dims < LANES && !self.by_channel.is_empty() => {
                     for c in first..first + self.dims {
                         let table = &self.by_channel[c * self.count..][..self.count];
                         add_looked_up(isa, table, codes, &mut tile[c * PAGE_TOKENS..][..codes.len()]);
