@@ -100,6 +100,7 @@ impl CommVq {
         fields::unpack_runs(isa, BITS, packed, tokens, numbers);
         let mut of_rows = [0.0; PAGE_TOKENS];
         of_rows.iter_mut().zip(halves(lengths)).for_each(|(to, length)| *to = length);
+        floats.clear();
         floats.resize(tokens * width, 0.0);
         sum_words(isa, &self.stages, numbers, &of_rows[..tokens], floats);
     }
