@@ -21,6 +21,7 @@ pub mod octants;
 pub mod ops;
 mod planes;
 pub mod polar;
+pub mod residual;
 pub mod simd;
 pub mod sparse;
 pub mod subset;

@@ -5,7 +5,7 @@
 //! multiply-adds over the channels from zero. [`score_tables`] looks the products up and [`score_tile`] computes them from
 //! decoded keys: the same operations in the same order, so the same bits.
 //!
-//! Words of a sub-space lie channel by channel, `[dims][words]`, a multiple of sixteen words.
+//! Words of a sub-space are half floats and lie sixteen at a time channel by channel, `[words / 16][dims][16]`.
 
 use crate::attention::PAGE_TOKENS;
 use crate::dispatch;
@@ -55,29 +55,65 @@ impl Gather for crate::simd::Avx512 {
 }
 
 dispatch! {
-    /// `tables[m][w] = Σ_j q[m * dims + j] * words[m][j][w]`, `[sub-spaces][words]`.
+    /// `tables[r][m][w] = Σ_j q[r * width + m * dims + j] * words[m][w][j]`, `[rows][sub-spaces][count]`, of queries
+    /// `[rows][width]` and `[sub-spaces]` of `count` words.
     ///
     /// # Panics
     /// If the lengths do not belong together or `count`, the words of a sub-space, is no multiple of sixteen.
-    pub fn tables(q: &[f32], dims: usize, words: &[f32], count: usize, tables: &mut [f32]) = tables_body
+    pub fn tables(q: &[f32], width: usize, dims: usize, words: &[u16], count: usize, tables: &mut [f32]) = tables_body
 }
 
 #[inline(always)]
-unsafe fn tables_body<S: Simd>(q: &[f32], dims: usize, words: &[f32], count: usize, tables: &mut [f32]) {
-    let subspaces = q.len() / dims;
-    assert!(count.is_multiple_of(LANES) && words.len() == q.len() * count && tables.len() == subspaces * count);
-    let shares = q.chunks_exact(dims).zip(words.chunks_exact(dims * count)).zip(tables.chunks_exact_mut(count));
-    for ((q, words), table) in shares {
-        for w in (0..count).step_by(LANES) {
-            // SAFETY: lengths asserted above.
+unsafe fn tables_body<S: Simd>(q: &[f32], width: usize, dims: usize, words: &[u16], count: usize, tables: &mut [f32]) {
+    let rows = q.len() / width;
+    assert!(count.is_multiple_of(LANES) && words.len().is_multiple_of(count * dims));
+    let each = words.len() / dims;
+    assert!(each / count * dims <= width && tables.len() == rows * each);
+    let mut at = 0;
+    while at < rows {
+        // SAFETY: lengths asserted above; `rows - at` rows are left. Several at once read the words once.
+        unsafe {
+            let (q, tables) = (q.as_ptr().add(at * width), tables.as_mut_ptr().add(at * each));
+            let of = TableOf { width, dims, words, count, each };
+            at += match rows - at {
+                1 => of.table_rows::<S, 1>(q, tables),
+                2 => of.table_rows::<S, 2>(q, tables),
+                _ => of.table_rows::<S, 3>(q, tables),
+            };
+        }
+    }
+}
+
+struct TableOf<'a> {
+    width: usize,
+    dims: usize,
+    words: &'a [u16],
+    count: usize,
+    /// Products of a row.
+    each: usize,
+}
+
+impl TableOf<'_> {
+    /// The products of `R` rows; returns `R`.
+    #[inline(always)]
+    unsafe fn table_rows<S: Simd, const R: usize>(&self, q: *const f32, tables: *mut f32) -> usize {
+        for (i, words) in self.words.chunks_exact(self.dims * LANES).enumerate() {
+            // SAFETY: there are `R` rows, and words for all sub-spaces.
             unsafe {
-                let mut sum = S::splat(0.0);
-                for (j, &q) in q.iter().enumerate() {
-                    sum = S::fma(S::splat(q), S::load(words.as_ptr().add(j * count + w)), sum);
+                let q = q.add(i * LANES / self.count * self.dims);
+                let mut sums = [S::splat(0.0); R];
+                for j in 0..self.dims {
+                    let x = S::load_f16(words.as_ptr().add(j * LANES));
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        *sum = S::fma(S::splat(*q.add(r * self.width + j)), x, *sum);
+                    }
                 }
-                S::store(table.as_mut_ptr().add(w), sum);
+                for (r, &sum) in sums.iter().enumerate() {
+                    S::store(tables.add(r * self.each + i * LANES), sum);
+                }
             }
         }
+        R
     }
 }
 
@@ -185,33 +221,11 @@ unsafe fn tile_rows<S: Simd, const R: usize>(
     }
 }
 
-dispatch! {
-    /// `out[i] += table[codes[i]]`, a multiple of sixteen; codes beyond the table are read as its last entry.
-    ///
-    /// # Panics
-    /// If the table is empty, or the lengths are not equal multiples of sixteen.
-    pub fn add_looked_up(table: &[f32], codes: &[u16], out: &mut [f32]) = add_looked_up_body
-}
-
-#[inline(always)]
-unsafe fn add_looked_up_body<S: Gather>(table: &[f32], codes: &[u16], out: &mut [f32]) {
-    assert!(!table.is_empty() && codes.len() == out.len() && out.len().is_multiple_of(LANES));
-    let last = (table.len() - 1).min(usize::from(u16::MAX)) as u16;
-    for (codes, out) in codes.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES)) {
-        let mut bounded = [0u16; LANES];
-        bounded.iter_mut().zip(codes).for_each(|(to, &code)| *to = code.min(last));
-        // SAFETY: sixteen elements each; the codes lie within the table.
-        unsafe {
-            let found = S::gather(table.as_ptr(), bounded.as_ptr());
-            S::store(out.as_mut_ptr(), S::add(S::load(out.as_ptr()), found));
-        }
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::Isa;
+    use half::f16;
 
     /// Numbers in `[-1, 1)`.
     pub(crate) fn sample(n: usize, seed: u32) -> Vec<f32> {
@@ -229,28 +243,30 @@ pub(crate) mod tests {
         for (subspaces, dims, count) in [(32usize, 4usize, 256usize), (20, 4, 16), (1, 96, 48), (64, 1, 16)] {
             let (d, rows) = (subspaces * dims, 7);
             let width = d.next_multiple_of(LANES);
-            let words = sample(d * count, 1);
+            let words: Vec<u16> = sample(d * count, 1).into_iter().map(|x| f16::from_f32(x).to_bits()).collect();
             let mut q = sample(rows * width, 2);
             q.chunks_exact_mut(width).for_each(|q| q[d..].fill(0.0));
             let codes: Vec<u16> = (0..subspaces * PAGE_TOKENS).map(|i| (i * 31 % (count + 3)) as u16).collect();
             let mut keys = vec![0.0; width * PAGE_TOKENS];
             for isa in Isa::available() {
-                keys.fill(0.0);
                 for (c, row) in keys.chunks_exact_mut(PAGE_TOKENS).take(d).enumerate() {
                     let codes = &codes[c / dims * PAGE_TOKENS..][..PAGE_TOKENS];
-                    add_looked_up(isa, &words[c * count..][..count], codes, row);
+                    let number = |&code: &u16| c / dims * count + usize::from(code).min(count - 1);
+                    let word = |code| words[(number(code) / LANES * dims + c % dims) * LANES + number(code) % LANES];
+                    row.iter_mut().zip(codes).for_each(|(x, code)| *x = f16::from_bits(word(code)).to_f32());
                 }
                 let mut tiled = vec![0.5; rows * PAGE_TOKENS];
                 score_tile(isa, &q, width, &keys, d, dims, &mut tiled);
-                for (q, tiled) in q.chunks_exact(width).zip(tiled.chunks_exact(PAGE_TOKENS)) {
-                    let mut table = vec![f32::NAN; subspaces * count];
-                    tables(isa, &q[..d], dims, &words, count, &mut table);
+                let mut all = vec![f32::NAN; rows * subspaces * count];
+                tables(isa, &q, width, dims, &words, count, &mut all);
+                let of_rows = all.chunks_exact(subspaces * count).zip(tiled.chunks_exact(PAGE_TOKENS));
+                for (q, (table, tiled)) in q.chunks_exact(width).zip(of_rows) {
                     let mut scores = vec![0.5; PAGE_TOKENS];
-                    score_tables(isa, &table, count, &codes, &mut scores);
+                    score_tables(isa, table, count, &codes, &mut scores);
                     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(&scores), bits(tiled), "{isa} {subspaces} {dims}");
                     let mut portable = vec![0.5; PAGE_TOKENS];
-                    score_tables(Isa::Portable, &table, count, &codes, &mut portable);
+                    score_tables(Isa::Portable, table, count, &codes, &mut portable);
                     assert_eq!(bits(&scores), bits(&portable), "{isa}");
                     for (t, &score) in scores.iter().enumerate() {
                         let exact: f64 =

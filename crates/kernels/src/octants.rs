@@ -22,6 +22,8 @@ pub struct Octants {
     first_low: [u16; 256],
     third_high: [u16; 256],
     third_low: [u16; 256],
+    /// Both halves at once: the first and the third coordinates.
+    whole: [[f32; 256]; 2],
     bits: usize,
 }
 
@@ -32,14 +34,16 @@ impl Octants {
             return None;
         }
         let half = 1usize << (bits - 1);
+        let (halves, whole) = ([0; 256], [[0.0; 256]; 2]);
         let mut octants =
-            Octants { first_high: [0; 256], first_low: [0; 256], third_high: [0; 256], third_low: [0; 256], bits };
+            Octants { first_high: halves, first_low: halves, third_high: halves, third_low: halves, whole, bits };
         for second in 0..half {
             for first in 0..half {
                 let [x, _, z, _] = directions[(half + second) << bits | (half + first)].map(f32::to_bits);
                 let at = second << (bits - 1) | first;
                 (octants.first_high[at], octants.first_low[at]) = ((x >> 16) as u16, x as u16);
                 (octants.third_high[at], octants.third_low[at]) = ((z >> 16) as u16, z as u16);
+                (octants.whole[0][at], octants.whole[1][at]) = (f32::from_bits(x), f32::from_bits(z));
             }
         }
         let alike = directions.iter().enumerate().all(|(i, direction)| {
@@ -58,10 +62,8 @@ impl Octants {
             |code: usize| if code & half == 0 { (!code & (half - 1), 1u32 << 31) } else { (code & (half - 1), 0) };
         let ((a, mirror_a), (b, mirror_b)) = (fold(first), fold(second));
         let (one, other) = (b << (self.bits - 1) | a, a << (self.bits - 1) | b);
-        let whole = |high: &[u16; 256], low: &[u16; 256], at: usize| u32::from(high[at]) << 16 | u32::from(low[at]);
-        let x = whole(&self.first_high, &self.first_low, one) ^ mirror_a;
-        let y = whole(&self.first_high, &self.first_low, other) ^ mirror_b;
-        [x, y, whole(&self.third_high, &self.third_low, one)].map(f32::from_bits)
+        let [x, y] = [(one, mirror_a), (other, mirror_b)].map(|(at, mirror)| self.whole[0][at].to_bits() ^ mirror);
+        [f32::from_bits(x), f32::from_bits(y), self.whole[1][one]]
     }
 }
 

@@ -66,8 +66,38 @@ impl Planes for Portable {
 impl Planes for crate::simd::Avx2 {
     #[inline(always)]
     unsafe fn fields<const BITS: usize>(p: *const u8) -> Self::I {
+        use std::arch::x86_64::*;
         // SAFETY: by the contract.
-        unsafe { Self::load_bytes(fields::<BITS>(p).as_ptr()) }
+        unsafe {
+            if BITS == 8 {
+                return Self::load_bytes(p);
+            }
+            let (mut to, mut p, mut shift) = ([_mm256_setzero_si256(); 2], p, 0);
+            if BITS & 4 != 0 {
+                let (nibbles, fifteen) = (_mm256_loadu_si256(p.cast()), _mm256_set1_epi8(15));
+                let high = _mm256_srli_epi16::<4>(nibbles);
+                to = [_mm256_and_si256(nibbles, fifteen), _mm256_and_si256(high, fifteen)];
+                (p, shift) = (p.add(32), 4);
+            }
+            if BITS & 2 != 0 {
+                let (twice, three) = (_mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast())), _mm256_set1_epi8(3));
+                let moves = [_mm256_setr_epi64x(0, 0, 2, 2), _mm256_setr_epi64x(4, 4, 6, 6)];
+                for (to, moves) in to.iter_mut().zip(moves) {
+                    let part = _mm256_and_si256(_mm256_srlv_epi64(twice, moves), three);
+                    *to = _mm256_or_si256(*to, _mm256_sll_epi16(part, _mm_cvtsi32_si128(shift)));
+                }
+                (p, shift) = (p.add(16), shift + 2);
+            }
+            if BITS & 1 != 0 {
+                let (all, one) = (_mm256_set1_epi64x(p.cast::<i64>().read_unaligned()), _mm256_set1_epi8(1));
+                let moves = [_mm256_setr_epi64x(0, 1, 2, 3), _mm256_setr_epi64x(4, 5, 6, 7)];
+                for (to, moves) in to.iter_mut().zip(moves) {
+                    let part = _mm256_and_si256(_mm256_srlv_epi64(all, moves), one);
+                    *to = _mm256_or_si256(*to, _mm256_sll_epi16(part, _mm_cvtsi32_si128(shift)));
+                }
+            }
+            to
+        }
     }
     #[inline(always)]
     unsafe fn spread(bytes: Self::I, v: usize) -> Self::I {

@@ -6,6 +6,7 @@ use crate::columns::{DIRECT_ROWS, Scores, Sink, Tile, VECTORS, of_rows};
 use crate::dispatch;
 use crate::simd::{LANES, Portable};
 use crate::transpose::Turn;
+use half::f16;
 
 mod halves;
 
@@ -17,11 +18,11 @@ const BYTE: usize = 256;
 /// A page's words.
 #[derive(Clone, Copy, Debug)]
 pub struct Words<'a> {
-    /// `[sub-spaces][each][dims]`.
-    pub words: &'a [f32],
+    /// Half floats, `[sub-spaces][each][dims]`.
+    pub words: &'a [u16],
     /// Words of a sub-space.
     pub each: usize,
-    /// Channels of a sub-space: two, four, eight or sixteen.
+    /// Channels of a sub-space: two, four, eight or a multiple of sixteen.
     pub dims: usize,
     /// Which, `[sub-spaces][PAGE_TOKENS]`.
     pub codes: &'a [u16],
@@ -30,9 +31,15 @@ pub struct Words<'a> {
 }
 
 impl Words<'_> {
+    /// Whether words of so many channels fill vectors side by side.
+    pub fn fit(dims: usize, channels: usize) -> bool {
+        let short = matches!(dims, 2 | 4 | 8) && channels.is_multiple_of(LANES);
+        short || dims > 0 && dims.is_multiple_of(LANES) && channels.is_multiple_of(dims)
+    }
+
     fn assert(&self, width: usize) {
         let subspaces = self.channels / self.dims;
-        assert!(matches!(self.dims, 2 | 4 | 8 | 16) && self.channels.is_multiple_of(LANES) && self.channels <= width);
+        assert!(Self::fit(self.dims, self.channels) && self.channels <= width);
         assert!(self.words.len() >= self.each * self.channels && self.codes.len() == subspaces * PAGE_TOKENS);
         let last = self.codes.iter().fold(0, |last, &code| code.max(last));
         assert!(usize::from(last) < self.each, "word {last} of {}", self.each);
@@ -42,22 +49,22 @@ impl Words<'_> {
 /// Puts words side by side.
 #[allow(clippy::missing_safety_doc)]
 trait Row: Turn {
-    /// Words of `D` channels, sixteen in all, of sub-spaces `stride` elements apart, by numbers [`PAGE_TOKENS`] apart.
-    unsafe fn row<const D: usize>(words: *const f32, stride: usize, codes: *const u16) -> Self::F;
+    /// Words of `D` channels, at most eight, sixteen in all, of sub-spaces `stride` elements apart, by numbers [`PAGE_TOKENS`] apart.
+    unsafe fn row<const D: usize>(words: *const u16, stride: usize, codes: *const u16) -> Self::F;
 }
 
 /// The `i`-th word of a row.
 #[inline(always)]
-unsafe fn word<const D: usize>(words: *const f32, stride: usize, codes: *const u16, i: usize) -> *const f32 {
+unsafe fn word<const D: usize>(words: *const u16, stride: usize, codes: *const u16, i: usize) -> *const u16 {
     // SAFETY: by the contract.
     unsafe { words.add(i * stride + D * usize::from(*codes.add(i * PAGE_TOKENS))) }
 }
 
 impl Row for Portable {
     #[inline(always)]
-    unsafe fn row<const D: usize>(words: *const f32, stride: usize, codes: *const u16) -> Self::F {
+    unsafe fn row<const D: usize>(words: *const u16, stride: usize, codes: *const u16) -> Self::F {
         // SAFETY: by the contract.
-        std::array::from_fn(|c| unsafe { *word::<D>(words, stride, codes, c / D).add(c % D) })
+        std::array::from_fn(|c| unsafe { f16::from_bits(*word::<D>(words, stride, codes, c / D).add(c % D)).to_f32() })
     }
 }
 
@@ -67,50 +74,44 @@ mod x86 {
     use crate::simd::{Avx2, Avx512};
     use std::arch::x86_64::*;
 
-    /// Four channels, the `i`-th of a row.
-    #[inline(always)]
-    unsafe fn four<const D: usize>(words: *const f32, stride: usize, codes: *const u16, i: usize) -> __m128 {
-        // SAFETY: by the contract.
-        unsafe {
-            if D == 2 {
-                let low = _mm_load_sd(word::<D>(words, stride, codes, 2 * i).cast());
-                return _mm_castpd_ps(_mm_loadh_pd(low, word::<D>(words, stride, codes, 2 * i + 1).cast()));
-            }
-            _mm_loadu_ps(word::<D>(words, stride, codes, 4 * i / D).add(4 * i % D))
-        }
-    }
-
     /// Eight channels.
     #[inline(always)]
-    unsafe fn eight<const D: usize>(words: *const f32, stride: usize, codes: *const u16, i: usize) -> __m256 {
+    unsafe fn eight<const D: usize>(words: *const u16, stride: usize, codes: *const u16, i: usize) -> __m128i {
         // SAFETY: by the contract.
         unsafe {
-            if D >= 8 {
-                return _mm256_loadu_ps(word::<D>(words, stride, codes, 8 * i / D).add(8 * i % D));
+            if D == 8 {
+                return _mm_loadu_si128(word::<D>(words, stride, codes, i).cast());
             }
-            let low = _mm256_castps128_ps256(four::<D>(words, stride, codes, 2 * i));
-            _mm256_insertf128_ps::<1>(low, four::<D>(words, stride, codes, 2 * i + 1))
+            if D == 4 {
+                let low = _mm_loadl_epi64(word::<D>(words, stride, codes, 2 * i).cast());
+                let high = _mm_loadl_epi64(word::<D>(words, stride, codes, 2 * i + 1).cast());
+                return _mm_unpacklo_epi64(low, high);
+            }
+            let two = |j: usize| word::<D>(words, stride, codes, 4 * i + j).cast::<i32>().read_unaligned();
+            _mm_setr_epi32(two(0), two(1), two(2), two(3))
         }
     }
 
     impl Row for Avx2 {
         #[inline(always)]
-        unsafe fn row<const D: usize>(words: *const f32, stride: usize, codes: *const u16) -> Self::F {
+        unsafe fn row<const D: usize>(words: *const u16, stride: usize, codes: *const u16) -> Self::F {
             // SAFETY: by the contract.
-            unsafe { [eight::<D>(words, stride, codes, 0), eight::<D>(words, stride, codes, 1)] }
+            unsafe {
+                [
+                    _mm256_cvtph_ps(eight::<D>(words, stride, codes, 0)),
+                    _mm256_cvtph_ps(eight::<D>(words, stride, codes, 1)),
+                ]
+            }
         }
     }
 
     impl Row for Avx512 {
         #[inline(always)]
-        unsafe fn row<const D: usize>(words: *const f32, stride: usize, codes: *const u16) -> Self::F {
+        unsafe fn row<const D: usize>(words: *const u16, stride: usize, codes: *const u16) -> Self::F {
             // SAFETY: by the contract.
             unsafe {
-                if D == 16 {
-                    return _mm512_loadu_ps(word::<D>(words, stride, codes, 0));
-                }
-                let low = _mm512_castps256_ps512(eight::<D>(words, stride, codes, 0));
-                _mm512_insertf32x8::<1>(low, eight::<D>(words, stride, codes, 1))
+                let low = _mm256_castsi128_si256(eight::<D>(words, stride, codes, 0));
+                _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(low, eight::<D>(words, stride, codes, 1)))
             }
         }
     }
@@ -121,6 +122,12 @@ mod x86 {
 unsafe fn row<S: Row, const D: usize>(words: &Words<'_>, c: usize, t: usize) -> S::F {
     // SAFETY: `Words::assert` says that all words are there.
     unsafe {
+        if D == LANES {
+            let subspace = c / words.dims;
+            let word = subspace * words.each + usize::from(*words.codes.as_ptr().add(subspace * PAGE_TOKENS + t));
+            let x = S::load_f16(words.words.as_ptr().add(word * words.dims + c % words.dims));
+            return S::add(x, S::splat(0.0));
+        }
         let codes = words.codes.as_ptr().add(c / D * PAGE_TOKENS + t);
         S::add(S::row::<D>(words.words.as_ptr().add(c * words.each), D * words.each, codes), S::splat(0.0))
     }

@@ -2,9 +2,8 @@
 
 use super::{Coordinates, Octants};
 use crate::attention::PAGE_TOKENS;
-use crate::columns::VECTORS;
 use crate::planes::Planes;
-use crate::simd::{LANES, Portable, Simd};
+use crate::simd::{LANES, Portable};
 
 /// Looks directions up.
 #[allow(clippy::missing_safety_doc)]
@@ -39,22 +38,70 @@ impl Look for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Look for crate::simd::Avx2 {
+mod avx2 {
+    use super::{Coordinates, Look, Octants};
+    use crate::columns::VECTORS;
+    use crate::simd::Avx2;
+    use std::arch::x86_64::*;
+
+    /// Eight coordinates by the numbers of directions, mirrored where the highest bit of a lane is set.
     #[inline(always)]
-    unsafe fn look<const B: u32>(octants: &Octants, first: Self::I, second: Self::I) -> Coordinates<Self> {
-        let mut bytes = [[0u8; PAGE_TOKENS]; 2];
-        // SAFETY: both have 64 bytes; of each coordinate there are four vectors.
+    unsafe fn found<const B: u32>(table: &[f32; 256], at: __m128i, mirrored: __m128i) -> __m256 {
+        // SAFETY: a byte is a number within the table; the features are the dispatcher's business.
         unsafe {
-            Self::istore(bytes[0].as_mut_ptr().cast(), first);
-            Self::istore(bytes[1].as_mut_ptr().cast(), second);
-            let found = look::<B>(octants, &bytes[0], &bytes[1]);
-            let mut vectors = [[Self::splat(0.0); VECTORS]; 3];
-            for (vectors, found) in vectors.iter_mut().zip(&found) {
-                for (v, to) in vectors.iter_mut().enumerate() {
-                    *to = Self::load(found.as_ptr().add(v * LANES));
+            let at = _mm256_cvtepu8_epi32(at);
+            let x = if B == 3 {
+                let table = table.as_ptr();
+                let low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), at);
+                let high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.add(8)), at);
+                _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(at)))
+            } else {
+                _mm256_i32gather_ps::<4>(table.as_ptr(), at)
+            };
+            _mm256_xor_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<24>(_mm256_cvtepu8_epi32(mirrored))))
+        }
+    }
+
+    impl Look for Avx2 {
+        #[inline(always)]
+        unsafe fn look<const B: u32>(octants: &Octants, first: Self::I, second: Self::I) -> Coordinates<Self> {
+            // SAFETY: the features are the dispatcher's business.
+            unsafe {
+                let mut vectors = [[[_mm256_setzero_ps(); 2]; VECTORS]; 3];
+                let below = _mm256_set1_epi8((1 << (B - 1)) - 1);
+                let half = _mm256_set1_epi8(1 << (B - 1));
+                let shift = _mm_cvtsi32_si128(B as i32 - 1);
+                let back = _mm_cvtsi32_si128(8 - B as i32);
+                let [first_table, third_table] = &octants.whole;
+                for (h, (&first, &second)) in first.iter().zip(&second).enumerate() {
+                    // Below the middle a level counts from it, too, and its highest bit becomes the sign.
+                    let mut folded = [first, second];
+                    let mut mirrored = folded;
+                    for (folded, mirrored) in folded.iter_mut().zip(&mut mirrored) {
+                        let lower = _mm256_cmpeq_epi8(_mm256_and_si256(*folded, half), _mm256_setzero_si256());
+                        *mirrored = _mm256_sll_epi16(_mm256_and_si256(lower, half), back);
+                        *folded = _mm256_and_si256(_mm256_xor_si256(*folded, lower), below);
+                    }
+                    let one = _mm256_or_si256(folded[0], _mm256_sll_epi16(folded[1], shift));
+                    let other = _mm256_or_si256(folded[1], _mm256_sll_epi16(folded[0], shift));
+                    let axes = [
+                        (first_table, one, mirrored[0]),
+                        (first_table, other, mirrored[1]),
+                        (third_table, one, _mm256_setzero_si256()),
+                    ];
+                    for (to, (table, at, mirrored)) in vectors.iter_mut().zip(axes) {
+                        let low = [_mm256_castsi256_si128(at), _mm256_castsi256_si128(mirrored)];
+                        let high = [_mm256_extracti128_si256::<1>(at), _mm256_extracti128_si256::<1>(mirrored)];
+                        for (v, [at, mirrored]) in [low, high].into_iter().enumerate() {
+                            to[2 * h + v] = [
+                                found::<B>(table, at, mirrored),
+                                found::<B>(table, _mm_srli_si128::<8>(at), _mm_srli_si128::<8>(mirrored)),
+                            ];
+                        }
+                    }
                 }
+                vectors
             }
-            vectors
         }
     }
 }

@@ -230,6 +230,10 @@ impl Simd for Avx2 {
         both!(_mm256_add_epi32, a, b)
     }
     #[inline(always)]
+    unsafe fn isub(a: I, b: I) -> I {
+        both!(_mm256_sub_epi32, a, b)
+    }
+    #[inline(always)]
     unsafe fn shl8(a: I) -> I {
         unsafe { both!(|a| _mm256_slli_epi32::<8>(a), a) }
     }

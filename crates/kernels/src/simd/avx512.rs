@@ -151,6 +151,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
+    unsafe fn isub(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+    #[inline(always)]
     unsafe fn shl8(a: __m512i) -> __m512i {
         unsafe { _mm512_slli_epi32::<8>(a) }
     }

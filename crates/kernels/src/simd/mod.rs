@@ -115,6 +115,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn iload(p: *const i32) -> Self::I;
     unsafe fn istore(p: *mut i32, x: Self::I);
     unsafe fn iadd(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn isub(a: Self::I, b: Self::I) -> Self::I;
     /// `a * 256`.
     unsafe fn shl8(a: Self::I) -> Self::I;
     /// `a / 256`, rounded down.

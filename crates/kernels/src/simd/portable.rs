@@ -151,6 +151,10 @@ impl Simd for Portable {
         std::array::from_fn(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
+    unsafe fn isub(a: I, b: I) -> I {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
     unsafe fn shl8(a: I) -> I {
         a.map(|x| x << 8)
     }

@@ -1,4 +1,4 @@
-//! Words of two channels, as many as a byte can name: looked up in registers, by the halves of their bits.
+//! Words of two channels, as many as a byte can name: looked up in registers.
 
 use super::BYTE;
 use crate::attention::PAGE_TOKENS;
@@ -6,29 +6,27 @@ use crate::columns::{DIRECT_ROWS, Scores, Sink, Tile, VECTORS, of_rows};
 use crate::dispatch;
 use crate::planes::Planes;
 use crate::simd::{LANES, Portable, Simd};
+use half::f16;
 
-/// Elements of 256 words, channel by channel, in halves of sixteen bits that are looked up within registers.
+/// Elements of 256 words, channel by channel, as half floats that are looked up within registers.
 #[derive(Clone, Debug)]
 pub struct Halves {
-    /// `[channels][high, low][256]`.
-    halves: Vec<[[u16; BYTE]; 2]>,
+    /// `[channels][256]`.
+    halves: Vec<[u16; BYTE]>,
     dims: usize,
 }
 
 impl Halves {
     /// From words `[sub-spaces][256][dims]`.
-    pub fn new(words: &[f32], dims: usize) -> Halves {
-        let of = |share: &[f32], j: usize| {
-            let bits: [u32; BYTE] = std::array::from_fn(|i| share[i * dims + j].to_bits());
-            [bits.map(|x| (x >> 16) as u16), bits.map(|x| x as u16)]
-        };
+    pub fn new(words: &[u16], dims: usize) -> Halves {
+        let of = |share: &[u16], j: usize| std::array::from_fn(|i| share[i * dims + j]);
         let halves = words.chunks_exact(BYTE * dims).flat_map(|share| (0..dims).map(move |j| of(share, j))).collect();
         Halves { halves, dims }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        4 * BYTE * self.halves.len()
+        2 * BYTE * self.halves.len()
     }
 
     fn channels(&self) -> usize {
@@ -44,7 +42,7 @@ trait Look: Planes {
     /// The numbers of a page's tokens.
     unsafe fn at(codes: *const u8) -> Self::At;
     /// Elements of a page's tokens.
-    unsafe fn look(halves: &[[u16; BYTE]; 2], at: Self::At) -> [Self::F; VECTORS];
+    unsafe fn look(halves: &[u16; BYTE], at: Self::At) -> [Self::F; VECTORS];
 }
 
 impl Look for Portable {
@@ -55,9 +53,8 @@ impl Look for Portable {
         unsafe { codes.cast::<Self::At>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn look([high, low]: &[[u16; BYTE]; 2], at: Self::At) -> [Self::F; VECTORS] {
-        let element =
-            |code: u8| f32::from_bits(u32::from(high[usize::from(code)]) << 16 | u32::from(low[usize::from(code)]));
+    unsafe fn look(halves: &[u16; BYTE], at: Self::At) -> [Self::F; VECTORS] {
+        let element = |code: u8| f16::from_bits(halves[usize::from(code)]).to_f32();
         std::array::from_fn(|v| std::array::from_fn(|i| element(at[v * LANES + i])))
     }
 }
@@ -71,16 +68,16 @@ impl Look for crate::simd::Avx2 {
         unsafe { codes.cast::<Self::At>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn look([high, low]: &[[u16; BYTE]; 2], at: Self::At) -> [Self::F; VECTORS] {
-        let mut whole = [0u32; PAGE_TOKENS];
+    unsafe fn look(halves: &[u16; BYTE], at: Self::At) -> [Self::F; VECTORS] {
+        let mut whole = [0u16; PAGE_TOKENS];
         for (to, &code) in whole.iter_mut().zip(&at) {
-            *to = u32::from(high[usize::from(code)]) << 16 | u32::from(low[usize::from(code)]);
+            *to = halves[usize::from(code)];
         }
         // SAFETY: there are four vectors of elements.
         unsafe {
             let mut vectors = [Self::splat(0.0); VECTORS];
             for (v, to) in vectors.iter_mut().enumerate() {
-                *to = Self::load(whole.as_ptr().add(v * LANES).cast());
+                *to = Self::load_f16(whole.as_ptr().add(v * LANES));
             }
             vectors
         }
@@ -107,9 +104,7 @@ mod avx512 {
         unsafe fn at(codes: *const u8) -> At {
             // SAFETY: by the contract.
             unsafe {
-                // In such an order that words of one half, unpacked, are sixteen tokens and the sixteen after them.
-                let order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-                let codes = _mm512_permutexvar_epi32(order, _mm512_loadu_si512(codes.cast()));
+                let codes = _mm512_loadu_si512(codes.cast());
                 let low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(codes));
                 let high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64::<1>(codes));
                 let six = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(64));
@@ -119,30 +114,25 @@ mod avx512 {
             }
         }
         #[inline(always)]
-        unsafe fn look(halves: &[[u16; BYTE]; 2], at: At) -> [__m512; 4] {
-            // SAFETY: there are eight vectors of words in each half.
+        unsafe fn look(halves: &[u16; BYTE], at: At) -> [__m512; 4] {
+            // SAFETY: there are eight vectors of words.
             unsafe {
-                let mut found = [[_mm512_setzero_si512(); 2]; 2];
-                for (table, found) in halves.iter().zip(&mut found) {
-                    let mut four = [[_mm512_setzero_si512(); 2]; 4];
-                    for (i, four) in four.iter_mut().enumerate() {
-                        let low = _mm512_loadu_si512(table.as_ptr().add(64 * i).cast());
-                        let high = _mm512_loadu_si512(table.as_ptr().add(64 * i + 32).cast());
-                        *four = [
-                            _mm512_permutex2var_epi16(low, at.words[0], high),
-                            _mm512_permutex2var_epi16(low, at.words[1], high),
-                        ];
-                    }
-                    for h in 0..2 {
-                        let low = _mm512_mask_blend_epi16(at.bits[h][0], four[0][h], four[1][h]);
-                        let high = _mm512_mask_blend_epi16(at.bits[h][0], four[2][h], four[3][h]);
-                        found[h] = _mm512_mask_blend_epi16(at.bits[h][1], low, high);
-                    }
+                let mut four = [[_mm512_setzero_si512(); 2]; 4];
+                for (i, four) in four.iter_mut().enumerate() {
+                    let low = _mm512_loadu_si512(halves.as_ptr().add(64 * i).cast());
+                    let high = _mm512_loadu_si512(halves.as_ptr().add(64 * i + 32).cast());
+                    *four = [
+                        _mm512_permutex2var_epi16(low, at.words[0], high),
+                        _mm512_permutex2var_epi16(low, at.words[1], high),
+                    ];
                 }
                 let mut whole = [_mm512_setzero_ps(); 4];
                 for h in 0..2 {
-                    whole[2 * h] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(found[1][h], found[0][h]));
-                    whole[2 * h + 1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(found[1][h], found[0][h]));
+                    let low = _mm512_mask_blend_epi16(at.bits[h][0], four[0][h], four[1][h]);
+                    let high = _mm512_mask_blend_epi16(at.bits[h][0], four[2][h], four[3][h]);
+                    let found = _mm512_mask_blend_epi16(at.bits[h][1], low, high);
+                    whole[2 * h] = _mm512_cvtph_ps(_mm512_castsi512_si256(found));
+                    whole[2 * h + 1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(found));
                 }
                 whole
             }

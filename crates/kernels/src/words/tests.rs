@@ -6,9 +6,11 @@ use crate::columns;
 #[test]
 fn words_lie_where_their_numbers_say() {
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    for (dims, each, channels) in [(2usize, 256usize, 64usize), (4, 256, 48), (4, 4096, 16), (8, 16, 64), (16, 40, 32)]
+    for (dims, each, channels) in
+        [(2usize, 256usize, 64usize), (4, 256, 48), (4, 4096, 16), (8, 16, 64), (16, 40, 32), (32, 7, 96)]
     {
-        let words: Vec<f32> = (0..each * channels).map(|i| (i * 7919 % 1009) as f32 / 500.0 - 1.0).collect();
+        let words = (0..each * channels).map(|i| f16::from_f32((i * 7919 % 1009) as f32 / 500.0 - 1.0));
+        let words: Vec<u16> = words.map(f16::to_bits).collect();
         let codes: Vec<u16> = (0..channels / dims * PAGE_TOKENS).map(|i| (i * i * 31 % each) as u16).collect();
         let width = channels + LANES;
         let mut rows = vec![0.0; PAGE_TOKENS * width];
@@ -16,7 +18,7 @@ fn words_lie_where_their_numbers_say() {
         for (t, row) in rows.chunks_exact_mut(width).enumerate() {
             for (c, x) in row[..channels].iter_mut().enumerate() {
                 let code = usize::from(codes[c / dims * PAGE_TOKENS + t]);
-                *x = words[(c / dims * each + code) * dims + c % dims] + 0.0;
+                *x = f16::from_bits(words[(c / dims * each + code) * dims + c % dims]).to_f32() + 0.0;
                 columns[c * PAGE_TOKENS + t] = *x;
             }
         }

@@ -4,7 +4,7 @@
 use super::super::codec::Side;
 use super::super::math::{dense, kmeans};
 use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry, StageError};
-use super::product::Product;
+use super::product::{Product, half_words};
 use std::sync::Arc;
 
 /// Registry line.
@@ -38,7 +38,7 @@ fn options(args: &Args, context: &Context<'_>) -> Result<Options, StageError> {
 fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let bits = options(args, context)?.bits;
     let d = context.channels;
-    let words = context.tensor(args, "codebook", &[1 << bits, d])?;
+    let words = half_words(args, context.tensor(args, "codebook", &[1 << bits, d])?)?;
     let metric = context.tensor(args, "metric", &[d, d])?;
     let what = format!("one of {} words a key, nearest in the metric of the queries", 1 << bits);
     Ok(Built::Part(Arc::new(Product::new(context.shape(), what, 1, bits, words, Some(metric)))))

@@ -10,9 +10,10 @@ use super::super::stage::{Args, Built, Context, NamedTensor, Samples, StageEntry
 use super::fields::{self, halves, put_halves};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
+use cachalot_kernels::residual::{Residual, sum_words};
 use cachalot_kernels::transpose::add_transposed;
 use std::sync::Arc;
-use train::{Stage, sum_words, train};
+use train::{Stage, train};
 
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -30,6 +31,9 @@ const BITS: usize = 6;
 /// Per stage the numbers `A`, then `B`, each `[tokens]` fields; then the lengths of the rows as half floats.
 struct CommVq {
     shape: Shape,
+    /// What is added up.
+    residual: Residual,
+    /// The same for the search of words.
     stages: Vec<Stage>,
 }
 
@@ -66,8 +70,13 @@ fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let stages = options(args, context)?.stages;
     let d = context.channels;
     let parameters = context.tensor(args, "parameters", &[stages, PARAMETERS, d])?;
-    let stages = parameters.chunks_exact(PARAMETERS * d).map(|u| Stage::new(u.to_vec(), d)).collect();
-    Ok(Built::Part(Arc::new(CommVq { shape: context.shape(), stages })))
+    if parameters.iter().any(|x| !x.is_finite()) {
+        return Err(args.error("the profile has parameters that are not finite; calibrate again"));
+    }
+    let residual = Residual::new(parameters, stages, PARAMETERS, d);
+    let rounded = residual.parameters();
+    let stages = rounded.chunks_exact(PARAMETERS * d).map(|u| Stage::new(u.to_vec(), d)).collect();
+    Ok(Built::Part(Arc::new(CommVq { shape: context.shape(), residual, stages })))
 }
 
 fn calibrate(args: &Args, context: &Context<'_>, samples: &Samples<'_>) -> Result<Vec<NamedTensor>, StageError> {
@@ -102,7 +111,7 @@ impl CommVq {
         of_rows.iter_mut().zip(halves(lengths)).for_each(|(to, length)| *to = length);
         floats.clear();
         floats.resize(tokens * width, 0.0);
-        sum_words(isa, &self.stages, numbers, &of_rows[..tokens], floats);
+        sum_words(isa, &self.residual, numbers, &of_rows[..tokens], width, floats);
     }
 }
 
@@ -121,7 +130,7 @@ impl Part for CommVq {
     }
 
     fn shared_bytes(&self) -> usize {
-        self.stages.iter().map(Stage::bytes).sum()
+        self.residual.bytes() + self.stages.iter().map(Stage::bytes).sum::<usize>()
     }
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {

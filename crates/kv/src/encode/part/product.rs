@@ -9,13 +9,15 @@ use super::{fields, tiled};
 use cachalot_kernels::Isa;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::columns::DIRECT_ROWS;
-use cachalot_kernels::lookup::{add_looked_up, score_tables, score_tile, tables};
+use cachalot_kernels::lookup::{score_tables, score_tile, tables};
 use cachalot_kernels::nearest::{Codebook, Leaves, nearest_each, nearest_in};
 use cachalot_kernels::simd::LANES;
 use cachalot_kernels::transpose::add_transposed;
 use cachalot_kernels::words::{self as side_by_side, Halves, Words};
+use half::f16;
 use std::sync::Arc;
-use words::{add_words, by_channel, measured};
+pub(super) use words::half_words;
+use words::{add_words, by_channel, in_vectors, measured, widened};
 
 /// Registry line.
 pub(super) const STAGE: StageEntry = StageEntry {
@@ -40,23 +42,23 @@ pub(super) struct Product {
     bits: usize,
     /// Words of a sub-space, padded to vectors.
     count: usize,
-    /// `[sub-spaces][words][dims]`.
-    words: Vec<f32>,
-    /// `[channels][count]`.
-    by_channel: Vec<f32>,
-    /// Of many short words: the words of every sub-space in boxes, and nothing in `by_channel`.
-    leaves: Vec<Leaves>,
-    /// Of keys in short words whose numbers fill a byte: the words once more.
+    /// Half floats, `[sub-spaces][words][dims]`.
+    words: Vec<u16>,
+    /// Of keys that are not read side by side: half floats, `[sub-spaces][count / 16][dims][16]`.
+    in_vectors: Vec<u16>,
+    /// Of keys in short words whose numbers fill a byte, where registers hold tables: the words once more.
     halves: Option<Halves>,
-    search: Option<Search>,
+    nearest: Nearest,
 }
 
-/// The nearest word in another metric.
-struct Search {
-    /// Keys to where distances are taken: what each channel adds there, `[channels][channels]`.
-    metric: Vec<f32>,
-    /// The words there, `[channels][count]`.
-    by_channel: Vec<f32>,
+/// Where the nearest word is looked for.
+enum Nearest {
+    /// Among many short words: in the boxes of every sub-space.
+    Leaves(Vec<Leaves>),
+    /// Among all words, `[channels][count]`.
+    All(Vec<f32>),
+    /// In another metric: what each channel of a key adds there, `[channels][channels]`, and the words there.
+    Measured(Vec<f32>, Vec<f32>),
 }
 
 impl std::fmt::Debug for Product {
@@ -66,44 +68,43 @@ impl std::fmt::Debug for Product {
 }
 
 impl Product {
-    /// `words` is `[subspaces][1 << bits][channels / subspaces]`; `metric` takes a row to where distances are taken.
+    /// `words` is `[subspaces][1 << bits][channels / subspaces]` of half floats; `metric` takes a row to where distances
+    /// are taken.
     pub(super) fn new(
         shape: Shape,
         what: String,
         subspaces: usize,
         bits: usize,
-        words: &[f32],
+        words: Vec<u16>,
         metric: Option<&[f32]>,
     ) -> Product {
         let dims = shape.channels / subspaces;
-        let count = (1usize << bits).max(LANES);
-        let words_by_channel = by_channel(words, dims, 1 << bits);
-        let search = metric.map(|metric| {
-            let columns = |j: usize| metric.iter().skip(j).step_by(shape.channels).copied();
-            let metric: Vec<f32> = (0..shape.channels).flat_map(columns).collect();
-            let there: Vec<f32> = words.chunks_exact(dims).flat_map(|word| measured(&metric, word)).collect();
-            Search { by_channel: by_channel(&there, dims, 1 << bits), metric }
-        });
-        let by_channel = words_by_channel;
-        let words = words.to_vec();
-        let (halves, leaves) = (None, Vec::new());
-        let mut part = Product { shape, what, subspaces, dims, bits, count, words, by_channel, leaves, halves, search };
-        if part.whole() && part.search.is_none() {
-            let leaves = part.words.chunks_exact(dims << bits).map(|words| Leaves::new(words, dims));
-            if let Some(leaves) = leaves.collect() {
-                (part.leaves, part.by_channel) = (leaves, Vec::new());
+        let (count, each) = ((1usize << bits).max(LANES), dims << bits);
+        let whole = whole(shape, dims);
+        let wide = widened(&words);
+        let leaves = || wide.chunks_exact(each).map(|words| Leaves::new(words, dims)).collect::<Option<_>>();
+        let nearest = match metric {
+            Some(metric) => {
+                let columns = |j: usize| metric.iter().skip(j).step_by(shape.channels).copied();
+                let metric: Vec<f32> = (0..shape.channels).flat_map(columns).collect();
+                let there: Vec<f32> = wide.chunks_exact(dims).flat_map(|word| measured(&metric, word)).collect();
+                Nearest::Measured(metric, by_channel(&there, dims, 1 << bits))
             }
-        }
-        if part.whole() && shape.side == Side::Keys && dims == 2 && bits == 8 {
-            part.halves = Some(Halves::new(&part.words, dims));
-        }
-        part
+            None => match if whole { leaves() } else { None } {
+                Some(leaves) => Nearest::Leaves(leaves),
+                None => Nearest::All(by_channel(&wide, dims, 1 << bits)),
+            },
+        };
+        let tables_in_registers = matches!(Isa::detect(), Isa::Avx512 | Isa::Amx);
+        let in_registers = whole && shape.side == Side::Keys && dims == 2 && bits == 8 && tables_in_registers;
+        let halves = in_registers.then(|| Halves::new(&words, dims));
+        let in_vectors =
+            if shape.side == Side::Keys && !whole { in_vectors(&words, dims, 1 << bits) } else { Vec::new() };
+        Product { shape, what, subspaces, dims, bits, count, words, in_vectors, halves, nearest }
     }
 
-    /// Whether words are read side by side: of whole pages and vectors of channels.
     fn whole(&self) -> bool {
-        let Shape { tokens, channels, .. } = self.shape;
-        tokens == PAGE_TOKENS && channels.is_multiple_of(LANES) && matches!(self.dims, 2 | 4 | 8 | 16)
+        whole(self.shape, self.dims)
     }
 
     /// The words of a page, where [`Product::whole`].
@@ -114,11 +115,20 @@ impl Product {
         Words { words: &self.words, each: 1 << self.bits, dims: self.dims, codes, channels: self.shape.channels }
     }
 
+    /// The nearest of `words`, `[channels][count]`, for every sub-space of every row.
+    fn nearest_of(&self, isa: Isa, rows: &[f32], words: &[f32], codes: &mut [u16]) {
+        let books = words.chunks_exact(self.dims * self.count).zip(codes.chunks_exact_mut(self.shape.tokens));
+        for (m, (words, codes)) in books.enumerate() {
+            let book = Codebook { words, dims: self.dims, stride: self.count, count: 1 << self.bits };
+            nearest_each(isa, &rows[m * self.dims..], self.shape.channels, book, codes);
+        }
+    }
+
     fn span(&self) -> usize {
         fields::bytes(self.bits, self.shape.tokens)
     }
 
-    fn words_of(&self, subspace: usize) -> &[f32] {
+    fn words_of(&self, subspace: usize) -> &[u16] {
         let words = self.dims << self.bits;
         &self.words[subspace * words..][..words]
     }
@@ -129,6 +139,11 @@ impl Product {
         fields::unpack(self.bits, &page[subspace * self.span()..][..self.span()], codes);
         codes
     }
+}
+
+/// Whether words are read side by side: of whole pages and vectors of channels.
+fn whole(shape: Shape, dims: usize) -> bool {
+    shape.tokens == PAGE_TOKENS && Words::fit(dims, shape.channels)
 }
 
 struct Options {
@@ -161,7 +176,7 @@ fn options(args: &Args, context: &Context<'_>) -> Result<Options, StageError> {
 fn build(args: &Args, context: &Context<'_>) -> Result<Built, StageError> {
     let Options { subspaces, bits, .. } = options(args, context)?;
     let dims = context.channels / subspaces;
-    let words = context.tensor(args, "codebook", &[subspaces, 1 << bits, dims])?;
+    let words = half_words(args, context.tensor(args, "codebook", &[subspaces, 1 << bits, dims])?)?;
     let what = format!("product quantization: {subspaces} sub-spaces of {dims} channels, {bits} bits each");
     Ok(Built::Part(Arc::new(Product::new(context.shape(), what, subspaces, bits, words, None))))
 }
@@ -193,29 +208,29 @@ impl Part for Product {
     }
 
     fn shared_bytes(&self) -> usize {
-        let search = self.search.as_ref().map_or(0, |search| search.metric.len() + search.by_channel.len());
-        let halves = self.halves.as_ref().map_or(0, Halves::bytes);
-        let leaves = self.leaves.iter().map(Leaves::bytes).sum::<usize>();
-        4 * (self.words.len() + self.by_channel.len() + search) + halves + leaves
+        let nearest = match &self.nearest {
+            Nearest::Leaves(leaves) => leaves.iter().map(Leaves::bytes).sum(),
+            Nearest::All(words) => 4 * words.len(),
+            Nearest::Measured(metric, words) => 4 * (metric.len() + words.len()),
+        };
+        2 * (self.words.len() + self.in_vectors.len()) + self.halves.as_ref().map_or(0, Halves::bytes) + nearest
     }
 
     fn encode(&self, x: &[f32], _hints: Hints<'_>, to: &mut [u8]) {
         to.fill(0);
         let (isa, channels, tokens) = (Isa::detect(), self.shape.channels, self.shape.tokens);
-        let there = self.search.as_ref().map(|search| {
-            let rows = x.chunks_exact(channels).map(|row| measured(&search.metric, row));
-            rows.collect::<Vec<_>>().concat()
-        });
-        let rows = there.as_deref().unwrap_or(x);
         let mut codes = vec![0u16; self.subspaces * tokens];
-        for (m, (leaves, codes)) in self.leaves.iter().zip(codes.chunks_exact_mut(tokens)).enumerate() {
-            nearest_in(isa, &rows[m * self.dims..], channels, leaves, codes);
-        }
-        let by_channel = self.search.as_ref().map_or(&self.by_channel, |search| &search.by_channel);
-        let books = by_channel.chunks_exact(self.dims * self.count);
-        for (m, (words, codes)) in books.zip(codes.chunks_exact_mut(tokens)).enumerate() {
-            let book = Codebook { words, dims: self.dims, stride: self.count, count: 1 << self.bits };
-            nearest_each(isa, &rows[m * self.dims..], channels, book, codes);
+        match &self.nearest {
+            Nearest::Leaves(leaves) => {
+                for (m, (leaves, codes)) in leaves.iter().zip(codes.chunks_exact_mut(tokens)).enumerate() {
+                    nearest_in(isa, &x[m * self.dims..], channels, leaves, codes);
+                }
+            }
+            Nearest::All(words) => self.nearest_of(isa, x, words, &mut codes),
+            Nearest::Measured(metric, words) => {
+                let there: Vec<f32> = x.chunks_exact(channels).flat_map(|row| measured(metric, row)).collect();
+                self.nearest_of(isa, &there, words, &mut codes);
+            }
         }
         for (codes, to) in codes.chunks_exact(self.shape.tokens).zip(to.chunks_exact_mut(self.span())) {
             fields::pack(self.bits, codes, to);
@@ -229,7 +244,7 @@ impl Part for Product {
             let codes = self.codes(page, m, &mut codes);
             for (&code, row) in codes.iter().zip(x.chunks_exact_mut(self.shape.channels)) {
                 let word = &words[usize::from(code) * self.dims..][..self.dims];
-                row[m * self.dims..].iter_mut().zip(word).for_each(|(x, word)| *x += word);
+                row[m * self.dims..].iter_mut().zip(word).for_each(|(x, &word)| *x += f16::from_bits(word).to_f32());
             }
         }
     }
@@ -245,9 +260,15 @@ impl Part for Product {
         }
         let each = self.subspaces * self.count;
         state.resize(rows * each, 0.0);
-        for (q, to) in q.chunks_exact(self.shape.width()).zip(state.chunks_exact_mut(each)) {
-            tables(isa, &q[..self.shape.channels], self.dims, &self.by_channel, self.count, to);
-        }
+        tables(
+            isa,
+            &q[..rows * self.shape.width()],
+            self.shape.width(),
+            self.dims,
+            &self.in_vectors,
+            self.count,
+            state,
+        );
     }
 
     fn score(&self, isa: Isa, page: &[u8], queries: Queries<'_>, work: &mut Work, scores: &mut [f32]) {
@@ -315,18 +336,12 @@ impl Part for Product {
             let codes = self.codes(page, m, &mut codes);
             let first = m * self.dims;
             match self.shape.side {
-                // Few channels: a vector of tokens at a time. Many: a word at a time, which lies side by side.
-                Side::Keys if self.dims < LANES && !self.by_channel.is_empty() => {
-                    for c in first..first + self.dims {
-                        let table = &self.by_channel[c * self.count..][..self.count];
-                        add_looked_up(isa, table, codes, &mut tile[c * PAGE_TOKENS..][..codes.len()]);
-                    }
-                }
                 Side::Keys => {
                     let floats = &mut work.floats;
                     floats.clear();
                     for &code in codes {
-                        floats.extend_from_slice(&words[usize::from(code) * self.dims..][..self.dims]);
+                        let word = &words[usize::from(code) * self.dims..][..self.dims];
+                        floats.extend(word.iter().map(|&x| f16::from_bits(x).to_f32()));
                     }
                     let to = &mut tile[first * PAGE_TOKENS..];
                     add_transposed(isa, floats, self.dims, codes.len(), self.dims, to, PAGE_TOKENS);
@@ -341,7 +356,8 @@ impl Part for Product {
                         dims => {
                             for (token, &code) in codes.iter().enumerate() {
                                 let word = &words[usize::from(code) * dims..][..dims];
-                                tile[token * width..].iter_mut().zip(word).for_each(|(to, word)| *to += word);
+                                let row = &mut tile[token * width..];
+                                row.iter_mut().zip(word).for_each(|(to, &word)| *to += f16::from_bits(word).to_f32());
                             }
                         }
                     }

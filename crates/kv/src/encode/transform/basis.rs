@@ -1,13 +1,10 @@
 //! A linear change of basis with a mean: what principal components, whitening and dense rotations have in common.
 
-// Plain loops: the dispatcher compiles them once for each instruction set, whose vectors the compiler then uses.
-#![allow(clippy::extra_unused_type_parameters)]
-
 use super::super::codec::Transform;
 use super::widest;
 use cachalot_kernels::attention::PAGE_TOKENS;
 use cachalot_kernels::dispatch;
-use cachalot_kernels::simd::Simd;
+use cachalot_kernels::simd::{LANES, Simd};
 
 /// `y = F (x - mean)`, `q' = Q q` and back `x = Qᵀ y + mean`, where `Qᵀ F` is the identity or a projection.
 pub(super) struct Basis {
@@ -105,45 +102,95 @@ impl Transform for Basis {
 }
 
 dispatch! {
-    /// `y = xᵀ m` for `m` of `[x.len()][y.len()]`, summed in the order of `x`.
+    /// `y = xᵀ m` for `m` of `[x.len()][y.len()]`: chains of fused multiply-adds in the order of `x`, from zero.
     fn apply(m: &[f32], x: &[f32], y: &mut [f32]) = apply_body
 }
 
 #[inline(always)]
 unsafe fn apply_body<S: Simd>(m: &[f32], x: &[f32], y: &mut [f32]) {
-    /// Sums held in registers.
-    const AT_ONCE: usize = 64;
     let columns = y.len();
-    for (i, y) in y.chunks_mut(AT_ONCE).enumerate() {
-        let first = i * AT_ONCE;
-        let mut sums = [0.0f32; AT_ONCE];
-        if let Ok(y) = <&mut [f32; AT_ONCE]>::try_from(&mut *y) {
-            for (&x, m) in x.iter().zip(m.chunks_exact(columns)) {
-                sums.iter_mut().zip(&m[first..first + AT_ONCE]).for_each(|(s, m)| *s += x * m);
+    assert!(m.len() >= x.len() * columns);
+    let mut c = 0;
+    // SAFETY: the columns that are taken are there, in all rows.
+    unsafe {
+        while columns - c >= 4 * LANES {
+            apply_vectors::<S, 4>(m.as_ptr().add(c), columns, x, y.as_mut_ptr().add(c));
+            c += 4 * LANES;
+        }
+        while columns - c >= LANES {
+            apply_vectors::<S, 1>(m.as_ptr().add(c), columns, x, y.as_mut_ptr().add(c));
+            c += LANES;
+        }
+    }
+    for (i, y) in y[c..].iter_mut().enumerate() {
+        let column = m.iter().skip(c + i).step_by(columns);
+        *y = x.iter().zip(column).fold(0.0, |sum, (x, m)| m.mul_add(*x, sum));
+    }
+}
+
+/// `N` vectors of columns.
+#[inline(always)]
+unsafe fn apply_vectors<S: Simd, const N: usize>(m: *const f32, columns: usize, x: &[f32], y: *mut f32) {
+    // SAFETY: by the contract.
+    unsafe {
+        let mut sums = [S::splat(0.0); N];
+        for (r, &x) in x.iter().enumerate() {
+            let (m, x) = (m.add(r * columns), S::splat(x));
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(x, S::load(m.add(n * LANES)), *sum);
             }
-            *y = sums;
-        } else {
-            let n = y.len();
-            for (&x, m) in x.iter().zip(m.chunks_exact(columns)) {
-                sums.iter_mut().zip(&m[first..first + n]).for_each(|(s, m)| *s += x * m);
-            }
-            y.copy_from_slice(&sums[..n]);
+        }
+        for (n, &sum) in sums.iter().enumerate() {
+            S::store(y.add(n * LANES), sum);
         }
     }
 }
 
+/// Vectors of a page's tokens.
+const VECTORS: usize = PAGE_TOKENS / LANES;
+
 dispatch! {
-    /// `to[c][t] = Σ_r from[r][t] m[c][r]` over `reduce` rows, for a page of tokens.
+    /// `to[c][t] = Σ_r from[r][t] m[c][r]` over `reduce` rows, for a page of tokens: the chains of [`apply`].
     fn apply_tile(m: &[f32], reduce: usize, from: &[f32], to: &mut [f32]) = apply_tile_body
 }
 
 #[inline(always)]
 unsafe fn apply_tile_body<S: Simd>(m: &[f32], reduce: usize, from: &[f32], to: &mut [f32]) {
-    for (m, to) in m.chunks_exact(reduce).zip(to.chunks_exact_mut(PAGE_TOKENS)) {
-        let mut sums = [0.0f32; PAGE_TOKENS];
-        for (&m, from) in m.iter().zip(from.chunks_exact(PAGE_TOKENS)) {
-            sums.iter_mut().zip(from).for_each(|(s, x)| *s += x * m);
+    let channels = to.len() / PAGE_TOKENS;
+    assert!(m.len() >= channels * reduce && from.len() >= reduce * PAGE_TOKENS);
+    let mut c = 0;
+    // SAFETY: as many channels are left as are taken. Where registers allow it, several at once read the tile once.
+    unsafe {
+        while S::REGISTERS >= 32 && channels - c >= 4 {
+            tile_channels::<S, 4>(m.as_ptr().add(c * reduce), reduce, from, to.as_mut_ptr().add(c * PAGE_TOKENS));
+            c += 4;
         }
-        to.copy_from_slice(&sums);
+        while c < channels {
+            tile_channels::<S, 1>(m.as_ptr().add(c * reduce), reduce, from, to.as_mut_ptr().add(c * PAGE_TOKENS));
+            c += 1;
+        }
+    }
+}
+
+/// `C` channels of a tile.
+#[inline(always)]
+unsafe fn tile_channels<S: Simd, const C: usize>(m: *const f32, reduce: usize, from: &[f32], to: *mut f32) {
+    // SAFETY: by the contract.
+    unsafe {
+        let mut sums = [[S::splat(0.0); VECTORS]; C];
+        for r in 0..reduce {
+            let from = from.as_ptr().add(r * PAGE_TOKENS);
+            for v in 0..VECTORS {
+                let x = S::load(from.add(v * LANES));
+                for (c, sums) in sums.iter_mut().enumerate() {
+                    sums[v] = S::fma(x, S::splat(*m.add(c * reduce + r)), sums[v]);
+                }
+            }
+        }
+        for (c, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                S::store(to.add(c * PAGE_TOKENS + v * LANES), sum);
+            }
+        }
     }
 }

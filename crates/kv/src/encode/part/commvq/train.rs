@@ -13,8 +13,8 @@ const MOST_ROWS: usize = 4096;
 
 /// The words of one stage.
 pub(super) struct Stage {
-    width: usize,
-    /// `u`, `[parameters][width]`.
+    d: usize,
+    /// `u`, `[parameters][d]`.
     u: Vec<f32>,
     /// `i u`.
     iu: Vec<f32>,
@@ -39,7 +39,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 impl Stage {
     /// Of parameters `[PARAMETERS][d]`.
     pub(super) fn new(u: Vec<f32>, d: usize) -> Stage {
-        let width = d.next_multiple_of(LANES);
         let iu: Vec<f32> = u.chunks_exact(d).flat_map(turn).collect();
         let by_channel = [&u, &iu].map(|u| {
             let column = |c: usize| u.iter().skip(c).step_by(d).map(|x| -2.0 * x);
@@ -47,11 +46,7 @@ impl Stage {
         });
         let squares = u.chunks_exact(d).map(|u| dot(u, u)).collect();
         let cross = u.chunks_exact(d).flat_map(|a| iu.chunks_exact(d).map(move |b| 2.0 * dot(a, b))).collect();
-        let padded = |u: &[f32]| {
-            let pad = std::iter::repeat_n(0.0, width - d);
-            u.chunks_exact(d).flat_map(|u| u.iter().copied().chain(pad.clone())).collect()
-        };
-        Stage { width, u: padded(&u), iu: padded(&iu), by_channel, squares, cross }
+        Stage { d, u, iu, by_channel, squares, cross }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -59,14 +54,14 @@ impl Stage {
         4 * (floats + self.by_channel.iter().map(Vec::len).sum::<usize>())
     }
 
-    /// `u_A`, `[width]`.
+    /// `u_A`, `[d]`.
     fn parameter(&self, a: usize) -> &[f32] {
-        &self.u[a * self.width..][..self.width]
+        &self.u[a * self.d..][..self.d]
     }
 
-    /// `i u_B`, `[width]`.
+    /// `i u_B`, `[d]`.
     fn turned(&self, b: usize) -> &[f32] {
-        &self.iu[b * self.width..][..self.width]
+        &self.iu[b * self.d..][..self.d]
     }
 
     /// The word nearest to `x`, the first of equals.
@@ -79,68 +74,6 @@ impl Stage {
         let word = self.parameter(a).iter().zip(self.turned(b));
         x.iter_mut().zip(word).for_each(|(x, (u, iu))| *x -= u + iu);
     }
-}
-
-dispatch! {
-    /// Writes rows `[tokens][width]`: the words of all stages, `u_A + i u_B` by the numbers of every token, added up and then
-    /// made as long as the row was. The numbers are `[stages][2][tokens]`.
-    ///
-    /// # Panics
-    /// If a number is beyond the parameters or a slice too short.
-    pub(super) fn sum_words(stages: &[Stage], numbers: &[u16], lengths: &[f32], rows: &mut [f32]) = sum_words_body
-}
-
-#[inline(always)]
-unsafe fn sum_words_body<S: Simd>(stages: &[Stage], numbers: &[u16], lengths: &[f32], rows: &mut [f32]) {
-    let (tokens, width) = (lengths.len(), stages.first().map_or(0, |stage| stage.width));
-    assert!(numbers.len() >= 2 * stages.len() * tokens && rows.len() >= tokens * width);
-    assert!(numbers.iter().all(|&number| usize::from(number) < PARAMETERS));
-    for (token, &length) in lengths.iter().enumerate() {
-        let mut first = 0;
-        while first < width {
-            // SAFETY: lengths and numbers asserted above; parameters are as wide as the rows, a multiple of sixteen.
-            unsafe {
-                let to = rows.as_mut_ptr().add(token * width + first);
-                first += LANES
-                    * match (width - first) / LANES {
-                        1..4 => sum_vectors::<S, 1>(stages, numbers, tokens, token, length, first, to),
-                        _ => sum_vectors::<S, 4>(stages, numbers, tokens, token, length, first, to),
-                    };
-            }
-        }
-    }
-}
-
-/// `V` vectors of a row, from the channel `first` on; returns `V`.
-///
-/// # Safety
-/// They are there, and the numbers of the token are those of parameters.
-#[inline(always)]
-unsafe fn sum_vectors<S: Simd, const V: usize>(
-    stages: &[Stage],
-    numbers: &[u16],
-    tokens: usize,
-    token: usize,
-    length: f32,
-    first: usize,
-    to: *mut f32,
-) -> usize {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut sums = [S::splat(0.0); V];
-        for (i, stage) in stages.iter().enumerate() {
-            let number = |which: usize| usize::from(*numbers.get_unchecked((2 * i + which) * tokens + token));
-            let (a, b) = (stage.u.as_ptr(), stage.iu.as_ptr());
-            let (a, b) = (a.add(number(0) * stage.width + first), b.add(number(1) * stage.width + first));
-            for (v, sum) in sums.iter_mut().enumerate() {
-                *sum = S::add(*sum, S::add(S::load(a.add(v * LANES)), S::load(b.add(v * LANES))));
-            }
-        }
-        for (v, &sum) in sums.iter().enumerate() {
-            S::store(to.add(v * LANES), S::mul(sum, S::splat(length)));
-        }
-    }
-    V
 }
 
 dispatch! {
@@ -220,7 +153,7 @@ pub(super) fn train(rows: &[f32], d: usize, stages: usize, iterations: usize, se
             let (a, b) = stage.nearest(isa, row);
             stage.subtract(a, b, row);
         }
-        (0..PARAMETERS).for_each(|a| all.extend_from_slice(&stage.parameter(a)[..d]));
+        (0..PARAMETERS).for_each(|a| all.extend_from_slice(stage.parameter(a)));
     }
     all
 }

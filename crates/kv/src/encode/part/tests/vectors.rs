@@ -44,7 +44,8 @@ fn words_themselves_come_back_and_bits_count() {
     let words: Vec<f32> = (0..2 * 16 * 32).map(|i| ((i * 37 % 101) as f32 - 50.0) / 8.0).collect();
     for side in [Side::Keys, Side::Values] {
         let shape = Shape { side, tokens: 64, channels: 64 };
-        let part = Product::new(shape, "two".into(), 2, 4, &words, None);
+        let halves = words.iter().map(|&x| half::f16::from_f32(x).to_bits()).collect();
+        let part = Product::new(shape, "two".into(), 2, 4, halves, None);
         let x: Vec<f32> = (0..64)
             .flat_map(|t| (0..2).flat_map(move |m| (0..32).map(move |j| (m, (t * 5 + m) % 16, j))))
             .map(|(m, w, j)| words[(m * 16 + w) * 32 + j])
@@ -54,9 +55,8 @@ fn words_themselves_come_back_and_bits_count() {
     }
     // MILLION's rates: M n / d bits an element.
     for (subspaces, bits, expected) in [(64, 8, 4.0), (32, 8, 2.0), (32, 12, 3.0), (64, 12, 6.0)] {
-        let words = vec![0.0; 128 << bits];
         let shape = Shape { side: Side::Keys, tokens: 64, channels: 128 };
-        let part = Product::new(shape, String::new(), subspaces, bits, &words, None);
+        let part = Product::new(shape, String::new(), subspaces, bits, vec![0; 128 << bits], None);
         assert_eq!(8.0 * part.bytes() as f64 / shape.elements() as f64, expected);
     }
 }
